@@ -1,0 +1,1 @@
+"""Gait recognition across camera views: CSTL with SSFL (Huang et al., ICCV 2021)."""

@@ -1,0 +1,71 @@
+"""Checkpoints: when they are written, and how a file is written whole or not at all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+PART = ".part"  # the ending of a file that is still being written
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it, so that a file under its own name is always whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Raises OSError, for example on a full disk, after taking the unfinished file away."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + PART)
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+class Checkpoints(Callback):
+    """Writes `step-0001000.ckpt` every so many steps and at the end, and keeps the last ones.
+
+    A checkpoint is written when the next batch begins: what belongs to the steps before it, an evaluation too, is
+    over and logged by then.
+
+    Args:
+        folder: where they lie.
+        every: steps between two of them.
+        keep: how many stay.
+    """
+
+    def __init__(self, folder: str | Path, every: int, keep: int = 2) -> None:
+        self.folder, self.every, self.keep = Path(folder), every, keep
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """A checkpoint of the steps so far, where one is due."""
+        if trainer.global_step and trainer.global_step % self.every == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last checkpoint, the one that is reported."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        path = self.folder / f"step-{trainer.global_step:07d}.ckpt"
+        if path.exists():
+            return  # resumed from it
+        for logger in trainer.loggers:
+            logger.save()  # the log never lags behind a checkpoint
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            for old in checkpoints(self.folder)[: -self.keep]:
+                old.unlink()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(folder.glob("step-*.ckpt"))

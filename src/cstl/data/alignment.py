@@ -1,0 +1,69 @@
+"""Silhouettes of one height, the body in the middle (Takemura et al., IPSJ CVA 2018, as the field prepares them)."""
+
+import cv2
+import numpy as np
+
+WIDTHS = {64: 44, 128: 88}  # height → width: 11/16 of the square, whose sides hold nobody
+MIN_SUM = 10_000  # a frame whose grey values sum to this or less shows no person (40 white pixels)
+
+NO_PERSON = "no person"
+OFF_CENTRE = "off centre"
+
+
+def frame_size(res: int) -> tuple[int, int]:
+    """Height and width in pixels of a resolution: 64 → (64, 44), 128 → (128, 88); ValueError for another."""
+    if res not in WIDTHS:
+        choices = ", ".join(f"{height} ({height}x{width})" for height, width in WIDTHS.items())
+        raise ValueError(f"unknown resolution res={res}; the choices are {choices}")
+    return res, WIDTHS[res]
+
+
+def align_silhouette(silhouette: np.ndarray, size: int) -> np.ndarray | None:
+    """Cut a raw silhouette to the person's rows, scale it to a height and put half of its mass on either side.
+
+    Args:
+        silhouette: uint8 (H, W), the person bright on a black background, any size.
+        size: even height (and width) of the result in pixels.
+
+    Returns:
+        uint8 (size, size), or None for a frame to be dropped: its values sum to 10,000 or less, or its first column
+        already holds half of them.
+
+    Raises:
+        ValueError: the input is not a uint8 matrix, or the size is not even.
+    """
+    aligned = align_or_reason(silhouette, size)
+    return None if isinstance(aligned, str) else aligned
+
+
+def align_or_reason(silhouette: np.ndarray, size: int) -> np.ndarray | str:
+    """`align_silhouette`, with the reason (`NO_PERSON`, `OFF_CENTRE`) in place of None."""
+    if silhouette.dtype != np.uint8 or silhouette.ndim != 2 or not silhouette.size:
+        raise ValueError(f"expected a uint8 (H, W) silhouette, found {silhouette.dtype} {silhouette.shape}")
+    if size < 2 or size % 2:
+        raise ValueError(f"expected an even size of at least 2 pixels, found {size}")
+    silhouette = np.ascontiguousarray(silhouette)
+    mass = cv2.reduce(silhouette, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]  # of every row
+    if mass.sum() <= MIN_SUM:
+        return NO_PERSON
+    filled = np.flatnonzero(mass)
+    rows = silhouette[filled[0] : filled[-1] + 1]
+    width = int(size * (rows.shape[1] / rows.shape[0]))
+    if not width:
+        return NO_PERSON  # a vertical line, not a body
+    scaled = cv2.resize(rows, (width, size), interpolation=cv2.INTER_CUBIC)
+    mass = cv2.reduce(scaled, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0].cumsum()  # up to every column
+    centre = int(mass.searchsorted(mass[-1] / 2, side="right"))  # the first column past half of the mass
+    if centre == 0:
+        return OFF_CENTRE
+    left = centre - size // 2
+    first, last = max(left, 0), min(left + size, width)
+    square = np.zeros((size, size), np.uint8)
+    square[:, first - left : last - left] = scaled[:, first:last]
+    return square
+
+
+def cut_sides(square: np.ndarray) -> np.ndarray:
+    """The middle 11/16 of the columns, a view: (..., 64, 64) → (..., 64, 44), (..., 128, 128) → (..., 128, 88)."""
+    side = square.shape[-1] * 5 // 32
+    return square[..., side : square.shape[-1] - side]

@@ -1,0 +1,216 @@
+"""Batches of a prepared store, for Lightning."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cstl.data.protocol import Protocol, as_protocol
+from cstl.data.sampler import TrainBatches, TrainIndex, length_buckets
+from cstl.data.store import Store, open_store
+
+
+class TrainBatch(NamedTuple):
+    """Silhouettes, uint8 (B, T, H, W), and the class of each sequence, int64 (B,)."""
+
+    silhouettes: Tensor
+    labels: Tensor
+
+
+class TestBatch(NamedTuple):
+    """Whole sequences, padded with zeros at the end, and what they are.
+
+    `silhouettes` uint8 (B, T, H, W); `lengths` int64 (B,), valid frames; `subject`, `condition`, `view` int64 (B,),
+    positions in `GaitDataModule.test_subjects` and in the protocol's conditions and views; `sequence` int64 (B,), the
+    line of the store's table.
+    """
+
+    silhouettes: Tensor
+    lengths: Tensor
+    subject: Tensor
+    condition: Tensor
+    view: Tensor
+    sequence: Tensor
+
+
+class TestIndex(NamedTuple):
+    """A `TestBatch` by name: rows of the store's frames, int64 (B, T), −1 for padding, in place of silhouettes."""
+
+    rows: np.ndarray
+    lengths: np.ndarray
+    subject: np.ndarray
+    condition: np.ndarray
+    view: np.ndarray
+    sequence: np.ndarray
+
+
+class StoreFrames(Dataset):
+    """Gathers a whole batch out of a store's memory-mapped frames from a `TrainIndex` or `TestIndex`.
+
+    An index says everything about its batch, so a worker reads no table and its memory does not grow with the store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __getitems__(self, index: TrainIndex | TestIndex) -> TrainBatch | TestBatch:
+        """The batch that an index names."""
+        silhouettes = np.take(np.asarray(self.store.frames), index.rows, axis=0, mode="clip")  # (B, T, H, W)
+        if isinstance(index, TrainIndex):
+            return TrainBatch(torch.from_numpy(silhouettes), torch.from_numpy(index.labels))
+        silhouettes[index.rows < 0] = 0
+        return TestBatch(torch.from_numpy(silhouettes), *map(torch.from_numpy, index[1:]))
+
+
+class TestBatches(Sampler[TestIndex]):
+    """All sequences that are gallery or probe, whole, those of similar length together."""
+
+    def __init__(self, store: Store, protocol: Protocol, subjects: list[str], eval_frames: int) -> None:
+        tested = sorted({*protocol.gallery, *(name for names in protocol.probes.values() for name in names)})
+        self.store, self.protocol, self.subjects = store, protocol, subjects
+        self.sequences = np.flatnonzero(
+            np.isin(store.subjects, subjects) & np.isin(store.conditions, tested) & np.isin(store.views, protocol.views)
+        )
+        buckets = length_buckets(store.lengths[self.sequences], eval_frames)
+        self.buckets = [self.sequences[bucket] for bucket in buckets]
+
+    def __len__(self) -> int:
+        return len(self.buckets)
+
+    def __iter__(self) -> Iterator[TestIndex]:
+        for chosen in self.buckets:
+            lengths = self.store.lengths[chosen]
+            window = np.arange(lengths.max())
+            rows = np.where(window < lengths[:, None], self.store.starts[chosen, None] + window, -1)
+            yield TestIndex(
+                rows,
+                lengths,
+                _positions(self.store.subjects[chosen], self.subjects),
+                _positions(self.store.conditions[chosen], self.protocol.conditions),
+                _positions(self.store.views[chosen], self.protocol.views),
+                chosen,
+            )
+
+
+class GaitDataModule(LightningDataModule):
+    """Training batches of P subjects × K sequences × T frames, and test batches of whole sequences.
+
+    Args:
+        store: folder of a prepared store.
+        protocol: a `Protocol`, or a mapping of its fields.
+        res: 64 (64x44) or 128 (128x88), what the store must hold.
+        dataset: name of the data set, what the store must hold.
+        subjects: P, subjects in a training batch.
+        sequences: K, sequences of each.
+        frames: T, frames of each.
+        steps: training batches of the whole run; a resumed run begins at the trainer's `global_step`.
+        seed: a training batch follows from it and the step alone.
+        workers: processes that gather batches; 0 gathers them in this one, with the same result.
+        eval_frames: most frames of a test batch, padding included; a longer sequence has a batch of its own.
+
+    Raises:
+        FileNotFoundError, ValueError: when the store is first needed, see `open_store`; a store without training or
+            test sequences, or with fewer training subjects than a batch needs.
+    """
+
+    def __init__(
+        self,
+        store: str | PathLike[str],
+        protocol: Protocol | Mapping[str, Any],
+        res: int,
+        dataset: str,
+        *,
+        subjects: int,
+        sequences: int,
+        frames: int,
+        steps: int,
+        seed: int,
+        workers: int = 0,
+        eval_frames: int = 2000,
+    ) -> None:
+        super().__init__()
+        self.path = store
+        self.protocol = as_protocol(protocol)
+        self.res, self.dataset = res, dataset
+        self.subjects, self.sequences, self.frames = subjects, sequences, frames
+        self.steps, self.seed = steps, seed
+        self.workers, self.eval_frames = workers, eval_frames
+
+    @cached_property
+    def store(self) -> Store:
+        """The opened store."""
+        return open_store(self.path, self.dataset, self.res)
+
+    @cached_property
+    def train_subjects(self) -> list[str]:
+        """The training subjects that the store has, sorted; class k is the k-th."""
+        return self._present(self.protocol.train_subjects)
+
+    @cached_property
+    def test_subjects(self) -> list[str]:
+        """The test subjects that the store has, sorted; `TestBatch.subject` is a position in it."""
+        return self._present(self.protocol.test_subjects)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of training subjects that the store has."""
+        return len(self.train_subjects)
+
+    def train_dataloader(self) -> DataLoader:
+        """`TrainBatch`es from the trainer's `global_step` on."""
+        store, subjects = self.store, self.train_subjects
+        labels = np.full(len(store), -1)
+        train = np.isin(store.subjects, subjects)
+        labels[train] = _positions(store.subjects[train], subjects)
+        batches = TrainBatches(
+            labels,
+            store.starts,
+            store.lengths,
+            subjects=self.subjects,
+            sequences=self.sequences,
+            frames=self.frames,
+            steps=self.steps,
+            seed=self.seed,
+            start=self.trainer.global_step if self.trainer is not None else 0,
+        )
+        return self._loader(batches)
+
+    def test_dataloader(self) -> DataLoader:
+        """`TestBatch`es of every gallery and probe sequence of the test subjects, each once."""
+        batches = TestBatches(self.store, self.protocol, self.test_subjects, self.eval_frames)
+        if not batches:
+            raise ValueError(f"{self.path} has no gallery or probe sequence of the protocol's test subjects")
+        return self._loader(batches)
+
+    def val_dataloader(self) -> DataLoader:
+        """The test batches: for a curve over training, never to choose a model by."""
+        return self.test_dataloader()
+
+    def _present(self, subjects: Iterable[str]) -> list[str]:
+        return sorted(set(subjects).intersection(np.unique(self.store.subjects).tolist()))
+
+    def _loader(self, batches: TrainBatches | TestBatches) -> DataLoader:
+        return DataLoader(
+            StoreFrames(self.store),
+            batch_sampler=batches,  # type: ignore[arg-type]
+            collate_fn=_as_is,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _positions(names: np.ndarray, among: Sequence[str]) -> np.ndarray:
+    """Where each name stands in a list that has it: int64 (N,)."""
+    position = {name: i for i, name in enumerate(among)}
+    return np.array([position[name] for name in names.tolist()], dtype=np.int64)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,112 @@
+"""Which frames make batch i: a function of (seed, step) and of nothing else; and how test sequences share batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class TrainIndex(NamedTuple):
+    """One training batch by name: rows of a store's frames, int64 (B, T), and the sequences' classes, int64 (B,)."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+def frame_window(length: int, frames: int, generator: np.random.Generator) -> np.ndarray:
+    """Which `frames` frames to take of a sequence of `length`, in order: int64 (frames,).
+
+    Consecutive ones from a random start; where there are fewer but more than half, some drawn at random come twice;
+    where there are half or less, the sequence is repeated.
+    """
+    if length >= frames:
+        return generator.integers(length - frames + 1) + np.arange(frames)
+    if 2 * length > frames:
+        twice = generator.choice(length, frames - length, replace=False)
+        return np.sort(np.concatenate([np.arange(length), twice]))
+    return np.arange(frames) % length
+
+
+class TrainBatches(Sampler[TrainIndex]):
+    """P subjects × K sequences × T frames, for steps `start` … `steps` − 1; its length stays `steps`, for resumption.
+
+    Args:
+        labels: class of every sequence of the store, int64 (N,), −1 for those that are not trained on.
+        starts: first frame of every sequence in the store, int64 (N,).
+        lengths: frames of every sequence, int64 (N,).
+        subjects: P, drawn without replacement.
+        sequences: K, of each subject, drawn with replacement.
+        frames: T, see `frame_window`.
+        steps: number of batches of the whole run.
+        seed: non-negative.
+        start: the first step, where a run goes on.
+
+    Raises:
+        ValueError: fewer subjects than a batch needs.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        *,
+        subjects: int,
+        sequences: int,
+        frames: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+    ) -> None:
+        chosen = np.flatnonzero(labels >= 0)
+        self.order = chosen[np.argsort(labels[chosen], kind="stable")]  # sequences of class 0, of class 1, …
+        self.counts = np.bincount(labels[chosen])  # (classes,)
+        self.firsts = np.cumsum(self.counts) - self.counts
+        self.starts, self.lengths = starts, lengths
+        if len(self.counts) < subjects:
+            raise ValueError(
+                f"a batch needs {subjects} subjects, the store has training sequences of {len(self.counts)}; "
+                f"ask for fewer (subjects={max(len(self.counts), 1)}) or prepare more"
+            )
+        self.subjects, self.sequences, self.frames = subjects, sequences, frames
+        self.steps, self.seed, self.start = steps, seed, start
+
+    def batch(self, step: int) -> TrainIndex:
+        """The batch of one step: the sequences of a subject one after another."""
+        generator = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
+        classes = generator.choice(len(self.counts), self.subjects, replace=False)[:, None]  # (P, 1)
+        picks = generator.integers(self.counts[classes], size=(self.subjects, self.sequences))  # (P, K)
+        chosen = self.order[self.firsts[classes] + picks].ravel()  # (B,)
+        windows = [frame_window(length, self.frames, generator) for length in self.lengths[chosen].tolist()]
+        return TrainIndex(self.starts[chosen, None] + np.stack(windows), np.repeat(classes, self.sequences))
+
+    def __iter__(self) -> Iterator[TrainIndex]:
+        return map(self.batch, range(self.start, self.steps))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def length_buckets(lengths: Sequence[int] | np.ndarray, budget: int, padding: float = 0.1) -> list[np.ndarray]:
+    """Deal sequences to batches by length, the longest first.
+
+    Args:
+        lengths: frames of every sequence, (N,).
+        budget: most frames of a batch, padding included; a longer sequence has a batch of its own.
+        padding: largest share of a batch that may be padding.
+
+    Returns:
+        Batches of positions in `lengths`, int64 (B,) each; every position is in one of them.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    batches, first, held = [], 0, 0
+    for last, length in enumerate(lengths[order].tolist()):
+        longest = int(lengths[order[first]])
+        size = (last - first + 1) * longest
+        if last > first and (size > budget or size - held - length > padding * size):
+            batches.append(order[first:last])
+            first, held = last, 0
+        held += length
+    return [*batches, order[first:]] if len(order) else []

@@ -1,0 +1,5 @@
+"""The network in plain PyTorch, one file per module of the paper: encoder, MSTE, ATA, SSFL."""
+
+from cstl.models.cstl import CSTL, Attention, CSTLOutput
+
+__all__ = ["CSTL", "Attention", "CSTLOutput"]

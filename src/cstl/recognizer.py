@@ -1,0 +1,120 @@
+"""The LightningModule around a network: losses, optimiser, logging and the cross-view metric."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cstl.data.datamodule import GaitDataModule, TestBatch, TrainBatch
+from cstl.losses import TripletLoss
+from cstl.metrics import CrossViewAccuracy, CrossViewResult
+from cstl.results import rows
+
+
+class GaitRecognizer(LightningModule):
+    """Trains a network with triplet loss and cross-entropy; evaluates it by cross-view rank-1.
+
+    Args:
+        network: maps silhouettes float (B, T, H, W) in [0, 1] and `lengths` to (embeddings, logits), as `CSTL` does.
+        margin, mining: of the triplet loss, see `TripletLoss`.
+        triplet_weight, cross_entropy_weight: the loss is their weighted sum, 1 and 1 in the paper.
+        learning_rate: of Adam, constant or cut by `gamma` at each step of `milestones`.
+        patience: steps in a row whose gradient is not finite before training stops. Such a step changes nothing: a
+            float16 scaler makes a few of them on purpose while it searches its scale.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        margin: float = 0.2,
+        mining: str = "all",
+        triplet_weight: float = 1.0,
+        cross_entropy_weight: float = 1.0,
+        learning_rate: float = 1e-4,
+        milestones: Sequence[int] = (),
+        gamma: float = 0.1,
+        patience: int = 20,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.triplet = TripletLoss(margin, mining)
+        self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
+        self.learning_rate, self.milestones, self.gamma = learning_rate, list(milestones), gamma
+        self.patience, self.bad_steps = patience, 0
+        self.metric: CrossViewAccuracy | None = None
+        self.result: CrossViewResult | None = None
+        self.config: dict[str, Any] | None = None  # plain containers; goes into the checkpoints
+
+    def setup(self, stage: str) -> None:
+        """Makes the metric for the protocol of the data module in use."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, GaitDataModule)
+        protocol = data.protocol
+        self.metric = CrossViewAccuracy(protocol.conditions, protocol.views, protocol.gallery, protocol.probes)
+
+    def configure_optimizers(self) -> Any:
+        """Adam without weight decay, and the step schedule when there is one."""
+        optimizer = torch.optim.Adam(self.parameters(), self.learning_rate)
+        if not self.milestones:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, self.milestones, self.gamma)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def embed(self, silhouettes: Tensor, lengths: Tensor | None = None) -> Any:
+        """The network's output for uint8 silhouettes (B, T, H, W)."""
+        return self.network(silhouettes.float() / 255, lengths)
+
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:  # noqa: D102
+        embeddings, logits = self.embed(batch.silhouettes)
+        triplet = self.triplet(embeddings, batch.labels)
+        parts = logits.shape[1]
+        cross_entropy = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat_interleave(parts))
+        loss = self.triplet_weight * triplet.loss + self.cross_entropy_weight * cross_entropy
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/triplet", triplet.loss)
+        self.log("train/cross_entropy", cross_entropy)
+        self.log("train/active_triplets", triplet.active.float().mean())
+        self.log("train/mean_distance", triplet.mean_distance.mean())
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Skips a step whose gradient is not finite, and stops when there were `patience` of them in a row."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        self.log("train/gradient_norm", norm)
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        if torch.isfinite(norm):
+            self.bad_steps = 0
+            return
+        optimizer.zero_grad()  # Adam leaves parameters without a gradient alone
+        self.bad_steps += 1
+        if self.bad_steps >= self.patience:
+            first = self.global_step - self.bad_steps + 1
+            raise FloatingPointError(
+                f"the gradient was not finite for {self.bad_steps} steps in a row, first at step {first}; the weights "
+                "are those before it. Try a lower model.learning_rate or trainer.precision=bf16-mixed or 32-true"
+            )
+
+    def validation_step(self, batch: TestBatch, batch_idx: int) -> None:  # noqa: D102
+        assert self.metric is not None
+        embeddings, _ = self.embed(batch.silhouettes, batch.lengths)
+        self.metric.update(embeddings, batch.subject, batch.condition, batch.view)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `test/rank1/PROBE` and keeps the whole result in `self.result`."""
+        assert self.metric is not None
+        self.result = self.metric.compute()
+        self.metric.reset()
+        for probe, row in rows(self.result).items():
+            if row["mean"] is not None:
+                self.log(f"test/rank1/{probe}", row["mean"], prog_bar=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the configuration, so that a checkpoint alone is enough to rebuild the network."""
+        checkpoint["config"] = self.config
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end

@@ -1,0 +1,63 @@
+"""A tiny CASIA-B tree of walking blobs, and the store prepared from it."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cstl.data import Protocol, Store, open_store
+from cstl.data.prepare import prepare
+
+SUBJECTS = ("001", "002", "003", "004", "005", "006")
+
+
+def draw_blob(subject: int, time: int, view: int = 0) -> np.ndarray:
+    """uint8 (120, 160): a head and a trunk that cross the picture, with two legs that swing."""
+    image = np.zeros((120, 160), np.uint8)
+    x, swing = 60 + 2 * time, int((8 + subject) * np.sin(0.5 * time) * np.cos(view))
+    cv2.circle(image, (x, 22), 7 + subject % 3, 255, -1)
+    cv2.ellipse(image, (x, 55), (8 + subject, 27), 0, 0, 360, 255, -1)
+    cv2.line(image, (x, 75), (x - swing, 110), 255, 7)
+    cv2.line(image, (x, 75), (x + swing, 110), 255, 7)
+    return image
+
+
+def write_sequence(folder: Path, images: list[np.ndarray]) -> None:
+    """Frames 001.png, 002.png, … of one sequence."""
+    folder.mkdir(parents=True)
+    for number, image in enumerate(images, start=1):
+        (folder / f"{number:03d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+@pytest.fixture(scope="session")
+def protocol() -> Protocol:
+    """Four subjects to train on, two to test on, three conditions, two views."""
+    return Protocol(
+        views=("000", "090"),
+        conditions=("nm-01", "nm-02", "bg-01"),
+        gallery=("nm-01",),
+        probes={"NM": ("nm-02",), "BG": ("bg-01",)},
+        train=("001-004",),
+        test=("005-006",),
+    )
+
+
+@pytest.fixture(scope="session")
+def raw_tree(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
+    """36 sequences of 6 … 22 good frames, 001/nm-01/000/001.png. Read only: copy it to spoil it."""
+    raw = tmp_path_factory.mktemp("raw")
+    for i, subject in enumerate(SUBJECTS):
+        for j, condition in enumerate(protocol.conditions):
+            for k, view in enumerate(protocol.views):
+                length = 6 + (7 * i + 5 * j + 3 * k) % 17
+                write_sequence(raw / subject / condition / view, [draw_blob(i, t + j, k) for t in range(length)])
+    return raw
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory, raw_tree: Path, protocol: Protocol) -> Store:
+    """The tree prepared at 64x44, data set name "tiny". Read only."""
+    out = tmp_path_factory.mktemp("data") / "tiny-64"
+    prepare(raw_tree, out, dataset="tiny", protocol=protocol, res=64, workers=1)
+    return open_store(out, "tiny", 64)
