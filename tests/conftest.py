@@ -1,18 +1,24 @@
 """A tiny CASIA-B tree of walking blobs, and the store prepared from it."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store, open_store
 from cstl.data.prepare import prepare
 
 SUBJECTS = ("001", "002", "003", "004", "005", "006")
 
 
-def draw_blob(subject: int, time: int, view: int = 0) -> np.ndarray:
+def _draw_blob(subject: int, time: int, view: int = 0) -> np.ndarray:
     """uint8 (120, 160): a head and a trunk that cross the picture, with two legs that swing."""
     image = np.zeros((120, 160), np.uint8)
     x, swing = 60 + 2 * time, int((8 + subject) * np.sin(0.5 * time) * np.cos(view))
@@ -23,11 +29,23 @@ def draw_blob(subject: int, time: int, view: int = 0) -> np.ndarray:
     return image
 
 
-def write_sequence(folder: Path, images: list[np.ndarray]) -> None:
+def _write_sequence(folder: Path, images: list[np.ndarray]) -> None:
     """Frames 001.png, 002.png, … of one sequence."""
     folder.mkdir(parents=True)
     for number, image in enumerate(images, start=1):
         (folder / f"{number:03d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+@pytest.fixture(scope="session")
+def draw_blob() -> Callable[..., np.ndarray]:
+    """The function (subject, time, view=0) → uint8 (120, 160)."""
+    return _draw_blob
+
+
+@pytest.fixture(scope="session")
+def write_sequence() -> Callable[[Path, list[np.ndarray]], None]:
+    """The function (folder, images) that writes one sequence."""
+    return _write_sequence
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +69,7 @@ def raw_tree(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Pa
         for j, condition in enumerate(protocol.conditions):
             for k, view in enumerate(protocol.views):
                 length = 6 + (7 * i + 5 * j + 3 * k) % 17
-                write_sequence(raw / subject / condition / view, [draw_blob(i, t + j, k) for t in range(length)])
+                _write_sequence(raw / subject / condition / view, [_draw_blob(i, t + j, k) for t in range(length)])
     return raw
 
 
@@ -61,3 +79,38 @@ def store(tmp_path_factory: pytest.TempPathFactory, raw_tree: Path, protocol: Pr
     out = tmp_path_factory.mktemp("data") / "tiny-64"
     prepare(raw_tree, out, dataset="tiny", protocol=protocol, res=64, workers=1)
     return open_store(out, "tiny", 64)
+
+
+@pytest.fixture(scope="session")
+def user_conf(tmp_path_factory: pytest.TempPathFactory, store: Store, protocol: Protocol) -> Path:
+    """A user's configuration folder with one data set in it, dataset=tiny, whose store is there."""
+    conf = tmp_path_factory.mktemp("conf")
+    (conf / "dataset").mkdir()
+    recipe = {
+        "subjects": 2, "sequences": 2, "frames": 4, "iterations": 6, "channels": [2, 4, 16], "learning_rate": 1e-3,
+        "milestones": [4], "evaluate_every": 3, "checkpoint_every": 2,
+    }  # fmt: skip
+    tiny = {"name": "tiny", "title": "Tiny", "raw": None, "layout": "casiab", "store": str(store.path)}
+    OmegaConf.save(tiny | {"protocol": asdict(protocol), "recipe": recipe}, conf / "dataset" / "tiny.yaml")
+    return conf
+
+
+@pytest.fixture
+def configured(tmp_path: Path, user_conf: Path) -> Iterator[Callable[..., DictConfig]]:
+    """The function (command, *overrides, folder="run") → the composed configuration, as the command gets it."""
+
+    def configure(command: str, *overrides: str, folder: str = "run") -> DictConfig:
+        output = tmp_path / folder
+        output.mkdir(exist_ok=True)
+        fixed = [f"hydra.searchpath=[file://{user_conf}]", f"hydra.runtime.output_dir={output}"]
+        if command in ("train", "evaluate"):
+            fixed.append(f"name={folder}")
+        with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+            config = compose(command, overrides=[*fixed, *overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    yield configure
+    HydraConfig.instance().cfg = None

@@ -41,7 +41,7 @@ def slow(embeddings: Tensor, labels: list[int], margin: float, mining: str) -> t
 
 
 def random_batch(seed: int, sizes: list[int], parts: int = 3, dim: int = 5) -> tuple[Tensor, Tensor]:
-    """Shuffled embeddings of subjects with `sizes` sequences each, near enough that some triplets are zero, some not."""
+    """Shuffled embeddings of subjects with `sizes` sequences each, so near that some triplets are zero, some not."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     centre = torch.randn(len(sizes), parts, dim, generator=generator, dtype=torch.float64)

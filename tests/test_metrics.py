@@ -1,6 +1,7 @@
 """Cross-view accuracy against the golden numbers, a slow loop written from the protocol, and its corner cases."""
 
 import doctest
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,324 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden import recipe
 from torch import Tensor
 
 import cstl.metrics
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
-from tests.golden import recipe
 
-GOLDEN = Path(__file__).parent / "golden"
-CASIAB = ["nm-01", "nm-02", "nm-03", "nm-04", "nm-05", "nm-06", "bg-01", "bg-02", "cl-01", "cl-02"]
+GOLDEN = np.load(Path(__file__).parent / "golden" / "cross_view.npz")
+
+# A small protocol, with a condition (xx) that plays no part and probes that share one (bg).
+CONDITIONS = ["nm-1", "nm-2", "xx", "bg", "nm-3"]
+VIEWS = ["000", "045", "090"]
+GALLERY = ["nm-1", "nm-2"]
+PROBES = {"NM": ["nm-3"], "ALL": ["nm-3", "bg"]}
+
+
+def metric(**settings: Any) -> CrossViewAccuracy:
+    return CrossViewAccuracy(CONDITIONS, VIEWS, GALLERY, PROBES, **{"max_rank": 3, **settings})
+
+
+def sequences(count: int = 80, seed: int = 0, subjects: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random sequences: some cells of the protocol hold several, some none."""
+    generator = torch.Generator().manual_seed(seed)
+    subject, condition, view = (
+        torch.randint(high, (count,), generator=generator) for high in (subjects, len(CONDITIONS), len(VIEWS))
+    )
+    centre = torch.randn(subjects, 4, 8, generator=generator)
+    return centre[subject] + 1.2 * torch.randn(count, 4, 8, generator=generator), 100 + subject, condition, view
+
+
+def evaluate(data: tuple[Tensor, ...], **settings: Any) -> CrossViewResult:
+    accuracy = metric(**settings)
+    accuracy.update(*data)
+    return accuracy.compute()
+
+
+def slow(data: tuple[Tensor, ...], probe: str, max_rank: int, matched: bool) -> Tensor:
+    """(views, views, ranks), probe by probe."""
+    embeddings, subject, condition, view = (tensor.tolist() for tensor in data)
+    table = torch.full((len(VIEWS), len(VIEWS), max_rank), torch.nan, dtype=torch.float64)
+    for pv in range(len(VIEWS)):
+        for gv in range(len(VIEWS)):
+            gallery = [i for i in range(len(view)) if CONDITIONS[condition[i]] in GALLERY and view[i] == gv]
+            probes = [i for i in range(len(view)) if CONDITIONS[condition[i]] in PROBES[probe] and view[i] == pv]
+            if matched:
+                probes = [i for i in probes if subject[i] in [subject[j] for j in gallery]]
+            if not probes or not gallery:
+                continue
+            for rank in range(1, max_rank + 1):
+                hits = 0
+                for i in probes:
+
+                    def distance(j: int, i: int = i) -> float:
+                        parts = zip(embeddings[i], embeddings[j], strict=True)
+                        return sum(math.dist(x, y) for x, y in parts) / len(embeddings[i])
+
+                    nearest = sorted(gallery, key=distance)[:rank]
+                    hits += subject[i] in [subject[j] for j in nearest]
+                table[pv, gv, rank - 1] = 100 * hits / len(probes)
+    return table
+
+
+def assert_equal(one: CrossViewResult, other: CrossViewResult) -> None:
+    for name in ("accuracy", "accuracy_matched", "probe_sequences"):
+        for probe, table in getattr(one, name).items():
+            torch.testing.assert_close(table, getattr(other, name)[probe], equal_nan=True, rtol=0, atol=0)
+    assert torch.equal(one.gallery_sequences, other.gallery_sequences)
+
+
+def golden(
+    subjects: list[str], conditions: list[str], views: list[str], gallery: list[str], probes: dict, **drawing: Any
+):
+    embeddings, subject, condition, view = recipe.embeddings(4, subjects, conditions, views, 16, **drawing)
+    accuracy = CrossViewAccuracy(conditions, views, gallery, probes)
+    columns = (
+        [names.index(x) for x in column]
+        for names, column in ((subjects, subject), (conditions, condition), (views, view))
+    )
+    accuracy.update(torch.from_numpy(embeddings).transpose(0, 1), *map(torch.tensor, columns))
+    return accuracy.compute()
+
+
+def test_golden_casiab() -> None:
+    conditions = ["nm-01", "nm-02", "nm-03", "nm-04", "nm-05", "nm-06", "bg-01", "bg-02", "cl-01", "cl-02"]
+    probes = {"NM": conditions[4:6], "BG": conditions[6:8], "CL": conditions[8:]}
+    views = [f"{18 * i:03d}" for i in range(11)]
+    subjects = [f"{i:03d}" for i in range(75, 105)]
+    result = golden(subjects, conditions, views, conditions[:4], probes, seed=1, noise=2.2)
+    found = np.stack([result.accuracy[probe].numpy() for probe in probes])
+    expected = GOLDEN["casiab"].copy()
+    found[1, 6, 4, 4] = expected[1, 6, 4, 4]  # a tie in float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.005)
+    without_identical = [np.delete(expected[0, i, :, 0], i).mean() for i in range(11)]
+    np.testing.assert_allclose(result.per_view("NM").numpy(), without_identical, rtol=0, atol=0.005)
+    assert result.mean("NM") == pytest.approx(np.mean(without_identical), abs=0.005)
+    assert result.mean("NM", rank=5, include_identical_view=True) == pytest.approx(
+        expected[0, :, :, 4].mean(), abs=0.005
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "drawing"),
+    [("oumvlp", {"seed": 2, "noise": 1.8}), ("oumvlp_missing", {"seed": 3, "drop": 0.12, "noise": 1.4})],
+)
+def test_golden_oumvlp(key: str, drawing: dict[str, Any]) -> None:
+    views = [f"{15 * i:03d}" for i in (*range(7), *range(12, 19))]
+    subjects = [f"{i:05d}" for i in range(2, 61, 2)]
+    result = golden(subjects, ["00", "01"], views, ["01"], {"NM": ["00"]}, **drawing)
+    np.testing.assert_allclose(result.accuracy["NM"].numpy(), GOLDEN[key][0], rtol=0, atol=0.005)
+    if key == "oumvlp_missing":
+        matched = result.accuracy_matched["NM"][:, :, 0].numpy()
+        np.testing.assert_allclose(matched, GOLDEN["oumvlp_missing_excluded"], rtol=0, atol=0.005)
+
+
+@pytest.mark.parametrize(("count", "subjects"), [(80, 6), (25, 9), (8, 2)])
+def test_equals_slow_loop(count: int, subjects: int) -> None:
+    """Few sequences leave cells, and galleries smaller than the largest rank."""
+    data = sequences(count, seed=count, subjects=subjects)
+    result = evaluate(data, max_rank=4)
+    for probe in PROBES:
+        for matched, tables in ((False, result.accuracy), (True, result.accuracy_matched)):
+            torch.testing.assert_close(tables[probe], slow(data, probe, 4, matched), equal_nan=True)
+            assert tables[probe].dtype == torch.float64
+    for probe, members in {**PROBES, "gallery": GALLERY}.items():
+        chosen = torch.isin(data[2], torch.tensor([CONDITIONS.index(member) for member in members]))
+        counts = result.gallery_sequences if probe == "gallery" else result.probe_sequences[probe]
+        assert counts.tolist() == [int((chosen & (data[3] == view)).sum()) for view in range(len(VIEWS))]
+
+
+def test_batches_chunks_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = sequences()
+    expected = evaluate(data)
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
+    assert_equal(evaluate([tensor[order] for tensor in data]), expected)
+    assert_equal(evaluate(data, chunk=1), expected)
+    assert_equal(evaluate(data, chunk=100), expected)
+    monkeypatch.setattr(cstl.metrics, "_BLOCK", 7)
+    accuracy = metric()
+    for batch in zip(*(tensor.split(3) for tensor in data), strict=True):
+        accuracy.update(*batch)
+    assert_equal(accuracy.compute(), expected)
+    assert_equal(accuracy.compute(), expected)  # asked twice
+    accuracy.update(*(tensor[:0] for tensor in data))
+    assert_equal(accuracy.compute(), expected)  # goes on after compute, an empty batch changes nothing
+    accuracy.reset()
+    accuracy.update(*(tensor[:40] for tensor in data))
+    assert_equal(accuracy.compute(), evaluate([tensor[:40] for tensor in data]))
+
+
+def test_forward_returns_the_result_of_its_batch() -> None:
+    data, accuracy = sequences(), metric()
+    halves = list(zip(*(tensor.split(40) for tensor in data), strict=True))
+    for half in halves:
+        assert_equal(accuracy(*half), evaluate(half))
+    assert_equal(accuracy.compute(), evaluate(data))
+
+
+def test_half_precision_and_autocast_compute_in_float32() -> None:
+    embeddings, *labels = sequences(seed=3)
+    half = (embeddings + 20).bfloat16()  # far from the origin: in 16 bit the difference of squares would be lost
+    expected = evaluate((half.float(), *labels))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_equal(evaluate((half, *labels)), expected)
+        assert_equal(evaluate((half.float(), *labels)), expected)
+    assert_equal(evaluate((half.double(), *labels)), expected)
+
+
+def test_gradients_are_not_kept() -> None:
+    embeddings, *labels = sequences()
+    accuracy = metric()
+    accuracy.update(embeddings.requires_grad_(), *labels)
+    assert not accuracy.embeddings[0].requires_grad
+
+
+def test_embeddings_all_the_same_recognise_nobody() -> None:
+    _, *labels = sequences()
+    assert evaluate((torch.ones(80, 4, 8), *labels)).mean("NM") == 0
+
+
+def by_hand(places: list[float], subject: list[int], condition: list[int], view: list[int], **settings: Any):
+    return evaluate(
+        (torch.tensor(places, dtype=torch.float32).reshape(-1, 1, 1), *map(torch.tensor, (subject, condition, view))),
+        **settings,
+    )
+
+
+def test_missing_views_are_left_out_of_means() -> None:
+    """Gallery at 000 (subjects 1, 2) and 045 (subject 1); probes at 000 (1, 2) and 090 (2)."""
+    result = by_hand([0, 10, 0, 1, 9, 8], [1, 2, 1, 1, 2, 2], [0, 0, 0, 4, 4, 4], [0, 0, 1, 0, 0, 2])
+    nan = math.nan
+    first = torch.tensor([[100, 50, nan], [nan, nan, nan], [100, 0, nan]], dtype=torch.float64)
+    torch.testing.assert_close(result.accuracy["NM"][:, :, 0], first, equal_nan=True)
+    first = torch.tensor([[100, 100, nan], [nan, nan, nan], [100, nan, nan]], dtype=torch.float64)
+    torch.testing.assert_close(result.accuracy_matched["NM"][:, :, 0], first, equal_nan=True)
+    assert result.per_view("NM").nan_to_num(-1).tolist() == [50, -1, 50]
+    assert result.per_view("NM", include_identical_view=True).nan_to_num(-1).tolist() == [75, -1, 50]
+    assert result.mean("NM") == 50
+    assert result.mean("NM", matched=True) == 100
+    assert result.mean("NM", include_identical_view=True) == 62.5
+    # a rank beyond the gallery's size does not find who is not there
+    assert result.accuracy["NM"][0, 1].tolist() == [50, 50, 50]
+
+
+def test_one_subject() -> None:
+    result = by_hand([0, 1, 2, 3], [5] * 4, [0, 0, 4, 4], [0, 1, 0, 1])
+    assert result.mean("NM") == result.mean("NM", matched=True) == 100
+
+
+def test_one_view_needs_identical_views() -> None:
+    result = by_hand([0, 9, 1, 8], [1, 2, 1, 2], [0, 0, 4, 4], [1, 1, 1, 1])
+    with pytest.raises(ValueError, match="include_identical_view=True"):
+        result.mean("NM")
+    assert result.mean("NM", include_identical_view=True) == 100
+
+
+def test_means_of_nothing_say_why() -> None:
+    with pytest.raises(ValueError, match="no probe sequence was seen"):
+        by_hand([0, 9], [1, 2], [0, 0], [0, 1]).mean("NM")
+    with pytest.raises(ValueError, match="no gallery sequence was seen"):
+        by_hand([0, 9], [1, 2], [4, 4], [0, 1]).mean("NM")
+    with pytest.raises(ValueError, match="matched=False"):
+        by_hand([0, 9], [1, 2], [0, 4], [0, 1]).mean("NM", matched=True)
+    with (
+        pytest.warns(UserWarning, match="called before the"),
+        pytest.raises(ValueError, match="no probe sequence was seen"),
+    ):
+        metric().compute().mean("NM")
+
+
+def test_what_was_not_computed_is_refused() -> None:
+    result = evaluate(sequences())
+    with pytest.raises(ValueError, match="the protocol's probes are NM, ALL"):
+        result.mean("CL")
+    for rank in (0, 4):
+        with pytest.raises(ValueError, match="ranks 1 to 3"):
+            result.mean("NM", rank=rank)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gallery": ["nm-1", "nm-9"]}, "gallery: unknown nm-9; the conditions are nm-1, nm-2"),
+        ({"probes": {"NM": ["nm-9"]}}, "NM: unknown nm-9"),
+        ({"probes": {"NM": ["nm-2"]}}, "NM: nm-2 is in the gallery too"),
+        ({"probes": {}}, "probes: expected at least one"),
+        ({"probes": {"NM": []}}, "NM: expected a list"),
+        ({"views": ["000", "000"]}, "views: expected a list of different names"),
+        ({"gallery": "nm-1"}, "gallery: expected a list"),
+        ({"max_rank": 0}, "at least 1"),
+    ],
+)
+def test_protocol_that_makes_no_sense(change: dict[str, Any], message: str) -> None:
+    protocol = {"conditions": CONDITIONS, "views": VIEWS, "gallery": GALLERY, "probes": PROBES}
+    with pytest.raises(ValueError, match=message):
+        CrossViewAccuracy(**{**protocol, **change})
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [
+        (0, torch.zeros(2, 4), "embeddings: expected a float tensor"),
+        (0, torch.zeros(2, 4, 8, dtype=torch.int64), "embeddings: expected a float tensor"),
+        (0, torch.zeros(2, 4, 9), "expected .parts, values. = .4, 8. as in the batches before"),
+        (0, torch.full((2, 4, 8), torch.nan), "2 of 2 sequences hold NaN"),
+        (1, torch.tensor([1]), "subject: expected one integer"),
+        (1, torch.tensor([1.0, 2.0]), "subject: expected one integer"),
+        (2, torch.tensor([0, 5]), "condition: expected indices 0 to 4 .nm-1, .*found 0 to 5"),
+        (3, torch.tensor([-1, 0]), "view: expected indices 0 to 2 .000, 045, 090., found -1 to 0"),
+    ],
+)
+def test_update_that_does_not_fit(position: int, value: Tensor, message: str) -> None:
+    accuracy = metric()
+    accuracy.update(*sequences())
+    arguments = [torch.zeros(2, 4, 8), *torch.zeros(3, 2, dtype=torch.int64)]
+    arguments[position] = value
+    with pytest.raises(ValueError, match=message):
+        accuracy.update(*arguments)
+    assert_equal(accuracy.compute(), evaluate(sequences()))
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # on purpose: processes without a sequence
+@pytest.mark.parametrize("shares", [[80, 0, 0], [30, 40, 10], [0, 0, 0]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_processes_with_unequal_shares_gather_everything(shares: list[int], dtype: torch.dtype) -> None:
+    """Threads stand for the processes; what they exchange has to agree in number, dtype and dimensions."""
+    embeddings, *labels = sequences()
+    data = [tensor[: sum(shares)] for tensor in (embeddings.to(dtype), *labels)]
+    barrier, exchanged, results = threading.Barrier(len(shares), timeout=20), {}, {}
+
+    def run(process: int, part: list[Tensor]) -> None:
+        def gather(tensor: Tensor, group: Any = None) -> list[Tensor]:
+            barrier.wait()
+            exchanged[process] = tensor
+            barrier.wait()
+            tensors = [exchanged[i] for i in range(len(shares))]
+            if any(other.dtype != tensor.dtype or other.ndim != tensor.ndim for other in tensors):
+                barrier.abort()
+            return tensors
+
+        accuracy = metric(dist_sync_fn=gather, distributed_available_fn=lambda: True)
+        for batch in zip(*(tensor.split(8) for tensor in part), strict=True):
+            if len(batch[0]):
+                accuracy.update(*batch)
+        results[process] = accuracy.compute(), sum(map(len, accuracy.embeddings))
+
+    starts = [sum(shares[:i]) for i in range(len(shares))]
+    threads = [
+        threading.Thread(target=run, args=(i, [tensor[start : start + share] for tensor in data]))
+        for i, (start, share) in enumerate(zip(starts, shares, strict=True))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [0, 1, 2]
+    for process, (result, kept) in results.items():
+        assert_equal(result, evaluate(data))
+        assert kept == shares[process]  # its own share again
+
+
+def test_examples() -> None:
+    assert doctest.testmod(cstl.metrics).failed == 0

@@ -1,18 +1,8 @@
 """Evaluate a checkpoint: `python -m cstl.evaluate checkpoint=PATH`."""
 
-import hydra
-from omegaconf import DictConfig
+from cstl.command import command
 
-from cstl import run
-from cstl.config import CONFIG_PATH
-
-
-@hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="evaluate")
-@run.command
-def main(config: DictConfig) -> None:
-    """Run the command."""
-    run.evaluate(config)
-
+main = command("evaluate")
 
 if __name__ == "__main__":
     main()

@@ -73,6 +73,7 @@ class GaitRecognizer(LightningModule):
         parts = logits.shape[1]
         cross_entropy = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat_interleave(parts))
         loss = self.triplet_weight * triplet.loss + self.cross_entropy_weight * cross_entropy
+        self.log("step", self.global_step + 1.0)  # the iteration is every log's axis, also after a resumption
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/triplet", triplet.loss)
         self.log("train/cross_entropy", cross_entropy)
@@ -92,7 +93,7 @@ class GaitRecognizer(LightningModule):
         optimizer.zero_grad()  # Adam leaves parameters without a gradient alone
         self.bad_steps += 1
         if self.bad_steps >= self.patience:
-            first = self.global_step - self.bad_steps + 1
+            first = self.global_step - self.bad_steps + 2  # counted from 1
             raise FloatingPointError(
                 f"the gradient was not finite for {self.bad_steps} steps in a row, first at step {first}; the weights "
                 "are those before it. Try a lower model.learning_rate or trainer.precision=bf16-mixed or 32-true"
@@ -108,6 +109,7 @@ class GaitRecognizer(LightningModule):
         assert self.metric is not None
         self.result = self.metric.compute()
         self.metric.reset()
+        self.log("step", float(self.global_step))
         for probe, row in rows(self.result).items():
             if row["mean"] is not None:
                 self.log(f"test/rank1/{probe}", row["mean"], prog_bar=True)

@@ -34,10 +34,10 @@ def rows(result: CrossViewResult, rank: int = 1, matched: bool = False) -> dict[
     return table
 
 
-def paper_table(title: str, methods: Mapping[str, Mapping[str, Row]]) -> Table:
+def paper_table(methods: Mapping[str, Mapping[str, Row]]) -> Table:
     """The table as papers print it: a line per probe and method, a column per probe view, and the mean."""
     first = next(iter(methods.values()))
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("probe")
     table.add_column("method")
     for view in next(iter(first.values()))["per_view"]:
@@ -89,11 +89,11 @@ def draw_cross_view(result: CrossViewResult, path: Path) -> None:
 def draw_curves(metrics: Path, path: Path) -> None:
     """The losses and the rank-1 curves over the iterations, read from a run's `metrics.csv`."""
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with metrics.open(newline="") as file:
+    with metrics.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for name, value in row.items():
                 if name.startswith(("train/", "test/")) and value:
-                    curves[name].append((int(row["step"]) + 1, float(value)))
+                    curves[name].append((int(row["step"]), float(value)))
     figure = Figure(figsize=(11, 4), layout="constrained")
     losses, rank1 = figure.subplots(1, 2)
     for name in ("train/loss", "train/triplet", "train/cross_entropy"):

@@ -5,10 +5,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from cstl import results
@@ -32,22 +28,6 @@ from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.recognizer import GaitRecognizer
 
 CONSOLE = Console(width=None if sys.stdout.isatty() else 100)
-_EXPECTED = (ValueError, OSError, FloatingPointError, MisconfigurationException)  # what a user can mend
-
-
-def command(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """A command's function whose foreseen errors reach the user as one message instead of a trace."""
-
-    @wraps(main)
-    def quiet(config: DictConfig) -> Any:
-        try:
-            return main(config)
-        except _EXPECTED as error:
-            logging.getLogger(__name__).debug("trace", exc_info=True)
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-
-    return quiet
 
 
 def train(config: DictConfig) -> Plain:
@@ -68,8 +48,9 @@ def train(config: DictConfig) -> Plain:
     started = time.monotonic()
     trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
     seconds = {"training": time.monotonic() - started}
+    done = report(folder, settings, trainer, recognizer, data, checkpoints(folder / "checkpoints")[-1], seconds)
     results.draw_curves(folder / "metrics.csv", folder / "curves.png")
-    return report(folder, settings, trainer, recognizer, data, checkpoints(folder / "checkpoints")[-1], seconds)
+    return done
 
 
 def evaluate(config: DictConfig) -> Plain:
@@ -140,8 +121,8 @@ def check_device(accelerator: str) -> None:
     """Refuses a GPU where PyTorch sees none."""
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"trainer=gpu, but PyTorch {torch.__version__} sees no GPU here: use trainer=cpu or trainer=auto, or install "
-            "a PyTorch build with CUDA and check that `nvidia-smi` lists a GPU"
+            f"trainer=gpu, but PyTorch {torch.__version__} sees no GPU here: use trainer=cpu or trainer=auto, or "
+            "install a PyTorch build with CUDA and check that `nvidia-smi` lists a GPU"
         )
 
 
@@ -178,7 +159,7 @@ def make_trainer(config: DictConfig, folder: Path, last: Path | None) -> Trainer
     loggers = [instantiate(logger) for logger in config.logger.values()]
     for logger in loggers:
         if last is not None and isinstance(logger, CSVLogger):
-            keep_rows(logger, Path(logger.log_dir) / "metrics.csv", step=int(last.stem.removeprefix("step-")))
+            keep_rows(logger, step=int(last.stem.removeprefix("step-")))
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     if CONSOLE.is_terminal:
         callbacks.append(RichProgressBar(leave=True))
@@ -190,6 +171,7 @@ def make_trainer(config: DictConfig, folder: Path, last: Path | None) -> Trainer
         logger=loggers,
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
+        log_every_n_steps=min(config.trainer.log_every_n_steps, max(steps, 1)),
         val_check_interval=every if evaluates else None,
         limit_val_batches=1.0 if evaluates else 0,
         enable_checkpointing=False,
@@ -198,12 +180,13 @@ def make_trainer(config: DictConfig, folder: Path, last: Path | None) -> Trainer
     )
 
 
-def keep_rows(logger: CSVLogger, file: Path, step: int) -> None:
-    """Carries the rows before `step` over into a log that starts again: the logger itself deletes the old file."""
+def keep_rows(logger: CSVLogger, step: int) -> None:
+    """Carries the rows up to `step` over into a log that starts again: the logger itself deletes the old file."""
+    file = Path(logger.log_dir) / "metrics.csv"
     if not file.exists():
         return
     with file.open(newline="") as rows:
-        before = [row for row in csv.DictReader(rows) if int(row["step"]) < step]
+        before = [row for row in csv.DictReader(rows) if int(row["step"]) <= step]
     logger.experiment.metrics = before  # type: ignore[assignment]
     logger.save()
 
@@ -224,6 +207,7 @@ def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
         raise ValueError(f"{path} is not a checkpoint that cstl.train wrote: it lacks config and state_dict")
     settings = checkpoint["config"]
     recognizer: GaitRecognizer = instantiate(settings["model"], _convert_="all")
+    recognizer.config = settings
     try:
         recognizer.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -246,14 +230,14 @@ def report(
     seconds = seconds | {"evaluation": time.monotonic() - started}
     result = recognizer.result
     assert result is not None
+    assert recognizer.config is not None
     title = settings["dataset"]["title"]
     methods = {"CSTL": results.rows(result)}
     if settings["baseline"]:
         methods["GEI"] = results.rows(gait_energy_images(data))
     height, width = frame_size(settings["res"])
-    CONSOLE.print(
-        results.paper_table(f"{title} {height}×{width}: rank-1 (%) by probe view, identical views excluded", methods)
-    )
+    CONSOLE.print(f"\n{title} {height}×{width}: rank-1 (%) by probe view, identical views excluded", highlight=False)
+    CONSOLE.print(results.paper_table(methods))
     content = {
         "dataset": settings["dataset"]["name"],
         "resolution": [height, width],
@@ -266,7 +250,7 @@ def report(
         "baseline_rank1": methods.get("GEI"),
         "seconds": seconds,
         "checkpoint": str(checkpoint),
-        "configuration": digest(settings),
+        "configuration": digest(recognizer.config),
         "versions": results.versions(),
     }
     results.draw_cross_view(result, folder / "cross_view.png")
@@ -294,5 +278,6 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*Experiment logs directory.*",
         ".*GPU available but not used.*",
+        ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message)

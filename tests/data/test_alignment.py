@@ -92,7 +92,7 @@ def test_not_a_silhouette(image: np.ndarray) -> None:
 
 
 def test_odd_size() -> None:
-    with pytest.raises(ValueError, match="expected an even size .* found 63"):
+    with pytest.raises(ValueError, match=r"expected an even size .* found 63"):
         align_silhouette(np.ones((200, 200), np.uint8), 63)
 
 

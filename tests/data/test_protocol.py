@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
 from cstl.data import Protocol
+from cstl.data.layouts import LAYOUTS
 from cstl.data.protocol import as_protocol
 
 FIELDS = {
@@ -81,3 +84,26 @@ def test_wrong_and_missing_keys() -> None:
 def test_a_long_list_of_names_is_cut_short() -> None:
     with pytest.raises(ValueError, match=r"100 subject\(s\) in both .* 010, … \(100 in all\)"):
         Protocol(**{**FIELDS, "train": ["001-100"], "test": ["001-100"]})
+
+
+CONF = Path(__file__).parents[2] / "conf/dataset"
+SIZES = {  # subjects to train and test on, views, conditions
+    "casiab": (73, 50, 11, 10),
+    "oumvlp": (5153, 5154, 14, 2),
+    "synthetic": (32, 16, 11, 10),
+    "synthetic_large": (74, 50, 11, 10),
+}
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_data_set_files(path: Path) -> None:
+    config = OmegaConf.load(path)
+    protocol = as_protocol(config.protocol)
+    sizes = (protocol.train_subjects, protocol.test_subjects, protocol.views, protocol.conditions)
+    assert tuple(map(len, sizes)) == SIZES[path.stem]
+    assert config.name == path.stem
+    assert config.layout in LAYOUTS
+    assert protocol.min_frames == 3
+    needed = {"subjects", "sequences", "frames", "iterations", "channels", "learning_rate", "milestones"}
+    assert needed <= set(config.recipe)
+    assert config.recipe.learning_rate == 1e-4

@@ -53,7 +53,7 @@ def test_missing_says_how_to_make_it(tmp_path: Path) -> None:
 def test_partial(tmp_path: Path) -> None:
     (tmp_path / "tiny-64.partial").mkdir()
     with pytest.raises(
-        FileNotFoundError, match="not finished.*goes on with:\n.*python -m cstl.prepare dataset=tiny res=64"
+        FileNotFoundError, match=r"not finished.*goes on with:\n.*python -m cstl.prepare dataset=tiny res=64"
     ):
         open_store(tmp_path / "tiny-64", "tiny", 64)
 

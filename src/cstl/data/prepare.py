@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from multiprocessing import connection
 from pathlib import Path
 from typing import IO, Any
@@ -31,11 +32,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import cstl
 from cstl.data.alignment import align_or_reason, cut_sides, frame_size
 from cstl.data.layouts import RawSequence, describe, list_sequences
 from cstl.data.protocol import Protocol, as_protocol
-from cstl.data.store import COLUMNS, FORMAT, Store, partial_folder
+from cstl.data.store import COLUMNS, FORMAT, Store, open_store, partial_folder
 
 CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of work
 SHORT = 15  # sequences of fewer usable frames are reported
@@ -174,7 +174,7 @@ def prepare(
     Raises:
         FileNotFoundError, NotADirectoryError: no raw folder there.
         ValueError: a raw tree that is empty or of another layout, or of which the protocol knows nothing; an unknown
-            resolution; with `strict`, a picture that cannot be used.
+            resolution; a damaged store at `out`; with `strict`, a picture that cannot be used.
         FileExistsError: a store that was made with other settings, or a folder that is no store, lies at `out`.
         OSError: the disk is full; the finished chunks stay, and the next call goes on.
     """
@@ -300,7 +300,7 @@ def join(plan: Plan) -> Summary:
         "examples": unusable[:5],
         "raw": os.path.abspath(plan.raw),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"cstl": getattr(cstl, "__version__", ""), "numpy": np.__version__, "opencv": cv2.__version__},
+        "versions": {"cstl": version("cstl"), "numpy": np.__version__, "opencv": cv2.__version__},
     }
     folder = partial_folder(plan.out) / "store"
     shutil.rmtree(folder, ignore_errors=True)
@@ -470,16 +470,14 @@ def _write_csv(path: Path, header: str, rows: Iterable[Iterable[object]]) -> Non
 
 def _already(out: Path, settings: dict[str, Any], strict: bool) -> Summary:
     """The summary of a store that is there; FileExistsError if it was made with other settings."""
-    try:
-        store = Store(out)
-        about = store.about
-        differs = [name for name in settings if about[name] != settings[name]]
-    except (OSError, ValueError, KeyError, NotADirectoryError) as error:
-        raise FileExistsError(
-            f"{out} exists and is no store of this program; delete it or give dataset.store=PATH"
-        ) from error
+    if not (out / "store.json").is_file():
+        raise FileExistsError(f"{out} exists and is no store; move it away or give dataset.store=PATH")
+    store = open_store(out)
+    about = store.about
+    differs = [name for name in settings if about.get(name) != settings[name]]
     if differs:
-        details = "; ".join(f"{name}: {_brief(about[name])} there, {_brief(settings[name])} now" for name in differs)
+        there = {name: _brief(about.get(name)) for name in differs}
+        details = "; ".join(f"{name}: {there[name]} there, {_brief(settings[name])} now" for name in differs)
         raise FileExistsError(
             f"{out} was prepared with other settings ({details}); delete the folder to prepare it again, "
             f"or give another one with dataset.store=PATH"

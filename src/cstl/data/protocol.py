@@ -28,8 +28,8 @@ class Protocol:
     000 as a number, so quote it.
 
     Raises:
-        ValueError: a name that is not a string, comes twice or has a comma in it, a gallery or probe condition that is not among the
-            conditions, a subject in both splits, an excluded subject that is in neither.
+        ValueError: a name that is not a string, comes twice or has a comma in it; a gallery or probe condition that is
+            not among the conditions; a subject in both splits; an excluded subject that is in neither.
     """
 
     views: tuple[str, ...]

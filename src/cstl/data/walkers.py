@@ -1,13 +1,14 @@
 """Synthetic walkers: a gait benchmark that needs no licence, in CASIA-B's raw layout.
 
 A walker is a kinematic skeleton whose joint angles are periodic (low-order Fourier series through the mean curves of
-normal gait), dressed in solids (convex hulls of ellipsoids), seen by eleven perspective cameras and spoilt as background
-subtraction spoils silhouettes. The way of one sequence: traits → `gait` → `dress` → `camera` → `silhouettes` → `degrade`.
+normal gait), dressed in solids (convex hulls of ellipsoids), seen by eleven perspective cameras and spoilt as
+background subtraction spoils silhouettes. A sequence's way: `draw_walk` → `skeleton` → `dress` → `embody` → `outlines`
+→ `silhouettes` → `degrade`.
 
-Sources: segment lengths after Drillis & Contini, *Body Segment Parameters* (1966), as given in Winter, *Biomechanics and
-Motor Control of Human Movement* (4th ed., 2009, fig. 4.1); joint angles of the leg after Winter (appendix A) and Perry &
-Burnfield, *Gait Analysis: Normal and Pathological Function* (2nd ed., 2010), rounded; pelvis, trunk and arms after Perry &
-Burnfield and Murray, Drought & Kory, *Walking Patterns of Normal Men* (J. Bone Joint Surg. 46-A, 1964).
+Sources: segment lengths after Drillis & Contini, *Body Segment Parameters* (1966), as given in Winter, *Biomechanics
+and Motor Control of Human Movement* (4th ed., 2009, fig. 4.1); joint angles of the leg after Winter (appendix A) and
+Perry & Burnfield, *Gait Analysis: Normal and Pathological Function* (2nd ed., 2010), rounded; pelvis, trunk and arms
+after Perry & Burnfield and Murray, Drought & Kory, *Walking Patterns of Normal Men* (J. Bone Joint Surg. 46-A, 1964).
 
 Axes: x where the walker goes, y to their left, z up, metres. Angles are in radians unless a table says degrees.
 """
@@ -51,47 +52,47 @@ class Trait(NamedTuple):
 TRAITS = {
     # The body.
     "stature": Trait(1.70, 0.08, 0.0, "m", "height; lost in alignment"),
-    "leg": Trait(0.530, 0.022, 0.0, "H", "hip joint above the ground, against trunk"),
-    "shank": Trait(0.501, 0.018, 0.0, "leg", "knee to ankle, part of hip to ankle"),
-    "head": Trait(0.132, 0.009, 0.0, "H", "chin to crown"),
-    "neck": Trait(0.052, 0.010, 0.001, "H", "shoulder joint to chin"),
-    "arm": Trait(0.332, 0.016, 0.0, "H", "shoulder to wrist"),
-    "foot": Trait(0.152, 0.011, 0.0, "H", "heel to toe, with the shoe"),
-    "shoulders": Trait(0.106, 0.011, 0.0, "H", "half the distance of the shoulder joints"),
-    "hips": Trait(0.090, 0.009, 0.0, "H", "half breadth at the hip"),
-    "waist": Trait(0.078, 0.011, 0.001, "H", "half breadth at the waist"),
-    "belly": Trait(0.062, 0.012, 0.001, "H", "half depth at the waist"),
-    "chest": Trait(0.066, 0.008, 0.001, "H", "half depth at the chest"),
-    "buttocks": Trait(0.066, 0.008, 0.0, "H", "half depth at the hip"),
-    "thigh": Trait(0.050, 0.006, 0.0, "H", "radius of the upper thigh"),
-    "calf": Trait(0.034, 0.004, 0.0, "H", "radius of the calf, with the trouser leg"),
-    "hem": Trait(0.027, 0.005, 0.0, "H", "radius of the trouser leg at the ankle"),
-    "upper_arm": Trait(0.030, 0.004, 0.0, "H", "radius of the upper arm"),
-    "head_breadth": Trait(0.046, 0.003, 0.0, "H", "half breadth of the head"),
-    "head_depth": Trait(0.056, 0.004, 0.0, "H", "half depth of the head"),
-    "hair": Trait(0.008, 0.006, 0.0, "H", "thickness of the hair"),
-    "hair_length": Trait(0.035, 0.045, 0.0, "H", "hair below the back of the head"),
-    "slope": Trait(0.024, 0.009, 0.001, "H", "rise of the shoulders to the neck"),
+    "leg": Trait(0.530, 0.017, 0.0, "H", "hip joint above the ground, against trunk"),
+    "shank": Trait(0.501, 0.014, 0.0, "leg", "knee to ankle, part of hip to ankle"),
+    "head": Trait(0.132, 0.0065, 0.0, "H", "chin to crown"),
+    "neck": Trait(0.052, 0.007, 0.001, "H", "shoulder joint to chin"),
+    "arm": Trait(0.332, 0.013, 0.0, "H", "shoulder to wrist"),
+    "foot": Trait(0.152, 0.008, 0.0, "H", "heel to toe, with the shoe"),
+    "shoulders": Trait(0.106, 0.008, 0.0, "H", "half the distance of the shoulder joints"),
+    "hips": Trait(0.090, 0.0065, 0.0, "H", "half breadth at the hip"),
+    "waist": Trait(0.078, 0.008, 0.001, "H", "half breadth at the waist"),
+    "belly": Trait(0.062, 0.009, 0.001, "H", "half depth at the waist"),
+    "chest": Trait(0.066, 0.006, 0.001, "H", "half depth at the chest"),
+    "buttocks": Trait(0.066, 0.006, 0.0, "H", "half depth at the hip"),
+    "thigh": Trait(0.050, 0.0045, 0.0, "H", "radius of the upper thigh"),
+    "calf": Trait(0.034, 0.003, 0.0, "H", "radius of the calf, with the trouser leg"),
+    "hem": Trait(0.027, 0.004, 0.0, "H", "radius of the trouser leg at the ankle"),
+    "upper_arm": Trait(0.030, 0.003, 0.0, "H", "radius of the upper arm"),
+    "head_breadth": Trait(0.046, 0.0022, 0.0, "H", "half breadth of the head"),
+    "head_depth": Trait(0.056, 0.003, 0.0, "H", "half depth of the head"),
+    "hair": Trait(0.008, 0.004, 0.0, "H", "thickness of the hair"),
+    "hair_length": Trait(0.035, 0.03, 0.0, "H", "hair below the back of the head"),
+    "slope": Trait(0.024, 0.007, 0.001, "H", "rise of the shoulders to the neck"),
     # The motion: scales multiply a curve about its mean, offsets add to it.
     "cadence": Trait(112.0, 9.0, 1.5, "steps/min", "speed follows from cadence and the legs' motion"),
-    "hip_swing": Trait(1.0, 0.13, 0.02, "scale", "hip excursion, hence stride"),
-    "hip_offset": Trait(0.0, 2.5, 0.4, "deg", "mean hip flexion"),
+    "hip_swing": Trait(1.06, 0.13, 0.02, "scale", "hip excursion, hence stride"),
+    "hip_offset": Trait(0.0, 2.2, 0.4, "deg", "mean hip flexion"),
     "knee_swing": Trait(0.96, 0.11, 0.015, "scale", "knee excursion, hence foot lift"),
-    "knee_offset": Trait(2.0, 3.0, 0.5, "deg", "mean knee flexion"),
+    "knee_offset": Trait(2.0, 2.6, 0.5, "deg", "mean knee flexion"),
     "knee_timing": Trait(0.0, 1.8, 0.3, "% cycle", "delay of the knee behind the hip"),
     "ankle_swing": Trait(1.0, 0.22, 0.03, "scale", "ankle excursion, hence push-off"),
     "toe_out": Trait(7.0, 7.0, 0.8, "deg", "foot progression angle"),
     "stance": Trait(0.046, 0.012, 0.001, "H", "half distance of the ankles, seen from the front"),
     "arm_swing": Trait(1.0, 0.35, 0.05, "scale", "shoulder excursion"),
-    "arm_offset": Trait(-2.0, 6.0, 0.8, "deg", "mean shoulder flexion"),
+    "arm_offset": Trait(-2.0, 5.0, 0.8, "deg", "mean shoulder flexion"),
     "arm_timing": Trait(0.0, 3.0, 0.4, "% cycle", "delay of the arms behind the legs"),
-    "arm_spread": Trait(8.0, 5.0, 0.7, "deg", "upper arms away from the trunk"),
+    "arm_spread": Trait(8.0, 4.2, 0.7, "deg", "upper arms away from the trunk"),
     "arm_asymmetry": Trait(0.0, 0.20, 0.02, "scale", "left arm swings more than right"),
-    "elbow_bend": Trait(0.0, 8.0, 1.0, "deg", "added elbow flexion"),
-    "elbow_swing": Trait(1.0, 0.45, 0.05, "scale", "elbow excursion"),
+    "elbow_bend": Trait(0.0, 6.0, 0.8, "deg", "added elbow flexion"),
+    "elbow_swing": Trait(1.0, 0.35, 0.05, "scale", "elbow excursion"),
     "leg_asymmetry": Trait(0.0, 0.05, 0.008, "scale", "left leg swings more than right"),
-    "lean": Trait(3.0, 3.5, 0.5, "deg", "trunk forward"),
-    "nod": Trait(8.0, 8.0, 1.0, "deg", "neck and head forward of the trunk"),
+    "lean": Trait(3.0, 3.0, 0.5, "deg", "trunk forward"),
+    "nod": Trait(8.0, 6.5, 1.0, "deg", "neck and head forward of the trunk"),
     "trunk_twist": Trait(5.0, 3.0, 0.4, "deg", "shoulders against the pelvis"),
     "trunk_roll": Trait(1.5, 1.5, 0.2, "deg", "shoulders over the standing leg"),
     "shoulder_drop": Trait(0.0, 2.0, 0.2, "deg", "left shoulder higher than right"),
@@ -107,16 +108,16 @@ PATH = {
     "aside": Trait(0.0, 0.0, 0.08, "m", "beside the path"),
 }
 COAT = {
-    "coat_thickness": Trait(0.020, 0.007, 0.002, "H", "added to chest, waist and hip"),
-    "coat_sleeve": Trait(0.011, 0.004, 0.001, "H", "added to the arms"),
-    "coat_length": Trait(0.90, 0.10, 0.03, "thigh", "from hip (0) to knee (1)"),
-    "coat_flare": Trait(0.075, 0.014, 0.004, "H", "radius of the hem about each leg"),
-    "coat_collar": Trait(0.012, 0.012, 0.002, "H", "collar above the shoulders"),
+    "coat_thickness": Trait(0.030, 0.009, 0.005, "H", "added to chest, waist and hip"),
+    "coat_sleeve": Trait(0.016, 0.006, 0.003, "H", "added to the arms"),
+    "coat_length": Trait(0.920, 0.100, 0.050, "thigh", "from hip (0) to knee (1)"),
+    "coat_flare": Trait(0.085, 0.018, 0.009, "H", "radius of the hem about each leg"),
+    "coat_collar": Trait(0.026, 0.012, 0.004, "H", "collar above the shoulders"),
 }
 BAG = {
-    "bag_breadth": Trait(0.100, 0.025, 0.010, "H", "half size along the path, of a hand or shoulder bag"),
-    "bag_height": Trait(0.085, 0.020, 0.010, "H", "half height"),
-    "bag_depth": Trait(0.040, 0.012, 0.005, "H", "half thickness"),
+    "bag_breadth": Trait(0.085, 0.018, 0.008, "H", "half size along the path, of a hand or shoulder bag"),
+    "bag_height": Trait(0.075, 0.014, 0.008, "H", "half height"),
+    "bag_depth": Trait(0.036, 0.008, 0.004, "H", "half thickness"),
     "bag_strap": Trait(0.060, 0.020, 0.010, "H", "from the hand to the upper edge"),
 }
 BAGS = ("hand", "shoulder", "back")
@@ -128,12 +129,14 @@ NOISE = {
     "halved": 0.004,  # part of the frames that keep only half the person
     "empty": 0.008,  # part of the frames with nobody
 }
-BETWEEN = 1.0  # scales every `between` above: how far subjects are apart
+BETWEEN = 0.9  # scales every `between` above: how far subjects are apart
 WITHIN = 1.0  # scales every `within`: how far a subject's sequences are apart
+COAT_WITHIN = 3.0  # further scales body and motion under a coat, which is worn on another day
+COAT_ARM_SWING = 0.75  # of the usual, in a coat's sleeves
 
-# Mean curves of normal gait, degrees at 0, 5, … 95 % of the cycle from a foot's contact to its next. Flexion, dorsiflexion
-# and forward are positive; the hip is the thigh against the vertical.
-CURVES = {
+# Mean curves of normal gait, degrees at 0, 5, … 95 % of the cycle from a foot's contact to its next. Flexion,
+# dorsiflexion and forward are positive; the hip is the thigh against the vertical.
+CURVES: dict[str, list[float]] = {
     "hip": [20, 20, 18, 14.5, 10.5, 6.5, 2.5, -1.5, -5.5, -9, -11, -10.5, -6, 1, 8.5, 15, 19.5, 22, 21.5, 20],
     "knee": [4, 11, 18, 20, 18, 15, 11.5, 8.5, 7, 8.5, 14, 24, 39, 54, 63.5, 63, 53, 36, 17, 3],
     "ankle": [0, -5, -3, 1, 3.5, 5, 6.5, 7.5, 9, 9.5, 6, -4, -15, -19, -14, -7, -2.5, -0.5, 0, 0.5],
@@ -167,23 +170,23 @@ def joint_angle(joint: str, phase: Array, scale: float = 1.0, offset: float = 0.
 
 
 def named_rng(seed: int, *names: str) -> np.random.Generator:
-    """A generator that depends on the seed and the names alone, hence not on the process or on what was drawn before."""
+    """A generator that depends on the seed and the names alone, not on the process or on what was drawn before."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
 def draw(
-    table: Mapping[str, Trait], rng: np.random.Generator, centre: Mapping[str, float] | None = None
+    table: Mapping[str, Trait], rng: np.random.Generator, centre: Mapping[str, float] | None = None, within: float = 1.0
 ) -> dict[str, float]:
     """Draw a subject's traits (without `centre`), or one sequence's traits about the subject's (`centre`)."""
     z = np.clip(rng.standard_normal(len(table)), -2, 2)
     if centre is None:
         return {n: t.mean + BETWEEN * t.between * float(x) for (n, t), x in zip(table.items(), z, strict=True)}
-    return {n: centre[n] + WITHIN * t.within * float(x) for (n, t), x in zip(table.items(), z, strict=True)}
+    return {n: centre[n] + within * WITHIN * t.within * float(x) for (n, t), x in zip(table.items(), z, strict=True)}
 
 
 def subject_traits(seed: int, subject: str) -> dict[str, float]:
     """Body, motion, coat and bag of a subject, alike in all of the subject's sequences."""
-    return draw({**TRAITS, **PATH, **COAT, **BAG}, named_rng(seed, "subject", subject))
+    return draw(TRAITS | PATH | COAT | BAG, named_rng(seed, "subject", subject))
 
 
 class Walk(NamedTuple):
@@ -203,7 +206,8 @@ def draw_walk(seed: int, subject: str, condition: str, frames: int) -> Walk:
     if kind not in ("nm", "bg", "cl"):
         raise ValueError(f"Condition {condition!r}: expected nm-…, bg-… or cl-… (normal, bag, coat), as in CASIA-B.")
     rng = named_rng(seed, "walk", subject, condition)
-    traits = draw({**TRAITS, **PATH, **COAT, **BAG}, rng, subject_traits(seed, subject))
+    usual = subject_traits(seed, subject)
+    traits = draw(TRAITS, rng, usual, COAT_WITHIN if kind == "cl" else 1.0) | draw(PATH | COAT | BAG, rng, usual)
     length = max(1, round(frames * rng.uniform(0.85, 1.15)))
     phase = float(rng.uniform())
     bag, side = BAGS[rng.integers(len(BAGS))], int(rng.integers(2))
@@ -307,7 +311,11 @@ def skeleton(walk: Walk, phase: Array) -> dict[str, Segment]:
         toes = Segment(foot.at(0.48 * w["foot"] * h, 0, -0.026 * h), toe_out @ pitch(sole + bend))
 
         carries = walk.bag == "hand" and walk.side == side
-        eagerness = w["arm_swing"] * (1 + outward * w["arm_asymmetry"]) * (0.4 if carries else 1.0)
+        eagerness = (
+            w["arm_swing"]
+            * (1 + outward * w["arm_asymmetry"])
+            * (0.4 if carries else COAT_ARM_SWING if walk.coat else 1.0)
+        )
         shoulder = joint_angle("shoulder", own, max(eagerness, 0.05), w["arm_offset"], w["arm_timing"])
         bent = joint_angle("elbow", own, max(w["elbow_swing"], 0), w["elbow_bend"], w["arm_timing"])
         elbow = 0.4 * bent if carries else np.maximum(bent, np.deg2rad(3))
@@ -356,9 +364,11 @@ def gait(walk: Walk) -> Gait:
     )
     rise = np.fft.rfft(-lowest)[:5] / len(grid)
     rise[1:] *= max(w["bounce"], 0)
-    # A step is the distance of the ankles while both feet are on the ground.
-    left, right = (segments[f"foot_{side}"].origin[:, 0] for side in SIDES)
-    stride = float(left[0] - right[0] + right[20] - left[20])
+    # A step: the heel that touches the ground is ahead of where the other heel stood, whose toes are still there.
+    foot = w["foot"] * h
+    heels = [segments[f"foot_{side}"].at(-0.25 * foot, 0, -FOOT_HEIGHT * h)[:, 0] for side in SIDES]
+    others = [segments[f"toes_{side}"].origin[:, 0] - 0.73 * foot for side in SIDES]
+    stride = float(heels[0][0] - others[1][0] + heels[1][20] - others[0][20])
     frequency = w["cadence"] / 120
     return Gait(frequency, stride * frequency, rise)
 
@@ -393,7 +403,7 @@ def dress(walk: Walk) -> list[list[Blob]]:
     waist = Blob("chest", (0.1 * w["belly"], 0, 0.055), (w["belly"] + puff, w["waist"] + puff, 0.05))
     hips = Blob("pelvis", (-0.008, 0, 0.005), (w["buttocks"] + puff, w["hips"] + puff, 0.055))
     ribs = Blob("chest", (0, 0, top - 0.075), (w["chest"] + puff, 0.88 * shoulders + puff, 0.07))
-    caps = [ball("chest", -0.005, y * shoulders, top - 0.020, 0.028 + 0.7 * sleeve) for y in (1, -1)]
+    caps = [ball("chest", -0.005, y * shoulders, top - 0.020, 0.028 + 0.9 * sleeve) for y in (1, -1)]
     throat = ball("neck", -0.004, 0, w["slope"] - 0.004, 0.031 + 0.4 * sleeve)
     hair = max(w["hair"], 0)
     deep, broad, tall = w["head_depth"], w["head_breadth"], w["head"] / 2
@@ -412,8 +422,8 @@ def dress(walk: Walk) -> list[list[Blob]]:
         nape = Blob("head", (-0.5 * deep, 0, 0.55 * tall - length), (0.022 + hair, 0.75 * broad + hair, 0.03))
         solids.append([Blob("head", (-0.25 * deep, 0, tall), (0.75 * deep + hair, broad + hair, 0.6 * tall)), nape])
 
-    for y, side in zip((1, -1), SIDES, strict=True):
-        half = w["foot"]
+    foot = w["foot"]
+    for side in SIDES:
         solids += [
             [
                 Blob(f"thigh_{side}", (-0.006, 0, -0.03), (1.08 * w["thigh"], w["thigh"], 0.05)),
@@ -427,12 +437,12 @@ def dress(walk: Walk) -> list[list[Blob]]:
             ],
             [
                 ball(f"foot_{side}", 0, 0, -0.004, 0.021),
-                ball(f"foot_{side}", -0.17 * half, 0, -0.022, 0.018),
+                ball(f"foot_{side}", -0.17 * foot, 0, -0.022, 0.018),
                 Blob(f"toes_{side}", (0, 0, 0.003), (0.022, 0.028, 0.017)),
             ],
             [
                 Blob(f"toes_{side}", (0, 0, 0.003), (0.022, 0.028, 0.017)),
-                Blob(f"toes_{side}", (0.18 * half, 0, 0), (0.018, 0.022, 0.013)),
+                Blob(f"toes_{side}", (0.18 * foot, 0, 0), (0.018, 0.022, 0.013)),
             ],
             [
                 ball(f"upper_arm_{side}", 0, 0, -0.022, arm + sleeve),
@@ -551,7 +561,7 @@ SUBPIXELS = 3  # bits
 
 
 def camera(view: str) -> tuple[Array, Array]:
-    """Position (3,) and axes (3, 3; rows right, down, forward) of a view's camera: 000 meets the walker, 180 follows."""
+    """Position (3,) and axes (3, 3; rows right, down, forward) of a camera: 000 meets the walker, 180 follows."""
     if not (view.isdigit() and 0 <= int(view) < 360):
         raise ValueError(f"View {view!r}: expected an angle in degrees such as '000', '018', … '180'.")
     angle = np.deg2rad(int(view))
@@ -688,7 +698,7 @@ def degrade(patch: Frames, noise: Noise, t: int) -> Frames:
     if noise.speck[t] < NOISE["speckled"]:
         for a, b, c in shape[:6].reshape(2, 3):
             cv2.circle(torn, (int(a * w), int(b * h)), int(1 + 1.5 * c), 255, -1)
-    return torn
+    return np.asarray(torn, np.uint8)
 
 
 # --- Sequences and trees --------------------------------------------------------------------------------------------
@@ -742,7 +752,7 @@ def write_walk(out: Path, seed: int, subject: str, condition: str, views: Sequen
         part = out / PART / name
         part.mkdir(parents=True)
         for i, frame in enumerate(view_sequence(body, seed, subject, condition, view), start=1):
-            (part / f"{name}-{i:03d}.png").write_bytes(cv2.imencode(".png", frame, PNG)[1])
+            (part / f"{name}-{i:03d}.png").write_bytes(cv2.imencode(".png", frame, PNG)[1].tobytes())
         part.rename(folder / view)
     return len(missing)
 
@@ -774,7 +784,8 @@ def synthesize(
         seed: 0 or more. Together with the names it decides every pixel.
         views: angles in degrees, three digits.
         conditions: nm-…, bg-… or cl-….
-        frames: mean number of frames of a sequence, at 25 a second. From some 65 on, walkers enter and leave side views.
+        frames: mean number of frames of a sequence, at 25 a second. From some 65 on, walkers enter and leave the side
+            views.
         workers: processes; by default one for each core. The files do not depend on it.
         progress: show a bar.
 
@@ -827,7 +838,8 @@ def available_cores() -> int:
 
 def renderer() -> str:
     """A digest of the tables above, so that walkers drawn from other tables are not taken for the same."""
-    tables = (TRAITS, PATH, COAT, BAG, BAGS, NOISE, BETWEEN, WITHIN, CURVES, DISTANCE, CAMERA_HEIGHT, AIM_HEIGHT, FOCAL)
+    tables: list[object] = [TRAITS, PATH, COAT, BAG, BAGS, NOISE, CURVES, HARMONICS, FPS]
+    tables += [BETWEEN, WITHIN, COAT_WITHIN, COAT_ARM_SWING, DISTANCE, CAMERA_HEIGHT, AIM_HEIGHT, FOCAL]
     return f"1-{zlib.crc32(repr(tables).encode()):08x}"
 
 
@@ -875,6 +887,7 @@ def claim(out: Path, settings: Mapping[str, Any]) -> bool:
             "Ask for the same settings, name another folder, or delete this one."
         )
     if made == out / MARKER:
+        shutil.rmtree(out / PART, ignore_errors=True)  # left there if the end was cut short
         return True
     for path in (out / PART).iterdir():
         if path.is_dir():

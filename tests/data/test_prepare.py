@@ -1,0 +1,433 @@
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import cstl.data.prepare as module
+from cstl.data import Protocol, Store, align_silhouette, open_store
+from cstl.data.prepare import Summary, finished, join, plan_preparation, prepare, prepare_chunk
+
+Draw = Callable[..., np.ndarray]
+Write = Callable[[Path, list[np.ndarray]], None]
+
+FILES = ("frames.npy", "sequences.csv", "dropped.csv", "short_sequences.csv")
+
+
+@pytest.fixture
+def raw(raw_tree: Path, tmp_path: Path) -> Path:
+    """A copy of the raw tree, to be spoilt."""
+    return Path(shutil.copytree(raw_tree, tmp_path / "raw"))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three sequences a chunk: 36 sequences make 12 chunks."""
+    monkeypatch.setattr(module, "CHUNK", 3)
+
+
+def run(raw: Path, out: Path, protocol: Protocol, **options: object) -> Summary:
+    return prepare(raw, out, **{"dataset": "tiny", "protocol": protocol, "res": 64, "workers": 1, **options})
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def same(first: Path, second: Path) -> bool:
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in FILES)
+
+
+@pytest.mark.parametrize("res", [64, 128])
+def test_holds_every_frame_aligned_and_cut(
+    raw_tree: Path, tmp_path: Path, protocol: Protocol, store: Store, res: int
+) -> None:
+    if res == 128:
+        run(raw_tree, tmp_path / "tiny-128", protocol, res=128)
+        store = open_store(tmp_path / "tiny-128", "tiny", 128)
+    width, side = {64: (44, 10), 128: (88, 20)}[res]
+    assert store.frames.shape[1:] == (res, width)
+    expected = []
+    for folder in sorted(path for path in raw_tree.glob("*/*/*")):
+        for path in sorted(folder.iterdir()):
+            square = align_silhouette(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), res)
+            assert square is not None
+            expected.append(square[:, side : side + width])
+    np.testing.assert_array_equal(store.frames, np.stack(expected))
+    names = [folder.relative_to(raw_tree).parts for folder in sorted(raw_tree.glob("*/*/*"))]
+    assert list(zip(store.subjects, store.conditions, store.views, strict=True)) == names
+
+
+def test_processes_and_chunks_do_not_change_the_store(
+    raw_tree: Path, tmp_path: Path, protocol: Protocol, store: Store, small_chunks: None
+) -> None:
+    summary = run(raw_tree, tmp_path / "tiny-64", protocol, workers=2)
+    assert same(summary.store, store.path)
+    assert not (tmp_path / "tiny-64.partial").exists()
+
+
+def test_faults_are_named_skipped_and_counted(
+    raw: Path, tmp_path: Path, protocol: Protocol, draw_blob: Draw, write_sequence: Write
+) -> None:
+    good = draw_blob(0, 0)
+    png = cv2.imencode(".png", good)[1].tobytes()
+    shutil.rmtree(raw / "001/nm-01")
+    images = [draw_blob(0, time) for time in range(10)]
+    left = np.zeros((100, 100), np.uint8)
+    left[:, 0] = 255
+    write_sequence(raw / "001/nm-01/000", [*images, np.zeros_like(good), left])
+    colour = cv2.cvtColor(good, cv2.COLOR_GRAY2BGR)
+    colour[60, 80] = (0, 0, 255)
+    broken = {
+        "101.png": (b"", "unreadable"),
+        "102.png": (png[: len(png) // 2], "unreadable"),
+        "103.png": (b"no picture", "unreadable"),
+        "104.png": (cv2.imencode(".png", colour)[1].tobytes(), "not 8-bit grey"),
+        "105.png": (cv2.imencode(".png", good.astype(np.uint16) * 257)[1].tobytes(), "not 8-bit grey"),
+        "106.png": (cv2.imencode(".png", np.dstack([good, good, good, good]))[1].tobytes(), "not 8-bit grey"),
+    }
+    for name, (data, _) in broken.items():
+        (raw / "001/nm-01/000" / name).write_bytes(data)
+    (raw / "001/nm-01/000/107.png").symlink_to(raw / "nothing.png")
+    (raw / "001/nm-01/000/108.png").write_bytes(
+        cv2.imencode(".png", cv2.cvtColor(good, cv2.COLOR_GRAY2BGR))[1].tobytes()
+    )
+    (raw / "001/nm-01/090").mkdir()  # empty
+    shutil.rmtree(raw / "002/nm-01/000")
+    write_sequence(raw / "002/nm-01/000", images[:2])  # two frame files
+    shutil.rmtree(raw / "002/nm-01/090")
+    write_sequence(raw / "002/nm-01/090", [*images[:2], np.zeros_like(good)])  # two usable frames
+    write_sequence(raw / "099/nm-01/000", images)
+    write_sequence(raw / "001/xx-01/000", images)
+    write_sequence(raw / "001/nm-01/999", images)
+
+    summary = run(raw, tmp_path / "tiny-64", protocol)
+
+    assert summary.dropped_frames == {
+        "no person": 2,
+        "off centre": 1,
+        "unreadable": 4,
+        "not 8-bit grey": 3,
+        "in dropped sequences": 4,
+    }
+    assert summary.dropped_sequences == {
+        "empty": 1,
+        "fewer than 3 frame files": 1,
+        "fewer than 3 usable frames": 1,
+        "subject the protocol does not know": 1,
+        "condition the protocol does not know": 1,
+        "view the protocol does not know": 1,
+    }
+    dropped = table(summary.store / "dropped.csv")
+    reasons = {row["path"]: row["reason"] for row in dropped if row["what"] == "frame"}
+    assert {f"001/nm-01/000/{name}": reason for name, (_, reason) in broken.items()}.items() <= reasons.items()
+    assert reasons["001/nm-01/000/107.png"] == "unreadable"
+    assert reasons["001/nm-01/000/011.png"] == "no person"
+    assert reasons["001/nm-01/000/012.png"] == "off centre"
+    assert Counter(row["what"] for row in dropped) == {"frame": 10, "sequence": 6}
+    assert {row["path"]: row["reason"] for row in dropped}["001/xx-01/000"] == "condition the protocol does not know"
+
+    store = open_store(summary.store)
+    assert len(store) == summary.sequences == 36 - 3
+    kept = (store.subjects == "001") & (store.conditions == "nm-01")
+    assert store.lengths[kept].tolist() == [11]  # ten and the grey one in colour
+    files = sum(1 for path in raw.glob("00*/[nb]?-0?/0?0/*.png"))
+    assert files == summary.frames + sum(summary.dropped_frames.values())
+
+    short = {(row["subject"], row["condition"], row["view"]): row for row in table(store.path / "short_sequences.csv")}
+    assert short["001", "nm-01", "090"] == {
+        **short["001", "nm-01", "090"],
+        "files": "0",
+        "usable": "0",
+        "result": "empty",
+    }
+    assert (short["001", "nm-01", "000"]["files"], short["001", "nm-01", "000"]["usable"]) == ("20", "11")
+    assert short["001", "nm-01", "000"]["result"] == "kept"
+    assert short["002", "nm-01", "090"]["result"] == "fewer than 3 usable frames"
+    assert len(short) == summary.short == 3 + (store.lengths < 15).sum()
+
+    shown = str(summary)
+    for words in (
+        "33 sequences",
+        "4 unreadable",
+        "3 not 8-bit grey",
+        "1 empty",
+        "dropped.csv",
+        "001/nm-01/000/101.png",
+    ):
+        assert words in shown
+    assert f"{summary.short} sequences have fewer than 15 usable frames: short_sequences.csv" in shown
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_strict_stops_at_a_broken_picture(raw: Path, tmp_path: Path, protocol: Protocol, workers: int) -> None:
+    (raw / "003/nm-02/090/001.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"003/nm-02/090/001\.png: unreadable; .*strict=false"):
+        run(raw, tmp_path / "tiny-64", protocol, strict=True, workers=workers)
+    assert not (tmp_path / "tiny-64").exists()
+
+
+def test_strict_after_a_run_that_was_not(
+    raw: Path, tmp_path: Path, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (raw / "003/nm-02/090/001.png").write_bytes(b"no picture")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(raw, tmp_path / "tiny-64", protocol)
+    with pytest.raises(ValueError, match=r"003/nm-02/090/001\.png: unreadable"):
+        run(raw, tmp_path / "tiny-64", protocol, strict=True)
+    run(raw, tmp_path / "tiny-64", protocol)
+    with pytest.raises(FileExistsError, match=r"without strict=true.*003/nm-02/090/001\.png"):
+        run(raw, tmp_path / "tiny-64", protocol, strict=True)
+
+
+KILL = """
+import os, signal, sys
+import cstl.data.prepare as module
+from cstl.data import Protocol
+module.CHUNK = 3
+calls, original = [], module._prepare_sequence
+def killed(*arguments):
+    calls.append(arguments)
+    if len(calls) == 14:  # in the middle of the fifth chunk
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+module._prepare_sequence = killed
+protocol = Protocol(**eval(sys.argv[3]))
+module.prepare(sys.argv[1], sys.argv[2], dataset="tiny", protocol=protocol, res=64, workers=1)
+"""
+
+
+def fields(protocol: Protocol) -> str:
+    return repr({name: getattr(protocol, name) for name in Protocol.__dataclass_fields__})
+
+
+def test_killed_and_started_again(
+    raw_tree: Path,
+    tmp_path: Path,
+    protocol: Protocol,
+    store: Store,
+    small_chunks: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "tiny-64"
+    process = subprocess.run([sys.executable, "-c", KILL, str(raw_tree), str(out), fields(protocol)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    with pytest.raises(FileNotFoundError, match="not finished"):
+        open_store(out, "tiny", 64)
+    prepared = []
+    monkeypatch.setattr(module, "_read_grey", lambda path, read=module._read_grey: prepared.append(path) or read(path))
+    run(raw_tree, out, protocol)
+    assert len(prepared) == store.lengths[12:].sum()  # four chunks of three were finished
+    assert same(out, store.path)
+    assert not (tmp_path / "tiny-64.partial").exists()
+
+
+def test_no_worker_outlives_a_killed_parent(raw_tree: Path, tmp_path: Path, protocol: Protocol) -> None:
+    code = (
+        KILL.replace("workers=1", "workers=2")
+        .replace("_prepare_sequence", "_nothing")
+        .replace(
+            "calls, original = [], module._nothing",
+            """
+original, pids = module.as_completed, []
+def as_completed(futures):
+    for future in original(futures):
+        import multiprocessing
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield future
+module.as_completed = as_completed
+calls = []
+""",
+        )
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(raw_tree), str(tmp_path / "tiny-64"), fields(protocol)],
+        capture_output=True,  # returns when the last process that has the pipe is gone
+        timeout=20,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    pids = [int(pid) for pid in process.stdout.split()]
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+
+
+def test_chunks_of_changed_files_or_settings_are_made_again(
+    raw: Path, tmp_path: Path, protocol: Protocol, small_chunks: None, draw_blob: Draw
+) -> None:
+    options = {"dataset": "tiny", "protocol": protocol, "res": 64}
+    plan = plan_preparation(raw, tmp_path / "tiny-64", **options)
+    chunk = plan.chunk(0)
+    prepare_chunk(chunk)
+    first = finished(chunk)
+    before = chunk.outcome_path.stat().st_mtime_ns
+    prepare_chunk(chunk)
+    assert chunk.outcome_path.stat().st_mtime_ns == before
+
+    path = Path(chunk.sequences[1].frames[0])
+    path.write_bytes(cv2.imencode(".png", draw_blob(5, 5))[1].tobytes())
+    prepare_chunk(chunk)
+    second = finished(chunk)
+    assert first is not None
+    assert second is not None
+    assert second.digest != first.digest
+    path.unlink()
+    prepare_chunk(chunk)
+    third = finished(chunk)
+    assert third is not None
+    assert sum(row[3] for row in third.kept) == sum(row[3] for row in second.kept) - 1
+
+    other = plan_preparation(raw, tmp_path / "tiny-64", **{**options, "res": 128})
+    assert finished(other.chunk(0)) is None
+    shutil.rmtree(raw / "001/bg-01/000")  # every later sequence moves to another place
+    assert finished(plan_preparation(raw, tmp_path / "tiny-64", **options).chunk(0)) is None
+    chunk.frames_path.write_bytes(b"short")
+    assert finished(chunk) is None
+
+
+def test_chunks_in_any_order_then_joined(
+    raw_tree: Path, tmp_path: Path, protocol: Protocol, store: Store, small_chunks: None
+) -> None:
+    plan = plan_preparation(raw_tree, tmp_path / "tiny-64", dataset="tiny", protocol=protocol, res=64)
+    assert plan.chunks == 12
+    for number in (11, 3, 5, 0, 1, 2, 4, 10, 9, 8, 7):
+        prepare_chunk(plan.chunk(number))
+    with pytest.raises(FileNotFoundError, match=r"chunk-00006\.json: this chunk is not finished"):
+        join(plan)
+    prepare_chunk(plan.chunk(6))
+    join(plan)
+    assert same(tmp_path / "tiny-64", store.path)
+
+
+def file_size_limit(size: int) -> tuple[int, int]:
+    """No file of this process may become larger: to the program the same as a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    return before
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers"), [(50_000, 1), (50_000, 2), (800_000, 1)], ids=["chunk", "worker", "join"]
+)
+def test_full_disk(
+    raw_tree: Path, tmp_path: Path, protocol: Protocol, store: Store, small_chunks: None, limit: int, workers: int
+) -> None:
+    out = tmp_path / "tiny-64"
+    assert store.frames.nbytes > 800_000
+    before = file_size_limit(limit)
+    try:
+        with pytest.raises(OSError, match=r"the disk of .* is full .* about 2\.\d MB there") as error:
+            run(raw_tree, out, protocol, workers=workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "make room" in str(error.value)
+    assert "the same command goes on" in str(error.value)
+    assert not out.exists()
+    left = {path.suffix for path in Path(f"{out}.partial").rglob("*") if path.is_file()}
+    assert left == ({".frames", ".json"} if limit == 800_000 else set())  # whole chunks or nothing
+    run(raw_tree, out, protocol)
+    assert same(out, store.path)
+
+
+def test_already_prepared(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    first = run(raw, tmp_path / "tiny-64", protocol)
+    shutil.rmtree(raw)  # not needed any more
+    (tmp_path / "tiny-64.partial").mkdir()
+    again = run(raw, tmp_path / "tiny-64", protocol)
+    assert again.already
+    assert "already prepared, 36 sequences" in str(again)
+    assert again.frames == first.frames
+    assert not (tmp_path / "tiny-64.partial").exists()
+
+
+def test_another_split_of_the_same_subjects_is_the_same_store(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    other = Protocol(**{**eval(fields(protocol)), "train": ("001-002",), "test": ("003-006",), "exclude": ("006",)})
+    assert run(raw, tmp_path / "tiny-64", other).already
+
+
+def test_a_store_with_other_settings_is_refused(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny", protocol)
+    with pytest.raises(FileExistsError, match="height: 64 there, 128 now; width: 44 there, 88 now") as error:
+        run(raw, tmp_path / "tiny", protocol, res=128)
+    assert "delete the folder" in str(error.value)
+    assert "dataset.store=PATH" in str(error.value)
+    more = Protocol(**{**eval(fields(protocol)), "test": ("005-009",)})
+    with pytest.raises(FileExistsError, match=r"subjects: 6 \(001, 002, …, 006\) there, 9 \(001, 002, …, 009\) now"):
+        run(raw, tmp_path / "tiny", more)
+
+
+def test_a_folder_that_is_no_store_is_left_alone(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.txt").write_text("1")
+    for out in (tmp_path / "thesis", tmp_path / "thesis/chapter.txt"):
+        with pytest.raises(FileExistsError, match="exists and is no store; move it away"):
+            run(raw, out, protocol)
+    assert (tmp_path / "thesis/chapter.txt").read_text() == "1"
+
+
+def test_a_damaged_store_is_not_taken_for_a_prepared_one(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    os.truncate(tmp_path / "tiny-64/frames.npy", 10_000)
+    with pytest.raises(ValueError, match=r"damaged, frames\.npy.*delete the folder"):
+        run(raw, tmp_path / "tiny-64", protocol)
+
+
+def test_a_tree_the_protocol_knows_nothing_of(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    other = Protocol(**{**eval(fields(protocol)), "train": ("101",), "test": ("102",)})
+    with pytest.raises(
+        ValueError, match="knows none of the 36 sequences found; the first one has subject 001"
+    ) as error:
+        run(raw, tmp_path / "tiny-64", other)
+    assert "expected subjects like 101" in str(error.value)
+
+
+def test_nothing_is_left(tmp_path: Path, protocol: Protocol, write_sequence: Write) -> None:
+    write_sequence(tmp_path / "raw/001/nm-01/000", [np.zeros((50, 50), np.uint8)] * 4)
+    with pytest.raises(ValueError, match=r"no sequence is left to store; .*4 no person.*1 fewer than 3 usable frames"):
+        run(tmp_path / "raw", tmp_path / "tiny-64", protocol)
+    assert not (tmp_path / "tiny-64").exists()
+
+
+def test_raw_errors_leave_nothing_behind(tmp_path: Path, protocol: Protocol) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        run(tmp_path / "nothing", tmp_path / "tiny-64", protocol)
+    with pytest.raises(ValueError, match="res=96; the choices are"):
+        run(tmp_path / "nothing", tmp_path / "tiny-64", protocol, res=96)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quiet_when_not_in_a_terminal(
+    raw_tree: Path, tmp_path: Path, protocol: Protocol, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(raw_tree, tmp_path / "tiny-64", protocol)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_names_with_spaces_and_other_letters(
+    tmp_path: Path, protocol: Protocol, draw_blob: Draw, write_sequence: Write
+) -> None:
+    raw = tmp_path / "Größe und Gang"
+    write_sequence(raw / "001/nm-01/000", [draw_blob(0, time) for time in range(4)])
+    summary = run(raw, tmp_path / "añb 64", protocol)
+    assert open_store(summary.store).lengths.tolist() == [4]
+    assert json.loads((summary.store / "store.json").read_text())["raw"] == os.fspath(raw)

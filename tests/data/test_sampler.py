@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from cstl.data.sampler import TrainBatches, frame_window, length_buckets
+
+LABELS = np.array([-1, 2, 0, 0, 1, -1, 1, 2, 2, 3])
+LENGTHS = np.array([50, 40, 12, 7, 31, 9, 30, 21, 60, 16])
+STARTS = np.cumsum(LENGTHS) - LENGTHS
+
+
+def batches(**options: int) -> TrainBatches:
+    options = {"subjects": 3, "sequences": 4, "frames": 30, "steps": 20, "seed": 1, **options}
+    return TrainBatches(LABELS, STARTS, LENGTHS, **options)
+
+
+def windows(length: int, frames: int, count: int) -> list[list[int]]:
+    return [frame_window(length, frames, np.random.default_rng(seed)).tolist() for seed in range(count)]
+
+
+def test_long_sequences_give_consecutive_frames_from_every_start() -> None:
+    found = windows(33, 30, 200)
+    assert all(window == list(range(window[0], window[0] + 30)) for window in found)
+    assert {window[0] for window in found} == {0, 1, 2, 3}  # 0 … L − 30 inclusive
+    assert windows(30, 30, 3) == [list(range(30))] * 3
+
+
+@pytest.mark.parametrize(("length", "frames"), [(16, 30), (22, 30), (29, 30), (11, 20), (8, 15), (2, 3)])
+def test_shorter_ones_show_some_frames_twice_in_order(length: int, frames: int) -> None:
+    seen_twice = set()
+    for window in windows(length, frames, 300):
+        assert window == sorted(window)
+        counts = [window.count(frame) for frame in range(length)]
+        assert set(counts) <= {1, 2}  # distinct frames are repeated, none is left out
+        assert counts.count(2) == frames - length
+        seen_twice |= {frame for frame, count in enumerate(counts) if count == 2}
+    assert seen_twice == set(range(length))
+
+
+@pytest.mark.parametrize(("length", "frames"), [(15, 30), (7, 30), (1, 30), (10, 20), (7, 15)])
+def test_very_short_ones_are_repeated(length: int, frames: int) -> None:
+    assert windows(length, frames, 2) == [(list(range(length)) * frames)[:frames]] * 2
+
+
+def test_a_batch_is_subjects_by_sequences() -> None:
+    for rows, labels in batches():
+        assert rows.shape == (12, 30)
+        assert rows.dtype == labels.dtype == np.int64
+        classes = labels.reshape(3, 4)
+        assert (classes == classes[:, :1]).all()
+        assert len(set(classes[:, 0].tolist())) == 3  # without replacement
+        sequences = np.searchsorted(STARTS, rows, side="right") - 1
+        assert (sequences == sequences[:, :1]).all()  # all frames of one sequence …
+        np.testing.assert_array_equal(LABELS[sequences[:, 0]], labels)  # … and of that class
+
+
+def test_every_training_sequence_is_drawn_alike() -> None:
+    counts = np.zeros(len(LABELS))
+    for rows, _ in batches(steps=2000):
+        np.add.at(counts, np.searchsorted(STARTS, rows[:, 0], side="right") - 1, 1)
+    assert (counts[LABELS < 0] == 0).all()
+    expected = 2000 * 3 / 4 * 4 / np.bincount(LABELS[LABELS >= 0])[LABELS[LABELS >= 0]]
+    assert np.abs(counts[LABELS >= 0] / expected - 1).max() < 0.1
+
+
+def test_a_batch_follows_from_seed_and_step_alone() -> None:
+    whole = list(batches())
+    for step in (19, 0, 7):
+        for first, second in zip(batches().batch(step), whole[step], strict=True):
+            np.testing.assert_array_equal(first, second)
+    resumed = list(batches(start=15))
+    assert len(resumed) == 5
+    for first, second in zip(resumed, whole[15:], strict=True):
+        np.testing.assert_array_equal(first.rows, second.rows)
+    assert not np.array_equal(whole[0].rows, whole[1].rows)
+    assert not np.array_equal(whole[0].rows, batches(seed=2).batch(0).rows)
+
+
+def test_the_length_stays_that_of_the_whole_run() -> None:
+    assert len(batches()) == len(batches(start=15)) == 20
+
+
+def test_fewer_subjects_than_a_batch_needs() -> None:
+    with pytest.raises(ValueError, match=r"a batch needs 5 subjects, .* training sequences of 4; .*subjects=4"):
+        batches(subjects=5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_buckets_hold_everything_once_within_budget_and_padding(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    lengths = np.concatenate([generator.integers(1, 201, 100), generator.integers(60, 120, 200)])
+    found = length_buckets(lengths, budget=1000)
+    assert sorted(np.concatenate(found).tolist()) == list(range(300))
+    for bucket in found:
+        size = len(bucket) * lengths[bucket].max()
+        assert size <= 1000
+        assert lengths[bucket].sum() >= 0.9 * size
+
+
+def test_buckets_start_with_the_longest_and_are_as_full_as_they_may_be() -> None:
+    found = length_buckets([5, 30, 5, 10, 10, 5], budget=20)
+    assert [bucket.tolist() for bucket in found] == [[1], [3, 4], [0, 2, 5]]  # 30 is over the budget, alone
+    assert length_buckets([], budget=20) == []

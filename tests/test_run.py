@@ -1,0 +1,224 @@
+"""Runs from configuration to table: what they leave, how they go on, and how they refuse."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from cstl import run
+from cstl.callbacks import WholeCheckpoints, checkpoints
+from cstl.recognizer import GaitRecognizer
+
+Configure = Callable[..., DictConfig]
+TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1")
+
+
+@pytest.fixture(scope="module")
+def tiny_cli(user_conf: Path) -> list[str]:
+    return [f"--config-dir={user_conf}", *TINY]
+
+
+def cstl(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "100", "HYDRA_FULL_ERROR": "0"}
+    return subprocess.run(
+        [sys.executable, "-m", f"cstl.{command}", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_a_run_leaves_what_it_promises(
+    configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run.train(configured("train", *TINY))
+    folder = tmp_path / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.yaml", "metrics.csv", "checkpoints", "results.json", "cross_view.png", "curves.png"}
+    assert [path.name for path in checkpoints(folder / "checkpoints")] == ["step-0000004.ckpt", "step-0000006.ckpt"]
+    assert report == json.loads((folder / "results.json").read_text())
+    assert (report["dataset"], report["resolution"]) == ("tiny", [64, 44])
+    assert (report["train_subjects"], report["test_subjects"]) == (4, 2)
+    assert report["gallery_sequences"] == 4
+    assert report["probe_sequences"] == {"NM": 4, "BG": 4}
+    assert report["rank1"].keys() == report["rank1_matched"].keys() == report["baseline_rank1"].keys() == {"NM", "BG"}
+    assert report["rank1"]["NM"].keys() == {"mean", "per_view"}
+    assert report["versions"]["torch"] == torch.__version__
+
+    shown = capsys.readouterr().out
+    assert "Tiny 64×44" in shown
+    assert [line.split()[:2] for line in shown.splitlines() if "CSTL" in line] == [["NM", "CSTL"], ["BG", "CSTL"]]
+    assert str(folder) in shown.replace("\n", "")
+
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    trained = [row for row in rows if row["train/loss"]]
+    assert [int(row["step"]) for row in trained] == [1, 2, 3, 4, 5, 6]
+    assert [float(row["train/learning_rate"]) for row in trained] == pytest.approx([1e-3] * 4 + [1e-4] * 2)
+    assert [int(row["step"]) for row in rows if row["test/rank1/NM"]] == [3, 6, 6]
+
+    again = run.evaluate(
+        configured("evaluate", f"checkpoint='{folder / report['checkpoint']}'", "trainer=cpu", folder="again")
+    )
+    for what in ("rank1", "rank1_matched", "baseline_rank1", "configuration", "dataset"):
+        assert again[what] == report[what]
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.train(configured("train", *TINY, folder="whole"))
+
+    step = GaitRecognizer.training_step
+    with monkeypatch.context() as patch:
+
+        def power_cut(self: GaitRecognizer, batch: object, batch_idx: int) -> torch.Tensor:
+            if self.global_step == 5:
+                raise RuntimeError("power cut")
+            return step(self, batch, batch_idx)
+
+        patch.setattr(GaitRecognizer, "training_step", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run.train(configured("train", *TINY, folder="cut"))
+    run.train(configured("train", *TINY, folder="cut"))
+
+    whole, cut = (torch.load(tmp_path / name / "checkpoints" / "step-0000006.ckpt") for name in ("whole", "cut"))
+    assert whole["state_dict"].keys() == cut["state_dict"].keys()
+    assert all(torch.equal(value, cut["state_dict"][key]) for key, value in whole["state_dict"].items())
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "cut" / "metrics.csv").read_text()
+
+
+def test_a_name_is_taken_once(configured: Configure) -> None:
+    run.train(configured("train", *TINY, "trainer.max_steps=2"))
+    with pytest.raises(ValueError, match=r"finished.*results\.json.*choose another name="):
+        run.train(configured("train", *TINY, "trainer.max_steps=2", "logger=csv"))
+    with pytest.raises(ValueError, match=r"(?s)other settings.*model\.margin: 0\.2 before, 0\.3 now"):
+        run.train(configured("train", *TINY, "trainer.max_steps=2", "model.margin=0.3"))
+
+
+@pytest.mark.parametrize("overrides", [
+    ("experiment=demo", "dataset=tiny"),
+    ("logger=wandb", "logger.wandb.offline=true"),
+    ("trainer=auto", "trainer.precision=bf16-mixed"),
+    ("model.mining=hard", "data.workers=1"),
+], ids=lambda overrides: overrides[0])  # fmt: skip
+def test_every_choice_trains(overrides: tuple[str, ...], configured: Configure) -> None:
+    overrides = (*overrides, "trainer.max_steps=2", "model.network.channels=[2,4,16]")
+    report = run.train(configured("train", *TINY, *overrides))
+    assert report["rank1"]["NM"]["mean"] is not None
+
+
+def test_walkers_are_made_on_first_use(configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = (
+        "dataset.protocol.train=[001-002]", "dataset.protocol.test=[003-004]", "dataset.synthesis.frames=5",
+        "dataset.protocol.views=['000','090']", "trainer.max_steps=2", "dataset.recipe.frames=4", "data.workers=0",
+        "dataset.recipe.subjects=2", "dataset.recipe.sequences=2", "dataset.recipe.channels=[2,4,16]",
+    )  # fmt: skip
+    report = run.train(configured("train", *few))
+    assert (report["train_subjects"], report["test_subjects"]) == (2, 2)
+    assert (tmp_path / "data" / "synthetic-64" / "store.json").is_file()
+
+
+def test_gradients_that_stay_infinite_stop_the_run(configured: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, weights = GaitRecognizer.training_step, []
+
+    def overflow(self: GaitRecognizer, batch: object, batch_idx: int) -> torch.Tensor:
+        weights.append(self.network.embedding.detach().clone())
+        return step(self, batch, batch_idx) * (float("inf") if self.global_step >= 2 else 1)
+
+    monkeypatch.setattr(GaitRecognizer, "training_step", overflow)
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row, first at step 3"):
+        run.train(configured("train", *TINY, "model.patience=3"))
+    assert not torch.equal(weights[1], weights[2])
+    assert torch.equal(weights[2], weights[4])  # a step that is not finite changes nothing
+
+
+def test_missing_stores_say_how_to_prepare_them(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"python -m cstl\.prepare dataset=casiab res=128 dataset\.raw=PATH"):
+        run.train(configured("train", "dataset=casiab", "res=128"))
+    with pytest.raises(ValueError, match=r"(?s)where are the raw frames.*dataset=oumvlp res=64 dataset\.raw=PATH"):
+        run.prepare(configured("prepare", "dataset=oumvlp"))
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (("res=65",), r"res=65.*64 \(64x44\), 128 \(128x88\)"),
+    (("res=128",), r"64x44 frames, asked for was res=128"),
+    (("dataset.name=other",), r"holds the data set tiny, asked for was other"),
+    (("dataset.recipe.subjects=9",), r"a batch needs 9 subjects, the store has .* 4"),
+    (("model.mining=semi",), r"mining is 'semi'"),
+])  # fmt: skip
+def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], message: str, configured: Configure) -> None:
+    with pytest.raises(Exception, match=message):
+        run.train(configured("train", *TINY, *overrides))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(configured: Configure) -> None:
+    with pytest.raises(ValueError, match=r"sees no GPU.*trainer=cpu"):
+        run.train(configured("train", "dataset=tiny", "trainer=gpu"))
+
+
+def test_checkpoints_that_do_not_fit_are_refused(configured: Configure, tmp_path: Path) -> None:
+    run.train(configured("train", *TINY, "trainer.max_steps=2"))
+    last = tmp_path / "run" / "checkpoints" / "step-0000002.ckpt"
+
+    def evaluate(path: Path, *overrides: str) -> None:
+        run.evaluate(configured("evaluate", f"checkpoint='{path}'", "trainer=cpu", *overrides, folder="again"))
+
+    with pytest.raises(ValueError, match=r"trained at res=64.*leave res= out"):
+        evaluate(last, "res=128")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        evaluate(tmp_path / "none.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        evaluate(tmp_path / "cut.ckpt")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="lacks config and state_dict"):
+        evaluate(tmp_path / "other.ckpt")
+    checkpoint = torch.load(last)
+    checkpoint["config"]["model"]["network"]["num_classes"] += 1
+    torch.save(checkpoint, tmp_path / "classes.ckpt")
+    with pytest.raises(ValueError, match=r"(?s)do not fit.*class_weight"):
+        evaluate(tmp_path / "classes.ckpt")
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(checkpoint: object, file: object) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    (tmp_path / "step-0000001.ckpt").write_bytes(b"the one before")
+    with pytest.raises(OSError, match="No space left"):
+        WholeCheckpoints().save_checkpoint({}, tmp_path / "step-0000001.ckpt")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the one before"]
+
+
+def test_the_commands_speak_to_people(tiny_cli: list[str], raw_tree: Path, tmp_path: Path) -> None:
+    """Real processes: prepare, train, evaluate, and a mistake that is one message and no trace."""
+    prepared = cstl("prepare", *tiny_cli[:2], f"dataset.raw={raw_tree}", "dataset.store=mine", cwd=tmp_path)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "36 sequences" in prepared.stdout
+    trained = cstl("train", *tiny_cli, "dataset.store=mine", "name=first", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "NM" in trained.stdout
+    assert trained.stderr == ""
+    path = "runs/first/checkpoints/step-0000006.ckpt"
+    evaluated = cstl("evaluate", f"checkpoint={path}", "trainer=cpu", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    table = [line for line in trained.stdout.splitlines() if "CSTL" in line or "GEI" in line]
+    assert table == [line for line in evaluated.stdout.splitlines() if "CSTL" in line or "GEI" in line]
+
+    refused = cstl("train", *tiny_cli, "dataset.store=none", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: no store at none")
+    assert "Traceback" not in refused.stderr
