@@ -131,7 +131,7 @@ NOISE = {
 }
 BETWEEN = 0.9  # scales every `between` above: how far subjects are apart
 WITHIN = 1.0  # scales every `within`: how far a subject's sequences are apart
-COAT_WITHIN = 3.0  # further scales body and motion under a coat, which is worn on another day
+COAT_WITHIN = 5.0  # further scales body and motion under a coat, which is worn on another day
 COAT_ARM_SWING = 0.75  # of the usual, in a coat's sleeves
 
 # Mean curves of normal gait, degrees at 0, 5, … 95 % of the cycle from a foot's contact to its next. Flexion,
