@@ -88,7 +88,7 @@ def user_conf(tmp_path_factory: pytest.TempPathFactory, store: Store, protocol: 
     (conf / "dataset").mkdir()
     recipe = {
         "subjects": 2, "sequences": 2, "frames": 4, "iterations": 6, "channels": [2, 4, 16], "learning_rate": 1e-3,
-        "milestones": [4], "evaluate_every": 3, "checkpoint_every": 2,
+        "milestones": [4], "batch_norm": "replica", "evaluate_every": 3, "checkpoint_every": 2,
     }  # fmt: skip
     tiny = {"name": "tiny", "title": "Tiny", "raw": None, "layout": "casiab", "store": str(store.path)}
     OmegaConf.save(tiny | {"protocol": asdict(protocol), "recipe": recipe}, conf / "dataset" / "tiny.yaml")

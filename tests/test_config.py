@@ -33,7 +33,7 @@ def composed(command: str, *overrides: str) -> DictConfig:
 
 @pytest.mark.parametrize(("command", "override"), EVERY)
 def test_every_file_composes_and_resolves(command: str, override: str) -> None:
-    config = composed(command, override)
+    config = composed(command, *(["dataset=casiab"] if command == "evaluate" else []), override)
     assert OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
 
 

@@ -1,7 +1,10 @@
-"""Cross-view accuracy against the golden numbers, a slow loop written from the protocol, and its corner cases."""
+"""Cross-view measures against the golden numbers, slow loops written from the protocols, corner cases and memory."""
 
+import ctypes
 import doctest
+import gc
 import math
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,14 @@ CONDITIONS = ["nm-1", "nm-2", "xx", "bg", "nm-3"]
 VIEWS = ["000", "045", "090"]
 GALLERY = ["nm-1", "nm-2"]
 PROBES = {"NM": ["nm-3"], "ALL": ["nm-3", "bg"]}
+# … and a second one, with a cross-view gallery
+CROSS_GALLERY = ["nm-2", "xx"]
+CROSS_PROBES = {"NM": ["nm-1"], "BG": ["bg", "nm-3"]}
 
 
 def metric(**settings: Any) -> CrossViewAccuracy:
-    return CrossViewAccuracy(CONDITIONS, VIEWS, GALLERY, PROBES, **{"max_rank": 3, **settings})
+    second = {"cross_view_gallery": CROSS_GALLERY, "cross_view_probes": CROSS_PROBES}
+    return CrossViewAccuracy(CONDITIONS, VIEWS, GALLERY, PROBES, **{"max_rank": 3, **second, **settings})
 
 
 def sequences(count: int = 80, seed: int = 0, subjects: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -70,11 +77,43 @@ def slow(data: tuple[Tensor, ...], probe: str, max_rank: int, matched: bool) -> 
     return table
 
 
+def ranked(data: tuple[Tensor, ...], probe: int, gallery: list[int]) -> list[bool]:
+    """The gallery from the nearest on: is it the probe's subject?"""
+    embeddings, subject = data[0].tolist(), data[1].tolist()
+
+    def distance(j: int) -> float:
+        return sum(math.dist(x, y) for x, y in zip(embeddings[probe], embeddings[j], strict=True))
+
+    return [subject[j] == subject[probe] for j in sorted(gallery, key=distance)]
+
+
+def slow_measures(found: list[list[bool]], max_rank: int) -> dict[str, list[float]]:
+    """Percentages over some probes, from `ranked` of each."""
+    precision, penalty = [], []
+    for matches in (matches for matches in found if any(matches)):
+        places = [place for place, match in enumerate(matches, 1) if match]
+        precision.append(sum(matches[:place].count(True) / place for place in places) / len(places))
+        penalty.append(len(places) / places[-1])
+    hits = [sum(any(matches[:rank]) for matches in found) for rank in range(1, max_rank + 1)]
+    nan = [math.nan]
+    return {
+        "accuracy": [100 * hit / len(found) for hit in hits] if found else nan * max_rank,
+        "accuracy_matched": [100 * hit / len(precision) for hit in hits] if precision else nan * max_rank,
+        "average_precision": [100 * sum(precision) / len(precision)] if precision else nan,
+        "inverse_negative_penalty": [100 * sum(penalty) / len(penalty)] if penalty else nan,
+    }
+
+
 def assert_equal(one: CrossViewResult, other: CrossViewResult) -> None:
-    for name in ("accuracy", "accuracy_matched", "probe_sequences"):
+    for name in ("accuracy", "accuracy_matched", "probe_sequences", "average_precision", "inverse_negative_penalty"):
+        tolerance = {} if name in ("average_precision", "inverse_negative_penalty") else {"rtol": 0, "atol": 0}
         for probe, table in getattr(one, name).items():
-            torch.testing.assert_close(table, getattr(other, name)[probe], equal_nan=True, rtol=0, atol=0)
+            torch.testing.assert_close(table, getattr(other, name)[probe], equal_nan=True, **tolerance)
     assert torch.equal(one.gallery_sequences, other.gallery_sequences)
+    if one.cross_view_gallery and other.cross_view_gallery:
+        assert_equal(one.cross_view_gallery, other.cross_view_gallery)
+    else:
+        assert one.cross_view_gallery is other.cross_view_gallery is None
 
 
 def golden(
@@ -137,6 +176,73 @@ def test_equals_slow_loop(count: int, subjects: int) -> None:
         assert counts.tolist() == [int((chosen & (data[3] == view)).sum()) for view in range(len(VIEWS))]
 
 
+@pytest.mark.parametrize(("count", "subjects"), [(80, 6), (25, 9), (8, 2)])
+def test_average_precision_and_inverse_negative_penalty_equal_slow_loop(count: int, subjects: int) -> None:
+    data = sequences(count, seed=count, subjects=subjects)
+    _, _, condition, view = data
+    names = [CONDITIONS[index] for index in condition]
+    result = evaluate(data)
+    for probe, members in PROBES.items():
+        for pv in range(len(VIEWS)):
+            for gv in range(len(VIEWS)):
+                gallery = [i for i in range(count) if names[i] in GALLERY and view[i] == gv]
+                probes = [i for i in range(count) if names[i] in members and view[i] == pv]
+                slow = slow_measures([ranked(data, i, gallery) for i in probes], 1)
+                for name in ("average_precision", "inverse_negative_penalty"):
+                    assert getattr(result, name)[probe][pv, gv].item() == pytest.approx(slow[name][0], nan_ok=True)
+
+
+@pytest.mark.parametrize(("count", "subjects"), [(80, 6), (25, 9), (8, 2)])
+def test_cross_view_gallery_equals_slow_loop(count: int, subjects: int) -> None:
+    data = sequences(count, seed=count, subjects=subjects)
+    _, subject, condition, view = data
+    names = [CONDITIONS[index] for index in condition]
+    result = evaluate(data).cross_view_gallery
+    assert result is not None
+    assert result.joint_gallery
+    gallery = [i for i in range(count) if names[i] in CROSS_GALLERY]
+    for probe, members in CROSS_PROBES.items():
+        for pv in range(len(VIEWS)):
+            probes = [i for i in range(count) if names[i] in members and view[i] == pv]
+            found = [
+                ranked(data, i, [j for j in gallery if subject[j] != subject[i] or view[j] != view[i]]) for i in probes
+            ]
+            for name, values in slow_measures(found, 3).items():
+                table = getattr(result, name)[probe]
+                assert table.shape[:2] == (len(VIEWS), 1)
+                assert table[pv, 0].flatten().tolist() == pytest.approx(values, nan_ok=True)
+        per_view = result.average_precision[probe][:, 0]
+        torch.testing.assert_close(result.per_view(probe, measure="mAP"), per_view, equal_nan=True)
+
+
+def test_measures_by_hand() -> None:
+    """Two matches, second and fourth of five: precisions 1/2 and 2/4, hardest at rank 4."""
+    result = by_hand([1, 2, 3, 4, 5, 0], [7, 1, 8, 1, 9, 1], [0, 0, 0, 0, 1, 4], [1, 1, 1, 1, 1, 0])
+    assert result.average_precision["NM"][0, 1] == 50
+    assert result.inverse_negative_penalty["NM"][0, 1] == 50
+    assert result.mean("NM", measure="mAP") == result.mean("NM", measure="mINP") == 50
+    assert result.accuracy["NM"][0, 1].tolist() == [0, 100, 100]
+
+
+def test_cross_view_gallery_by_hand() -> None:
+    """The probe's own view of its subject is nearest and left out; another subject in that view is not."""
+    places, subject = [0, 0.1, 0.2, 0.3, 5], [1, 1, 2, 1, 3]
+    result = by_hand(places, subject, [0, 1, 1, 1, 0], [0, 0, 0, 1, 0]).cross_view_gallery
+    assert result is not None
+    assert result.accuracy["NM"][0, 0].tolist() == [0, 50, 50]  # subject 3 has no match: a miss, and no precision
+    assert result.accuracy_matched["NM"][0, 0].tolist() == [0, 100, 100]
+    assert result.mean("NM", measure="mAP") == 50
+    with pytest.raises(ValueError, match="include_identical_view must be False"):
+        result.mean("NM", include_identical_view=True)
+    with pytest.raises(ValueError, match=r"mAP of NM: .*no probe's subject is in the gallery of the views compared$"):
+        by_hand([0, 1], [1, 2], [0, 1], [0, 0]).cross_view_gallery.mean("NM", measure="mAP")
+
+
+def test_second_protocol_is_left_out_unless_given() -> None:
+    result = evaluate(sequences(), cross_view_gallery=(), cross_view_probes=None)
+    assert result.cross_view_gallery is None
+
+
 def test_batches_chunks_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     data = sequences()
     expected = evaluate(data)
@@ -173,6 +279,78 @@ def test_half_precision_and_autocast_compute_in_float32() -> None:
         assert_equal(evaluate((half, *labels)), expected)
         assert_equal(evaluate((half.float(), *labels)), expected)
     assert_equal(evaluate((half.double(), *labels)), expected)
+
+
+def test_half_precision_storage_moves_nothing_by_a_twentieth_of_a_point() -> None:
+    generator = torch.Generator().manual_seed(0)
+    subject, condition, view = (
+        x.flatten() for x in torch.meshgrid(torch.arange(200), torch.arange(2), torch.arange(14), indexing="ij")
+    )
+    centre = torch.randn(200, 4, 32, generator=generator)
+    embeddings = 0.7 * centre[subject] + torch.randn(len(subject), 4, 32, generator=generator)
+    means = []
+    for store_dtype in (None, torch.float16):
+        accuracy = CrossViewAccuracy(
+            ["00", "01"], [str(i) for i in range(14)], ["01"], {"NM": ["00"]}, store_dtype=store_dtype
+        )
+        for batch in zip(*(x.split(64) for x in (embeddings, subject, condition, view)), strict=True):
+            accuracy.update(*batch)
+        assert {stored.dtype for stored in accuracy.embeddings} == {store_dtype or torch.float32}
+        result = accuracy.compute()
+        means.append([result.mean("NM", 1), result.mean("NM", 5), result.mean("NM", measure="mAP")])
+    assert 60 < means[0][0] < 95  # neither easy nor hopeless
+    assert means[0] == pytest.approx(means[1], abs=0.05)
+
+
+def test_large_values_are_refused_where_the_stored_type_or_a_distance_overflows() -> None:
+    embeddings, *labels = sequences()
+    metric().update(1e10 * embeddings, *labels)
+    with pytest.raises(ValueError, match="80 of 80 sequences hold NaN, infinite or huge values"):
+        metric(store_dtype=torch.float16).update(1e10 * embeddings, *labels)
+    with pytest.raises(ValueError, match="80 of 80 sequences hold NaN, infinite or huge values"):
+        metric().update(1e30 * embeddings, *labels)
+
+
+def test_stored_tensors_are_shared_not_cloned() -> None:
+    """Torchmetrics copies the state before it gathers from other processes, and in `forward`."""
+    accuracy = metric()
+    accuracy.update(*sequences())
+    copy = accuracy._copy_state_dict()
+    assert copy["embeddings"] is not accuracy.embeddings
+    assert copy["embeddings"][0] is accuracy.embeddings[0]
+    assert copy["labels"][0] is accuracy.labels[0]
+
+
+def resident(field: str) -> int:
+    """Bytes of this process in memory, now (VmRSS) or at most since `clear_refs` (VmHWM)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be read on this system")
+@pytest.mark.parametrize(("store_dtype", "share"), [(None, 1.0), (torch.float16, 0.5)])
+def test_memory_is_one_copy_of_the_embeddings(
+    store_dtype: torch.dtype | None, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks are as small beside the whole as those of OU-MVLP are; a second copy would double the peak."""
+    monkeypatch.setattr(cstl.metrics, "_BLOCK", 16)
+    accuracy = metric(store_dtype=store_dtype, cross_view_gallery=(), cross_view_probes=None)
+    accuracy.update(torch.ones(1, 32, 2048), *torch.zeros(3, 1, dtype=torch.int64))
+    accuracy.compute()
+    accuracy.reset()  # libraries are loaded, buffers are there
+    gc.collect()
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)  # what other tests have freed would hide a copy
+    generator = torch.Generator().manual_seed(0)
+    before, total, count = resident("VmRSS"), 0, 960
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    for start in range(0, count, 4):
+        batch = torch.randn(4, 32, 2048, generator=generator)
+        total += batch.nbytes
+        index = torch.arange(start, start + 4)
+        accuracy.update(batch, index // 16, torch.where(index % 32 == 0, 4, index % 2), index % 3)
+    accuracy.compute()
+    assert total > 250e6
+    assert resident("VmHWM") - before < (share + 0.3) * total
 
 
 def test_gradients_are_not_kept() -> None:
@@ -244,6 +422,8 @@ def test_what_was_not_computed_is_refused() -> None:
     for rank in (0, 4):
         with pytest.raises(ValueError, match="ranks 1 to 3"):
             result.mean("NM", rank=rank)
+    with pytest.raises(ValueError, match="unknown measure 'map'; there are rank, mAP and mINP"):
+        result.mean("NM", measure="map")
 
 
 @pytest.mark.parametrize(
@@ -257,6 +437,13 @@ def test_what_was_not_computed_is_refused() -> None:
         ({"views": ["000", "000"]}, "views: expected a list of different names"),
         ({"gallery": "nm-1"}, "gallery: expected a list"),
         ({"max_rank": 0}, "at least 1"),
+        ({"store_dtype": torch.int64}, "store_dtype: expected None or one of .*float16"),
+        ({"cross_view_gallery": ["nm-1"]}, "cross_view_probes: expected at least one"),
+        ({"cross_view_probes": {"BG": ["bg"]}}, "cross_view_gallery: expected a list"),
+        (
+            {"cross_view_gallery": ["nm-1"], "cross_view_probes": {"BG": ["nm-1"]}},
+            "BG: nm-1 is in the cross_view_gallery too",
+        ),
     ],
 )
 def test_protocol_that_makes_no_sense(change: dict[str, Any], message: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+BEST = "best.ckpt"
 PART = ".part"  # the ending of a file that is still being written
 
 
@@ -40,10 +41,13 @@ class Checkpoints(Callback):
         folder: where they lie.
         every: steps between two of them.
         keep: how many stay.
+        best: also keep `best.ckpt`, of the highest mean rank-1 on held-out training subjects so far; never of the test
+            subjects. Needs `dataset.protocol.validation` of 1 or more.
     """
 
-    def __init__(self, folder: str | Path, every: int, keep: int = 2) -> None:
-        self.folder, self.every, self.keep = Path(folder), every, keep
+    def __init__(self, folder: str | Path, every: int, keep: int = 2, best: bool = False) -> None:
+        self.folder, self.every, self.keep, self.best = Path(folder), every, keep, best
+        self.best_score = -1.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A checkpoint of the steps so far, where one is due."""
@@ -51,8 +55,27 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last checkpoint, the one that is reported."""
+        """The last checkpoint, the one that is reported unless `best` is asked for."""
         self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the best so far on held-out training subjects."""
+        if not self.best:
+            return
+        score = trainer.callback_metrics.get("validation/rank1/mean")
+        if score is None:
+            raise ValueError("a best checkpoint is selected on held-out subjects: set dataset.protocol.validation=10")
+        if float(score) > self.best_score:
+            self.best_score = float(score)
+            trainer.save_checkpoint(self.folder / BEST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score, so that a resumed run goes on comparing with it."""
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the best score over."""
+        self.best_score = state_dict["best_score"]
 
     def _save(self, trainer: Trainer) -> None:
         path = self.folder / f"step-{trainer.global_step:07d}.ckpt"
@@ -67,5 +90,5 @@ class Checkpoints(Callback):
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+    """The whole checkpoints of a run's steps, oldest first."""
     return sorted(folder.glob("step-*.ckpt"))

@@ -1,10 +1,17 @@
-"""The authors' weights in and out: their `state_dict` keys beside ours, in the order of `cstl.models`."""
+"""Weights in and out: files read as tensors only, the authors' keys beside ours, and starting from other weights."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cstl.models import CSTL
+
+_CLASSES = "ssfl.class_weight"  # one column a training subject: of no use to other subjects
+_NETWORK = "network."  # where a recogniser's state_dict has its network
 _PREFIX = "module."  # the authors trained under DataParallel
 
 _KEYS = {
@@ -32,13 +39,143 @@ _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _OFFICIAL_BN, _OUR_BN = "salient_learning.bn", "ssfl.class_norm"  # theirs: one batch norm a part
 
 
+class Weights(NamedTuple):
+    """The network's weights that a file holds.
+
+    Attributes:
+        state_dict: under the keys of `CSTL`.
+        config: the settings of the run that wrote the file, plain containers; None for a file of the authors, whose
+            network is `CSTL(**network_settings(state_dict))`.
+    """
+
+    state_dict: dict[str, Tensor]
+    config: dict[str, Any] | None
+
+
+class Transfer(NamedTuple):
+    """What `transfer` did, by the names of the tensors; as text, one sentence to print."""
+
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]  # the network's, as they were initialised
+    unused: tuple[str, ...]  # the weights', without a place in the network or of other classes
+
+    def __str__(self) -> str:
+        new, unused = (_first(names) or "none" for names in (self.new, self.unused))
+        total = len(self.loaded) + len(self.new)
+        return f"loaded {len(self.loaded)} of {total} tensors; new: {new}; not used: {unused}"
+
+
+def load_weights(path: str | Path) -> Weights:
+    """The network's weights in a checkpoint of `cstl.train`, or in one of the authors' `*-encoder.ptm`.
+
+    Nothing but tensors and plain containers is read, so that no file can run code; all tensors are on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a damaged file, or one that holds anything else; the message says what.
+    """
+    content = load_tensors(path)
+    if isinstance(content, dict) and isinstance(content.get("config"), dict) and _is_weights(content.get("state_dict")):
+        state_dict = content["state_dict"]
+        ours = {key.removeprefix(_NETWORK): state_dict[key] for key in state_dict if key.startswith(_NETWORK)}
+        if ours:
+            return Weights(ours, content["config"])
+    if not _is_weights(content):
+        raise ValueError(
+            f"{path} holds {_described(content)}; expected a checkpoint of cstl.train, which has config and "
+            "state_dict, or the authors' …-encoder.ptm, which has tensors alone"
+        )
+    try:
+        return Weights(from_official(content), None)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def load_tensors(path: str | Path) -> Any:
+    """What a file of PyTorch's holds, read as tensors and plain containers only, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds anything else, which is named and not executed.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; those of a run lie in runs/NAME/checkpoints")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path} is refused: besides tensors it holds {found[1]}, and loading that could run code; "
+                "expected tensors and plain containers only, as torch.save(network.state_dict(), …) writes"
+            ) from None
+        reason = re.split(r"\. |\n", str(error))[0]  # the rest advises to load it without looking
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, cut short, or no file of tensors "
+            f"({type(error).__name__}: {reason}); copy it again, or take the checkpoint before it"
+        ) from None
+
+
+def network_settings(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of the paper's `CSTL`, without ablation, that these weights fit: read off their shapes.
+
+    Raises:
+        ValueError: an ablated network, or weights of something else.
+    """
+    not_the_papers = "these weights are not those of the paper's network: "
+    try:
+        parts, _, embedding_dim = state_dict["embedding"].shape
+        channels = [len(state_dict[f"encoder.conv{i}.weight"]) for i in (1, 2, 4)]
+        settings: dict[str, Any] = {
+            "height": 2 * parts,
+            "num_classes": state_dict[_CLASSES].shape[-1],
+            "channels": channels,
+            "embedding_dim": embedding_dim,
+            "reduction": parts * channels[-1] // len(state_dict["mste.long_in.weight"]),
+        }
+        with torch.device("meta"):  # shapes without numbers
+            network = CSTL(**settings)
+    except KeyError as error:
+        raise ValueError(f"{not_the_papers}{error.args[0]} is absent") from None
+    except (ValueError, ArithmeticError, IndexError, TypeError, RuntimeError):
+        raise ValueError(f"{not_the_papers}their sizes do not belong together") from None
+    if wrong := _differences(state_dict, network.state_dict()):
+        raise ValueError(not_the_papers + _first(wrong))
+    return settings
+
+
+def transfer(network: nn.Module, state_dict: Mapping[str, Tensor]) -> Transfer:
+    """Starts a network from other weights: all that have a place in it are loaded, except the classes'.
+
+    The class matrix is always left as it was initialised, since class k is another subject elsewhere.
+
+    Args:
+        network: changed in place; may be an ablation, whose other tensors stay new.
+        state_dict: weights of a `CSTL`, as `load_weights` gives them.
+
+    Raises:
+        ValueError: a tensor of the same name has another shape, or no name is the same; nothing is loaded then.
+    """
+    before = network.state_dict()
+    shared = [key for key in before if key in state_dict and key != _CLASSES]
+    wrong = _differences({key: state_dict[key] for key in shared}, {key: before[key] for key in shared})
+    if wrong or not shared:
+        raise ValueError(
+            f"these weights do not fit the network: {_first(wrong) or 'no tensor has the same name'}. They must agree "
+            "in res, dataset.recipe.channels and the sizes under model.network; the number of classes may differ"
+        )
+    network.load_state_dict({key: state_dict[key] for key in shared}, strict=False)
+    new = tuple(key for key in before if key not in shared)
+    return Transfer(tuple(shared), new, tuple(key for key in state_dict if key not in shared))
+
+
 def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The authors' `state_dict`, with or without the `module.` prefix, as one for `CSTL.load_state_dict`.
 
-    The network it fits has height 2P, K classes and so on as its shapes say.
+    The network it fits is `CSTL(**network_settings(…))` of the result.
 
     Raises:
-        ValueError: for keys that the authors' network does not have, or lacks.
+        ValueError: for keys that the authors' network does not have, or lacks, and for shapes that do not belong
+            together.
     """
     theirs = {key.removeprefix(_PREFIX): value for key, value in state_dict.items()}
     parts = len(theirs["fc_bin"]) if "fc_bin" in theirs else 0
@@ -53,11 +190,22 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in _NORM:
         per_part = [theirs[f"{_OFFICIAL_BN}.{part}.{name}"] for part in range(parts)]
         ours[f"{_OUR_BN}.{name}"] = per_part[0] if name == "num_batches_tracked" else torch.cat(per_part)
+    network_settings(ours)
     return ours
 
 
 def to_official(state_dict: Mapping[str, Tensor], prefix: bool = False) -> dict[str, Tensor]:
-    """The `state_dict` of a `CSTL` under the authors' keys; `prefix` puts `module.` before each, as their files have."""
+    """The `state_dict` of a `CSTL` under the authors' keys; `prefix` puts `module.` before each, as their files have.
+
+    Raises:
+        ValueError: an ablated network, which the authors' code has no place for.
+    """
+    try:
+        network_settings(state_dict)
+    except ValueError as error:
+        raise ValueError(
+            f"only the paper's network can be written for the authors' code (model=cstl): {error}"
+        ) from None
     parts = len(state_dict["embedding"])
     names = {ours: theirs for theirs, ours in _KEYS.items()}
     theirs = {_renamed(key, names): value for key, value in state_dict.items() if not key.startswith(_OUR_BN)}
@@ -85,5 +233,30 @@ def _official_keys(parts: int) -> set[str]:
     return keys | {f"{_OFFICIAL_BN}.{part}.{name}" for part in range(parts) for name in _NORM}
 
 
-def _first(keys: list[str], count: int = 3) -> str:
-    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")
+def _first(names: Iterable[str], count: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def _differences(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> list[str]:
+    """One line for each tensor that is on one side alone or has another shape: `embedding is (8, 2), not (8, 3)`."""
+    lines = []
+    for key in dict(network) | dict(weights):
+        found, expected = (tuple(side[key].shape) if key in side else "absent" for side in (weights, network))
+        if found != expected:
+            lines.append(f"{key} is {found}, not {expected}")
+    return lines
+
+
+def _is_weights(content: object) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
+
+
+def _described(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    return f"a dictionary with {_first(map(str, content), count=5) or 'nothing in it'}"

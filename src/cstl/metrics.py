@@ -1,6 +1,6 @@
-"""Cross-view recognition accuracy: the number that gait papers print, for every pair of probe and gallery view."""
+"""Cross-view recognition: the numbers that gait papers print, for every pair of probe and gallery view."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,12 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 _BLOCK = 1024  # sequences compared at once: enough for full speed, few enough to stay near the processor
+_LARGEST = 1e18  # a norm whose square, and the squared distances with it, float32 still holds
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CrossViewResult:
-    """What `CrossViewAccuracy.compute` returns: V views, R ranks, all tensors on the CPU.
+    """What `CrossViewAccuracy.compute` returns: V views, R ranks, all tensors on the CPU, in percent.
 
     A plain class, because torchmetrics rebuilds named tuples and dataclasses and squeezes tensors of one element.
 
@@ -21,8 +22,16 @@ class CrossViewResult:
         views: the V names, in the order of both view axes.
         accuracy: probe → float64 (V probe views, V gallery views, R), percent of *all* probes of the view.
         accuracy_matched: the same, percent of those probes whose subject is in the gallery of that view.
+        average_precision: probe → float64 (V, V), mAP. A probe's average precision is the mean, over its matches (the
+            gallery sequences of its subject, in that view), of the precision at the match: how many of the sequences
+            up to and with it are matches. Probes without a match are left out.
+        inverse_negative_penalty: probe → float64 (V, V), mINP: a probe's number of matches divided by the rank of the
+            hardest, the last of them. Probes without a match are left out. (Ye et al., TPAMI 2021)
         gallery_sequences: int64 (V,), number of gallery sequences of each view.
         probe_sequences: probe → int64 (V,), number of probe sequences of each view.
+        joint_gallery: the gallery is all views at once: the axis of the gallery views has one entry instead of V.
+        cross_view_gallery: the result of the second protocol, where the metric was given one; its `joint_gallery` is
+            True.
 
     Cells without a single probe or gallery sequence to count are NaN; the means leave them out.
     """
@@ -32,78 +41,115 @@ class CrossViewResult:
         views: tuple[str, ...],
         accuracy: dict[str, Tensor],
         accuracy_matched: dict[str, Tensor],
+        average_precision: dict[str, Tensor],
+        inverse_negative_penalty: dict[str, Tensor],
         gallery_sequences: Tensor,
         probe_sequences: dict[str, Tensor],
+        joint_gallery: bool = False,
     ) -> None:
         """Store what was counted."""
         self.views = views
         self.accuracy = accuracy
         self.accuracy_matched = accuracy_matched
+        self.average_precision = average_precision
+        self.inverse_negative_penalty = inverse_negative_penalty
         self.gallery_sequences = gallery_sequences
         self.probe_sequences = probe_sequences
+        self.joint_gallery = joint_gallery
+        self.cross_view_gallery: CrossViewResult | None = None
 
     def per_view(
-        self, probe: str, rank: int = 1, matched: bool = False, include_identical_view: bool = False
+        self,
+        probe: str,
+        rank: int = 1,
+        matched: bool = False,
+        include_identical_view: bool = False,
+        measure: str = "rank",
     ) -> Tensor:
-        """Accuracy of each probe view, the row of a paper's table: the mean over the gallery views.
+        """One measure for each probe view, the row of a paper's table: the mean over the gallery views.
 
         Args:
             probe: a name of the protocol's probes, such as "NM".
             rank: 1 … R; a probe counts as recognised when its subject is among the `rank` nearest of the gallery view.
             matched: count only probes whose subject is in that gallery view, instead of all of them.
             include_identical_view: also average over the gallery view that equals the probe view. Papers leave it out.
+            measure: "rank" for accuracy at `rank`; "mAP" and "mINP" know neither rank nor `matched`.
 
         Returns:
             float64 (V,), percent; NaN for a view with nothing to average.
 
         Raises:
-            ValueError: an unknown probe, or a rank that was not computed.
+            ValueError: an unknown probe or measure, a rank that was not computed, or identical views of a joint
+                gallery, which has left them out.
         """
         if probe not in self.accuracy:
             raise ValueError(f"unknown probe {probe!r}; the protocol's probes are {', '.join(self.accuracy)}")
-        table = (self.accuracy_matched if matched else self.accuracy)[probe]
-        if not 1 <= rank <= table.shape[-1]:
-            raise ValueError(f"rank is {rank}; ranks 1 to {table.shape[-1]} were computed, raise max_rank for more")
-        cells = table[:, :, rank - 1].clone()  # (V probe, V gallery)
-        if not include_identical_view:
+        if measure == "rank":
+            table = (self.accuracy_matched if matched else self.accuracy)[probe]
+            if not 1 <= rank <= table.shape[-1]:
+                raise ValueError(f"rank is {rank}; ranks 1 to {table.shape[-1]} were computed, raise max_rank for more")
+            cells = table[:, :, rank - 1].clone()  # (V probe, V gallery)
+        elif measure in ("mAP", "mINP"):
+            cells = (self.average_precision if measure == "mAP" else self.inverse_negative_penalty)[probe].clone()
+        else:
+            raise ValueError(f"unknown measure {measure!r}; there are rank, mAP and mINP")
+        if self.joint_gallery:
+            if include_identical_view:
+                raise ValueError(
+                    "a cross-view gallery leaves identical views out: include_identical_view must be False"
+                )
+        elif not include_identical_view:
             cells.fill_diagonal_(torch.nan)
         return cells.nanmean(1)
 
-    def mean(self, probe: str, rank: int = 1, matched: bool = False, include_identical_view: bool = False) -> float:
+    def mean(
+        self,
+        probe: str,
+        rank: int = 1,
+        matched: bool = False,
+        include_identical_view: bool = False,
+        measure: str = "rank",
+    ) -> float:
         """Mean of `per_view` over the probe views, in percent: the number that papers compare. Arguments as there.
 
         Raises:
             ValueError: as in `per_view`, and when there is nothing to average; the message says why.
         """
-        mean = self.per_view(probe, rank, matched, include_identical_view).nanmean().item()
+        mean = self.per_view(probe, rank, matched, include_identical_view, measure).nanmean().item()
         if mean == mean:
             return mean
         if not self.probe_sequences[probe].any():
             reason = "no probe sequence was seen; check that the test set holds its conditions"
         elif not self.gallery_sequences.any():
             reason = "no gallery sequence was seen; check that the test set holds the gallery's conditions"
-        elif not include_identical_view and not self.accuracy[probe].diagonal().isnan().all():
+        elif not self.joint_gallery and not include_identical_view and self.accuracy[probe].diagonal().isfinite().any():
             reason = (
                 "probes and gallery share a view and have no other; "
                 "pass include_identical_view=True to compare sequences of the same view"
             )
         else:
-            reason = (
-                "no probe's subject is in the gallery of the views compared; pass matched=False to count them as misses"
-            )
-        raise ValueError(f"accuracy of {probe}: nothing to average: {reason}")
+            reason = "no probe's subject is in the gallery of the views compared"
+            if measure == "rank":
+                reason += "; pass matched=False to count them as misses"
+        raise ValueError(f"{measure} of {probe}: nothing to average: {reason}")
 
 
 class CrossViewAccuracy(Metric):
-    """Rank-k recognition accuracy for each pair of probe view and gallery view.
+    """Rank-k recognition accuracy, mAP and mINP for each pair of probe view and gallery view.
 
-    A probe is compared with the gallery of one view at a time, by the mean over the parts of the Euclidean distances
-    between part embeddings, in float32 (float64 for float64 embeddings). It is recognised at rank k when one of the k
-    nearest has its subject. Of gallery sequences equally near, those of other subjects come first, so that
-    embeddings that are all the same recognise nobody; the order of the sequences plays no part.
+    A probe is compared with the gallery of one view at a time (a *single-view gallery*), by the mean over the parts of
+    the Euclidean distances between part embeddings, in float32 (float64 for float64 embeddings). It is recognised at
+    rank k when one of the k nearest has its subject. Of gallery sequences equally near, those of other subjects come
+    first, so that embeddings that are all the same recognise nobody; the order of the sequences plays no part.
 
     Two rules are in use, and papers mix them: `accuracy` counts every probe of the view, `accuracy_matched` only those
     whose subject occurs in that gallery view.
+
+    A second protocol, of other conditions perhaps, can be computed from the same embeddings: with a *cross-view
+    gallery* a probe is compared with all views at once, without the sequences of its own subject in its own view.
+    Its result is `CrossViewResult.cross_view_gallery`. On CASIA-B, Hou et al. (TBIOM 2022) take as gallery nm-02, bg-02
+    and cl-02 together and as probes NM = nm-01, BG = bg-01, CL = cl-01; they report rank-1, where a probe without a
+    match is a miss, and mAP, where it is left out, as means over the probe views.
 
     Args:
         conditions: names of the walking conditions; `condition` in `update` indexes them.
@@ -113,15 +159,22 @@ class CrossViewAccuracy(Metric):
             itself.
         max_rank: largest rank to compute.
         chunk: number of distances held at once, 4 bytes each, in two buffers; lower it to save memory.
+        cross_view_gallery: conditions whose sequences form the gallery of the second protocol.
+        cross_view_probes: its probes, name → conditions. Neither: the second protocol is left out.
+        store_dtype: what embeddings are stored in; None keeps theirs. `torch.float16` halves the memory and moves
+            accuracies by less than 0.05 points; distances are float32 in any case.
         kwargs: torchmetrics' own settings, such as `process_group`.
 
     Raises:
-        ValueError: a name given twice, a condition that is not in the list, or one both probe and gallery.
+        ValueError: a name given twice, a condition that is not in the list, one both probe and gallery, or a
+            `store_dtype` that is no floating dtype.
 
     As input to `update`: embeddings, float (B, P, D), and subject, condition, view, int64 (B,) each. Other conditions
     than gallery and probes may be there and are left out. As output of `compute`: a `CrossViewResult`.
 
-    Under several processes the sequences are gathered batch by batch; a process without any takes part.
+    Memory is one copy of the embeddings, two buffers of `chunk` distances and the gallery's embeddings of one part:
+    nothing concatenates or clones the embeddings. Under several processes they are gathered block by block, and each
+    process holds all of them; a process without any takes part.
 
     Source: the protocol of Yu, Tan, Tan, ICPR 2006, as averaged by Wu et al., TPAMI 2017, and since.
 
@@ -156,29 +209,28 @@ class CrossViewAccuracy(Metric):
         probes: Mapping[str, Sequence[str]],
         max_rank: int = 5,
         chunk: int = 2**26,
+        cross_view_gallery: Sequence[str] = (),
+        cross_view_probes: Mapping[str, Sequence[str]] | None = None,
+        store_dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         """Check the protocol and start with no sequences."""
         super().__init__(**kwargs)
-        for what, names in {"conditions": conditions, "views": views, "gallery": gallery, **probes}.items():
-            if not names or isinstance(names, str) or len(set(names)) < len(names):
-                raise ValueError(f"{what}: expected a list of different names, at least one, found {names!r}")
-        if not probes:
-            raise ValueError("probes: expected at least one, such as {'NM': ['nm-05', 'nm-06']}")
-        for what, names in {"gallery": gallery, **probes}.items():
-            if unknown := [name for name in names if name not in conditions]:
-                raise ValueError(f"{what}: unknown {', '.join(unknown)}; the conditions are {', '.join(conditions)}")
-        for what, names in probes.items():
-            if both := [name for name in names if name in gallery]:
-                raise ValueError(
-                    f"{what}: {', '.join(both)} is in the gallery too, where each probe would find itself; "
-                    "take it out of the gallery or out of the probes"
-                )
+        _check_names(conditions=conditions, views=views)
+        _check_protocol(conditions, "gallery", gallery, "probes", probes)
+        if cross_view_gallery or cross_view_probes:
+            names = "cross_view_gallery", "cross_view_probes"
+            _check_protocol(conditions, names[0], cross_view_gallery, names[1], cross_view_probes or {})
+        if store_dtype not in (None, *_DTYPES):
+            raise ValueError(f"store_dtype: expected None or one of {_DTYPES}, found {store_dtype!r}")
         if max_rank < 1 or chunk < 1:
             raise ValueError(f"max_rank and chunk must be at least 1, found {max_rank} and {chunk}")
         self.conditions, self.views = tuple(conditions), tuple(views)
         self.gallery = tuple(gallery)
         self.probes = {name: tuple(members) for name, members in probes.items()}
+        self.cross_view_gallery = tuple(cross_view_gallery)
+        self.cross_view_probes = {name: tuple(members) for name, members in (cross_view_probes or {}).items()}
+        self.store_dtype = store_dtype
         self.max_rank = max_rank
         self.chunk = chunk
         self.add_state("embeddings", [], dist_reduce_fx=None)  # each (B, P, D)
@@ -188,13 +240,14 @@ class CrossViewAccuracy(Metric):
         """Add sequences.
 
         Args:
-            embeddings: float (B, P, D), any floating dtype; kept as it is, where it is.
+            embeddings: float (B, P, D), any floating dtype; kept where it is, as it is or in `store_dtype`.
             subject: int64 (B,), any numbers.
             condition: int64 (B,), index into `conditions`.
             view: int64 (B,), index into `views`.
 
         Raises:
-            ValueError: a shape or dtype that does not fit, an index out of range, or embeddings that are not finite.
+            ValueError: a shape or dtype that does not fit, an index out of range, or embeddings that are not finite
+                or so large that their distances are not.
         """
         if embeddings.ndim != 3 or not embeddings.is_floating_point():
             raise ValueError(
@@ -221,32 +274,56 @@ class CrossViewAccuracy(Metric):
                     f"{name}: expected indices 0 to {len(names) - 1} ({', '.join(names)}), "
                     f"found {int(index.min())} to {int(index.max())}"
                 )
-        finite = embeddings.isfinite().flatten(1).all(1)
+        stored = embeddings.detach().to(self.store_dtype or embeddings.dtype)
+        norms = torch.linalg.vector_norm(stored, dim=(1, 2), dtype=torch.promote_types(stored.dtype, torch.float32))
+        finite = norms < _LARGEST  # not so for NaN
         if not finite.all():
             raise ValueError(
-                f"embeddings: {int((~finite).sum())} of {len(finite)} sequences hold NaN or infinite values; "
-                "the network has diverged, or overflows in 16 bit: take an earlier checkpoint or evaluate in float32"
+                f"embeddings: {int((~finite).sum())} of {len(finite)} sequences hold NaN, infinite or huge values; the "
+                "network has diverged, or overflows in 16 bit: take an earlier checkpoint or evaluate in float32"
             )
-        self.embeddings.append(embeddings.detach())
-        self.labels.append(torch.stack([subject, condition, view], 1).to(embeddings.device, torch.int64))
+        self.embeddings.append(stored)
+        self.labels.append(torch.stack([subject, condition, view], 1).to(stored.device, torch.int64))
+        if sum(len(labels) for labels in self.labels if len(labels) < _BLOCK) >= _BLOCK:
+            self._merge()
 
     def compute(self) -> CrossViewResult:
         """Compare all probes with the gallery, a block of probes and one part at a time, and count."""
+        self._merge()
+        result = self._compare(self.gallery, self.probes, joint=False)
+        if self.cross_view_probes:
+            result.cross_view_gallery = self._compare(self.cross_view_gallery, self.cross_view_probes, joint=True)
+        return result
+
+    def _merge(self) -> None:
+        """Join small batches into blocks: comparing one block is faster than many batches."""
         _merge(self.embeddings)
         _merge(self.labels)
-        gallery = self._sequences(self.gallery)
-        probes = self._sequences([name for members in self.probes.values() for name in members])
-        gallery_labels = _concatenate(gallery)  # (G, 3)
-        probe_labels = _concatenate(probes)  # (N, 3)
+
+    def _compare(
+        self, gallery_conditions: Sequence[str], probes: Mapping[str, Sequence[str]], joint: bool
+    ) -> CrossViewResult:
+        """The result of one protocol; `joint`: all views are one gallery."""
+        gallery = self._sequences(gallery_conditions)
+        sought = self._sequences([name for members in probes.values() for name in members])
+        gallery_labels = torch.cat([torch.empty(0, 3, dtype=torch.int64), *(labels.cpu() for _, _, labels in gallery)])
+        probe_labels = torch.cat([torch.empty(0, 3, dtype=torch.int64), *(labels.cpu() for _, _, labels in sought)])
+        galleries = (  # the columns of the distances that are searched at once; V, or one when joint
+            [torch.arange(len(gallery_labels))]
+            if joint
+            else [(gallery_labels[:, 2] == view).nonzero().squeeze(1) for view in range(len(self.views))]
+        )
+        scores = torch.full((len(probe_labels), len(galleries), 3), torch.nan, dtype=torch.float64)
         block = max(1, min(_BLOCK, self.chunk // max(1, len(gallery_labels))))
-        ahead = torch.empty(len(probe_labels), len(self.views), dtype=torch.int64)  # (N, V)
         done = 0
-        for embeddings, rows, labels in probes:
-            for some, subject in zip(rows.split(block), labels[:, 0].split(block), strict=True):
-                distances = _distances(embeddings[some], gallery)
-                ahead[done : done + len(some)] = _wrong_ahead(distances, subject, gallery_labels, len(self.views))
-                done += len(some)
-        return self._count(ahead, probe_labels, gallery_labels)
+        for embeddings, labels in _blocks(sought, block) if gallery and sought else []:
+            distances = _distances(embeddings, gallery)
+            for i, columns in enumerate(galleries):
+                near = distances if joint else distances[:, columns.to(distances.device)]
+                wanted = gallery_labels[columns].to(distances.device)
+                scores[done : done + len(labels), i] = _scores(near, labels, wanted, joint).cpu()
+            done += len(labels)
+        return self._count(scores, probe_labels, gallery_labels, probes, joint)
 
     def _sequences(self, conditions: Sequence[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The sequences of some conditions in each batch: embeddings (B, P, D), rows (n,) and their labels (n, 3)."""
@@ -254,28 +331,43 @@ class CrossViewAccuracy(Metric):
         found = []
         for embeddings, labels in zip(self.embeddings, self.labels, strict=True):
             rows = torch.isin(labels[:, 1], wanted.to(labels.device)).nonzero().squeeze(1)
-            found.append((embeddings, rows, labels[rows]))
+            if len(rows):
+                found.append((embeddings, rows, labels[rows]))
         return found
 
-    def _count(self, ahead: Tensor, probe_labels: Tensor, gallery_labels: Tensor) -> CrossViewResult:
-        """Turn the place of every probe in every view, (N, V) of `_wrong_ahead`, into percentages."""
+    def _count(
+        self,
+        scores: Tensor,
+        probe_labels: Tensor,
+        gallery_labels: Tensor,
+        probes: Mapping[str, Sequence[str]],
+        joint: bool,
+    ) -> CrossViewResult:
+        """Turn every probe's scores in every gallery, (N, galleries, 3) of `_scores`, into percentages."""
         views = len(self.views)
-        in_gallery = ahead >= 0
-        hit = in_gallery[:, :, None] & (ahead[:, :, None] < torch.arange(1, self.max_rank + 1))  # (N, V, R)
-        gallery_sequences = gallery_labels[:, 2].bincount(minlength=views)
-        accuracy, accuracy_matched, probe_sequences = {}, {}, {}
-        for name, members in self.probes.items():
+        has_match = ~scores[:, :, 0].isnan()  # (N, galleries)
+        hit = scores[:, :, :1] < torch.arange(1, self.max_rank + 1)  # (N, galleries, R)
+        counted = torch.cat([has_match[:, :, None], hit, scores[:, :, 1:].nan_to_num()], 2)  # (N, galleries, 1 + R + 2)
+        of_view = gallery_labels[:, 2].bincount(minlength=views)
+        empty = (of_view.sum(0, keepdim=True) if joint else of_view) == 0  # (galleries,)
+        result = CrossViewResult(self.views, {}, {}, {}, {}, of_view, {}, joint_gallery=joint)
+        for name, members in probes.items():
             chosen = torch.isin(probe_labels[:, 1], torch.tensor([self.conditions.index(member) for member in members]))
             view = probe_labels[chosen, 2]
-            probe_sequences[name] = view.bincount(minlength=views)
-            hits = torch.zeros(views, views, self.max_rank, dtype=torch.float64).index_add_(
-                0, view, hit[chosen].double()
-            )
-            matches = torch.zeros(views, views, dtype=torch.float64).index_add_(0, view, in_gallery[chosen].double())
-            accuracy[name] = 100 * hits / probe_sequences[name][:, None, None]  # 0 / 0 is NaN: nothing to count
-            accuracy[name][:, gallery_sequences == 0] = torch.nan
-            accuracy_matched[name] = 100 * hits / matches[:, :, None]
-        return CrossViewResult(self.views, accuracy, accuracy_matched, gallery_sequences, probe_sequences)
+            sums = torch.zeros(views, *counted.shape[1:], dtype=torch.float64).index_add_(0, view, counted[chosen])
+            matches, hits, precision, penalty = sums.split([1, self.max_rank, 1, 1], 2)  # each (V, galleries, …)
+            count = view.bincount(minlength=views)
+            result.probe_sequences[name] = count
+            result.accuracy[name] = 100 * hits / count[:, None, None]  # 0 / 0 is NaN: nothing to count
+            result.accuracy[name][:, empty] = torch.nan
+            result.accuracy_matched[name] = 100 * hits / matches
+            result.average_precision[name] = (100 * precision / matches).squeeze(2)
+            result.inverse_negative_penalty[name] = (100 * penalty / matches).squeeze(2)
+        return result
+
+    def _copy_state_dict(self) -> dict[str, Any]:
+        """The sequences as they are: torchmetrics would clone them, but stored tensors never change, only the lists."""
+        return {"embeddings": list(self.embeddings), "labels": list(self.labels)}
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
         """Gather batch by batch, so that nothing concatenates all embeddings.
@@ -295,6 +387,33 @@ class CrossViewAccuracy(Metric):
         super()._sync_dist(dist_sync_fn, process_group)
 
 
+def _check_names(**lists: Sequence[str]) -> None:
+    for what, names in lists.items():
+        if not names or isinstance(names, str) or len(set(names)) < len(names):
+            raise ValueError(f"{what}: expected a list of different names, at least one, found {names!r}")
+
+
+def _check_protocol(
+    conditions: Sequence[str],
+    gallery_name: str,
+    gallery: Sequence[str],
+    probes_name: str,
+    probes: Mapping[str, Sequence[str]],
+) -> None:
+    if not probes:
+        raise ValueError(f"{probes_name}: expected at least one, such as {{'NM': ['nm-05', 'nm-06']}}")
+    for what, names in {gallery_name: gallery, **probes}.items():
+        _check_names(**{what: names})
+        if unknown := [name for name in names if name not in conditions]:
+            raise ValueError(f"{what}: unknown {', '.join(unknown)}; the conditions are {', '.join(conditions)}")
+    for what, names in probes.items():
+        if both := [name for name in names if name in gallery]:
+            raise ValueError(
+                f"{what}: {', '.join(both)} is in the {gallery_name} too, where each probe would find itself; "
+                f"take it out of the {gallery_name} or out of the probes"
+            )
+
+
 def _merge(batches: list[Tensor]) -> None:
     """Join neighbouring small batches into blocks of `_BLOCK` rows or more, in place: one block at a time is copied."""
     batches.reverse()
@@ -307,9 +426,13 @@ def _merge(batches: list[Tensor]) -> None:
     batches.extend(blocks)
 
 
-def _concatenate(sequences: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """The labels of `CrossViewAccuracy._sequences` as one int64 (N, 3) on the CPU."""
-    return torch.cat([torch.empty(0, 3, dtype=torch.int64), *(labels.cpu() for _, _, labels in sequences)])
+def _blocks(sequences: list[tuple[Tensor, Tensor, Tensor]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sequences of `CrossViewAccuracy._sequences` in blocks of `size`, across batches: (n, P, D) and labels (n, 3)."""
+    batch = torch.cat([torch.full_like(rows, i) for i, (_, rows, _) in enumerate(sequences)])  # (N,)
+    rows, labels = (torch.cat([sequence[k] for sequence in sequences]) for k in (1, 2))
+    for some, some_rows, some_labels in zip(batch.split(size), rows.split(size), labels.split(size), strict=True):
+        pieces = [sequences[i][0][some_rows[some == i]] for i in some.unique().tolist()]
+        yield torch.cat(pieces), some_labels
 
 
 def _distances(probes: Tensor, gallery: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
@@ -321,24 +444,39 @@ def _distances(probes: Tensor, gallery: list[tuple[Tensor, Tensor, Tensor]]) -> 
     with torch.autocast(probes.device.type, enabled=False):
         for part in range(probes.shape[1]):
             x = probes[:, part].to(dtype)  # (n, D)
-            y = torch.cat([embeddings[rows, part] for embeddings, rows, _ in gallery]).to(dtype)  # (G, D)
-            torch.add(x.square().sum(1)[:, None], y.square().sum(1), out=squared)
+            y = torch.cat([embeddings[:, part].index_select(0, rows) for embeddings, rows, _ in gallery])  # (G, D)
+            y = y.to(dtype)
+            torch.add(_square(x)[:, None], _square(y), out=squared)
             total += squared.addmm_(x, y.T, alpha=-2).relu_().sqrt_()
     return total.div_(probes.shape[1])
 
 
-def _wrong_ahead(distances: Tensor, subject: Tensor, gallery_labels: Tensor, views: int) -> Tensor:
-    """How many gallery sequences of other subjects are as near as the probe's own nearest, for each gallery view.
+def _square(vectors: Tensor) -> Tensor:
+    """Squared lengths, (n, D) → (n,); without the copy that squaring each value would make."""
+    return torch.linalg.vector_norm(vectors, dim=1).square()
 
-    (n, G), (n,), (G, 3) → int64 (n, V); -1 where the subject is not in the gallery of that view.
+
+def _scores(distances: Tensor, probe_labels: Tensor, gallery_labels: Tensor, joint: bool) -> Tensor:
+    """How well the matches of each probe rank: (n, G), (n, 3), (G, 3) → float64 (n, 3); overwrites `distances`.
+
+    The three are the number of gallery sequences of other subjects that are as near as the nearest match, the average
+    precision and the inverse negative penalty, 0 to 1; NaN for a probe without a match. `joint`: matches in the probe's
+    own view are left out.
     """
-    ahead = torch.full((len(distances), views), -1, device=distances.device)
-    gallery_labels = gallery_labels.to(distances.device)
-    for view in gallery_labels[:, 2].unique():
-        columns = (gallery_labels[:, 2] == view).nonzero().squeeze(1)
-        near = distances[:, columns]  # (n, G of the view)
-        same = subject[:, None] == gallery_labels[columns, 0]
-        own = near.masked_fill(~same, torch.inf).amin(1, keepdim=True)
-        wrong = ((near <= own) & ~same).sum(1)
-        ahead[:, view] = torch.where(same.any(1), wrong, -1)
-    return ahead
+    rows, columns = (probe_labels[:, :1] == gallery_labels[:, 0]).nonzero(as_tuple=True)  # in the order of the rows
+    near = distances[rows, columns]
+    distances[rows, columns] = torch.inf  # what is left are the wrong ones
+    if joint:
+        seen_elsewhere = probe_labels[rows, 2] != gallery_labels[columns, 2]
+        rows, near = rows[seen_elsewhere], near[seen_elsewhere]
+    matches = rows.bincount(minlength=len(distances))  # (n,)
+    most = max(1, int(matches.max()))
+    own = torch.full((len(distances), most), torch.inf, dtype=distances.dtype, device=distances.device)
+    own[rows, torch.arange(len(rows), device=rows.device) - (matches.cumsum(0) - matches)[rows]] = near
+    own = own.sort(1).values  # (n, K), infinite beyond the probe's number of matches
+    wrong = torch.stack([(distances <= own[:, k : k + 1]).sum(1) for k in range(most)], 1)  # (n, K)
+    order = torch.arange(1, most + 1, device=rows.device)
+    wrong = wrong.masked_fill(order > matches[:, None], 0)
+    precision = (order / (order + wrong).double()).masked_fill(order > matches[:, None], 0).sum(1) / matches
+    penalty = matches / (matches + wrong.amax(1)).double()
+    return torch.stack([wrong[:, 0].double().masked_fill(matches == 0, torch.nan), precision, penalty], 1)

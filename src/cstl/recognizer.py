@@ -1,7 +1,8 @@
 """The LightningModule around a network: losses, optimiser, logging and the cross-view metric."""
 
 from collections.abc import Sequence
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstl.data.datamodule import GaitDataModule, TestBatch, TrainBatch
+from cstl.data.protocol import Protocol
 from cstl.losses import TripletLoss
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
-from cstl.results import rows
+from cstl.models import set_batch_norm
+from cstl.tables import rows
 
 
 class GaitRecognizer(LightningModule):
@@ -21,6 +24,7 @@ class GaitRecognizer(LightningModule):
         network: maps silhouettes float (B, T, H, W) in [0, 1] and `lengths` to (embeddings, logits), as `CSTL` does.
         margin, mining: of the triplet loss, see `TripletLoss`.
         triplet_weight, cross_entropy_weight: the loss is their weighted sum, 1 and 1 in the paper.
+        batch_norm, ghosts: over which sequences batch statistics are taken, see `cstl.models.set_batch_norm`.
         learning_rate: of Adam, constant or cut by `gamma` at each step of `milestones`.
         patience: steps in a row whose gradient is not finite before training stops. Such a step changes nothing: a
             float16 scaler makes a few of them on purpose while it searches its scale.
@@ -30,30 +34,31 @@ class GaitRecognizer(LightningModule):
         self,
         network: nn.Module,
         margin: float = 0.2,
-        mining: str = "all",
+        mining: Literal["all", "hard"] = "all",
         triplet_weight: float = 1.0,
         cross_entropy_weight: float = 1.0,
+        batch_norm: str = "replica",
+        ghosts: int = 2,
         learning_rate: float = 1e-4,
         milestones: Sequence[int] = (),
         gamma: float = 0.1,
         patience: int = 20,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = set_batch_norm(network, batch_norm, ghosts)
         self.triplet = TripletLoss(margin, mining)
         self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
         self.learning_rate, self.milestones, self.gamma = learning_rate, list(milestones), gamma
         self.patience, self.bad_steps = patience, 0
-        self.metric: CrossViewAccuracy | None = None
-        self.result: CrossViewResult | None = None
+        self.metrics: list[CrossViewAccuracy] = []  # of the test subjects and of held-out training subjects
+        self.result: CrossViewResult | None = None  # of the test subjects
         self.config: dict[str, Any] | None = None  # plain containers; goes into the checkpoints
 
     def setup(self, stage: str) -> None:
-        """Makes the metric for the protocol of the data module in use."""
+        """Makes the metrics for the protocol of the data module in use."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, GaitDataModule)
-        protocol = data.protocol
-        self.metric = CrossViewAccuracy(protocol.conditions, protocol.views, protocol.gallery, protocol.probes)
+        self.metrics = [cross_view_accuracy(data.protocol) for _ in range(2)]
 
     def configure_optimizers(self) -> Any:
         """Adam without weight decay, and the step schedule when there is one."""
@@ -99,20 +104,28 @@ class GaitRecognizer(LightningModule):
                 "are those before it. Try a lower model.learning_rate or trainer.precision=bf16-mixed or 32-true"
             )
 
-    def validation_step(self, batch: TestBatch, batch_idx: int) -> None:  # noqa: D102
-        assert self.metric is not None
+    def validation_step(self, batch: TestBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
         embeddings, _ = self.embed(batch.silhouettes, batch.lengths)
-        self.metric.update(embeddings, batch.subject, batch.condition, batch.view)
+        self.metrics[dataloader_idx].update(embeddings, batch.subject, batch.condition, batch.view)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `test/rank1/PROBE` and keeps the whole result in `self.result`."""
-        assert self.metric is not None
-        self.result = self.metric.compute()
-        self.metric.reset()
+        """Logs `test/rank1/…` and `validation/rank1/…`: each probe and, as `mean`, all; keeps `self.result`."""
+        for split, metric in zip(("test", "validation"), self.metrics, strict=True):
+            if not metric.update_called:
+                continue
+            result = metric.compute()
+            metric.reset()
+            if split == "test":
+                self.result = result
+            means = {probe: row["mean"] for probe, row in rows(result).items() if row["mean"] is not None}
+            if means:
+                means["mean"] = fmean(means.values())
+            for probe, rank1 in means.items():
+                self.log(f"{split}/rank1/{probe}", rank1, prog_bar=probe == "mean")
         self.log("step", float(self.global_step))
-        for probe, row in rows(self.result).items():
-            if row["mean"] is not None:
-                self.log(f"test/rank1/{probe}", row["mean"], prog_bar=True)
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the configuration, so that a checkpoint alone is enough to rebuild the network."""
@@ -120,3 +133,15 @@ class GaitRecognizer(LightningModule):
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
+
+
+def cross_view_accuracy(protocol: Protocol) -> CrossViewAccuracy:
+    """The metric of a protocol."""
+    return CrossViewAccuracy(
+        protocol.conditions,
+        protocol.views,
+        protocol.gallery,
+        protocol.probes,
+        cross_view_gallery=protocol.cross_view_gallery,
+        cross_view_probes=protocol.cross_view_probes,
+    )

@@ -1,54 +1,18 @@
-"""What a run leaves: the paper's table, results.json and the pictures."""
+"""What a run leaves beside its tables: results.json and the pictures."""
 
 import csv
 import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 
 from cstl.metrics import CrossViewResult
-
-Row = dict[str, Any]  # {"mean": percent or None, "per_view": {view: percent or None}}
-
-
-def rows(result: CrossViewResult, rank: int = 1, matched: bool = False) -> dict[str, Row]:
-    """Probe → its row of the paper's table: accuracy in percent of each probe view, and their mean.
-
-    Identical views are left out, except where there is one view only. None stands where nothing could be counted.
-    """
-    identical = len(result.views) == 1
-    table = {}
-    for probe in result.accuracy:
-        per_view = result.per_view(probe, rank, matched, identical)
-        mean = result.per_view(probe, rank, matched, identical).nanmean().item()
-        views = {view: _number(value) for view, value in zip(result.views, per_view.tolist(), strict=True)}
-        table[probe] = {"mean": _number(mean), "per_view": views}
-    return table
-
-
-def paper_table(methods: Mapping[str, Mapping[str, Row]]) -> Table:
-    """The table as papers print it: a line per probe and method, a column per probe view, and the mean."""
-    first = next(iter(methods.values()))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    table.add_column("probe")
-    table.add_column("method")
-    for view in next(iter(first.values()))["per_view"]:
-        table.add_column(view, justify="right")
-    table.add_column("mean", justify="right", style="bold")
-    for probe in first:
-        for method, by_probe in methods.items():
-            row = by_probe[probe]
-            table.add_row(probe, method, *map(_shown, row["per_view"].values()), _shown(row["mean"]))
-        table.add_section()
-    return table
+from cstl.tables import MISSING, rows
 
 
 def versions() -> dict[str, str]:
@@ -78,7 +42,8 @@ def draw_cross_view(result: CrossViewResult, path: Path) -> None:
         axes.set_yticks(range(len(views)), views)
         axes.set_xlabel("gallery view (°)")
         axes.set_ylabel("probe view (°)")
-        axes.set_title(f"{probe}: rank-1, mean {_shown(rows(result)[probe]['mean'])} %")
+        mean = rows(result)[probe]["mean"]
+        axes.set_title(f"{probe}: rank-1, mean {MISSING if mean is None else f'{mean:.1f}'} %")
         for i, j in ((i, j) for i in range(len(views)) for j in range(len(views)) if math.isfinite(rank1[i, j])):
             colour = "white" if rank1[i, j] < 60 else "black"
             axes.text(j, i, f"{rank1[i, j]:.0f}", ha="center", va="center", fontsize=7, color=colour)
@@ -109,11 +74,3 @@ def draw_curves(metrics: Path, path: Path) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
     figure.savefig(path, dpi=120)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else "100" if value >= 99.95 else f"{value:.1f}"

@@ -16,18 +16,22 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
 from rich.console import Console
 
-from cstl import results
-from cstl.callbacks import WholeCheckpoints, checkpoints
+from cstl import results, tables
+from cstl.callbacks import BEST, WholeCheckpoints, checkpoints
+from cstl.checkpoint import load_weights, network_settings, to_official, transfer
 from cstl.config import Plain, differences, digest, plain
 from cstl.data.alignment import frame_size
+from cstl.data.check import check_store, contact_sheet, write_check
 from cstl.data.datamodule import GaitDataModule
 from cstl.data.prepare import prepare as prepare_store
 from cstl.data.protocol import as_protocol
+from cstl.data.store import open_store
 from cstl.data.walkers import synthesize as write_walkers
-from cstl.metrics import CrossViewAccuracy, CrossViewResult
-from cstl.recognizer import GaitRecognizer
+from cstl.metrics import CrossViewResult
+from cstl.models import CSTL
+from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 
-CONSOLE = Console(width=None if sys.stdout.isatty() else 100)
+CONSOLE = Console(width=None if sys.stdout.isatty() else 80)
 
 
 def train(config: DictConfig) -> Plain:
@@ -44,11 +48,18 @@ def train(config: DictConfig) -> Plain:
     seed_everything(config.seed, workers=True, verbose=False)
     recognizer: GaitRecognizer = instantiate(config.model, _convert_="all")
     recognizer.config = settings
+    if config.init_from is not None and last is None:
+        transferred = transfer(recognizer.network, load_weights(config.init_from).state_dict)
+        CONSOLE.print(f"{config.init_from}: {transferred}", highlight=False)
     trainer = make_trainer(config, folder, last)
     started = time.monotonic()
     trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
     seconds = {"training": time.monotonic() - started}
-    done = report(folder, settings, trainer, recognizer, data, checkpoints(folder / "checkpoints")[-1], seconds)
+    reported = checkpoints(folder / "checkpoints")[-1]  # the last, unless the best on held-out subjects is asked for
+    if (best := folder / "checkpoints" / BEST).exists():
+        reported = best
+        recognizer.network.load_state_dict(load_weights(best).state_dict)
+    done = report(folder, settings, trainer, recognizer, data, reported, seconds)
     results.draw_curves(folder / "metrics.csv", folder / "curves.png")
     return done
 
@@ -57,26 +68,38 @@ def evaluate(config: DictConfig) -> Plain:
     """Evaluates a checkpoint, on the data set it was trained on or on another → what `results.json` says."""
     check_device(config.trainer.accelerator)
     path = Path(config.checkpoint)
-    recognizer, settings = load_recognizer(path)
-    trained = OmegaConf.create(settings)
-    if config.res not in (None, trained.res):
+    recognizer, trained = load_recognizer(path)
+    if config.res not in (None, trained["res"]):
         raise ValueError(
-            f"{path} was trained at res={trained.res} and cannot read silhouettes of res={config.res}; "
+            f"{path} was trained at res={trained['res']} and cannot read silhouettes of res={config.res}; "
             f"leave res= out, or take a checkpoint that was trained at res={config.res}"
         )
-    config.res = trained.res
-    if "dataset" in config:
-        trained.dataset = config.dataset
-        trained.data.update(store=config.dataset.store, dataset=config.dataset.name, protocol=config.dataset.protocol)
-    if config.store is not None:
-        trained.data.store = config.store
-    precision = config.trainer.precision or trained.trainer.precision
-    trained.trainer = OmegaConf.merge(config.trainer, {"precision": precision})
-    trained.update(baseline=config.baseline, logger={}, callbacks={})
+    if "dataset" not in config and "dataset" not in trained:
+        raise ValueError(f"{path} does not say which data set to evaluate on: add dataset=casiab or dataset=oumvlp")
+    with open_dict(config):
+        config.res = trained["res"]
+        config.trainer.precision = config.trainer.precision or trained["trainer"]["precision"]
+        config.logger = config.callbacks = {}
+        if "dataset" not in config:
+            config.dataset, config.data = trained["dataset"], trained["data"] | {"workers": config.data.workers}
+        if config.store is not None:
+            config.data.store = config.store
+        config.data.max_frames = config.max_frames
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    data: GaitDataModule = instantiate(trained.data, _convert_="all")
-    return report(folder, plain(trained), make_trainer(trained, folder, None), recognizer, data, path, {})
+    data: GaitDataModule = instantiate(config.data, _convert_="all")
+    return report(folder, plain(config), make_trainer(config, folder, None), recognizer, data, path, {})
+
+
+def export_official(config: DictConfig) -> None:
+    """Writes a checkpoint's network as a file that the authors' code loads."""
+    weights = load_weights(config.checkpoint)
+    out = Path(config.out or Path(config.checkpoint).with_suffix(".ptm"))
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; name another file with out=PATH")
+    network_settings(weights.state_dict)  # refuses an ablated network
+    WholeCheckpoints().save_checkpoint(to_official(weights.state_dict, prefix=True), out)
+    CONSOLE.print(f"{out}: for the authors' code, {len(weights.state_dict)} tensors", highlight=False)
 
 
 def prepare(config: DictConfig) -> None:
@@ -96,8 +119,20 @@ def prepare(config: DictConfig) -> None:
         layout=dataset.layout,
         workers=config.get("workers"),
         strict=config.get("strict", False),
+        upsample=config.get("upsample", False),
     )
     CONSOLE.print(str(summary), highlight=False)
+
+
+def check(config: DictConfig) -> None:
+    """Checks the data set's store: counts, odd sequences, a sheet of pictures."""
+    dataset = config.dataset
+    store = open_store(dataset.store, dataset.name, config.res)
+    published = plain(dataset.published) if "published" in dataset else None
+    found = check_store(store, plain(dataset.protocol), published, progress=CONSOLE.is_terminal)
+    write_check(found, contact_sheet(store, config.sequences, config.seed), Path(config.out))
+    CONSOLE.print(found)
+    CONSOLE.print(f"tables and a contact sheet: {config.out}", highlight=False, soft_wrap=True)
 
 
 def synthesize(config: DictConfig) -> None:
@@ -144,9 +179,9 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     if not file.exists():
         file.write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
         return None
-    before = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(before, dict)
-    if differs := differences(before, settings):  # type: ignore[arg-type]
+    before = OmegaConf.load(file)
+    assert isinstance(before, DictConfig)
+    if differs := differences(plain(before), settings):
         raise ValueError(f"{folder} is a run with other settings; {rename}. What differs:\n  " + "\n  ".join(differs))
     if (folder / "results.json").exists():
         raise ValueError(f"{folder} is finished, its results are in results.json; to run again {rename}")
@@ -187,29 +222,29 @@ def keep_rows(logger: CSVLogger, step: int) -> None:
         return
     with file.open(newline="") as rows:
         before = [row for row in csv.DictReader(rows) if int(row["step"]) <= step]
-    logger.experiment.metrics = before  # type: ignore[assignment]
+    logger.experiment.metrics = before
     logger.save()
 
 
 def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
     """A recogniser from its checkpoint alone, and the settings it was trained with; only tensors are loaded.
 
+    Of the authors' files, which say nothing of their training, the settings are only what the weights tell.
+
     Raises:
-        FileNotFoundError, ValueError: no such file, a damaged one, or one that is no checkpoint of this software.
+        FileNotFoundError, ValueError: no such file, a damaged one, or one that holds something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; those of a run lie in runs/NAME/checkpoints")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        raise ValueError(f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or "config" not in checkpoint or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint that cstl.train wrote: it lacks config and state_dict")
-    settings = checkpoint["config"]
-    recognizer: GaitRecognizer = instantiate(settings["model"], _convert_="all")
+    weights = load_weights(path)
+    if weights.config is not None:
+        settings = weights.config
+        recognizer: GaitRecognizer = instantiate(settings["model"], _convert_="all")
+    else:
+        shape = network_settings(weights.state_dict)
+        settings = {"res": shape["height"], "model": {"network": shape}, "trainer": {"precision": "32-true"}}
+        recognizer = GaitRecognizer(CSTL(**shape))
     recognizer.config = settings
     try:
-        recognizer.load_state_dict(checkpoint["state_dict"])
+        recognizer.network.load_state_dict(weights.state_dict)
     except RuntimeError as error:
         raise ValueError(f"{path}: its weights do not fit the network of its own configuration: {error}") from error
     return recognizer, settings
@@ -224,45 +259,55 @@ def report(
     checkpoint: Path,
     seconds: dict[str, float],
 ) -> Plain:
-    """Evaluates on the test subjects, prints the paper's table, writes `results.json` and `cross_view.png`."""
+    """Evaluates on the test subjects, prints the paper's table, writes `results.json`, tables and `cross_view.png`."""
     started = time.monotonic()
     trainer.test(recognizer, datamodule=data, verbose=False)
     seconds = seconds | {"evaluation": time.monotonic() - started}
-    result = recognizer.result
+    result, trained = recognizer.result, recognizer.config
     assert result is not None
-    assert recognizer.config is not None
-    title = settings["dataset"]["title"]
-    methods = {"CSTL": results.rows(result)}
-    if settings["baseline"]:
-        methods["GEI"] = results.rows(gait_energy_images(data))
-    height, width = frame_size(settings["res"])
-    CONSOLE.print(f"\n{title} {height}×{width}: rank-1 (%) by probe view, identical views excluded", highlight=False)
-    CONSOLE.print(results.paper_table(methods))
+    assert trained is not None
+    methods = {"CSTL": result} | ({"GEI": gait_energy_images(data)} if settings["baseline"] else {})
+
+    dataset, size = settings["dataset"], frame_size(settings["res"])
+    origin = trained["dataset"]["name"] if "dataset" in trained else "the authors' weights"
+    title = dataset["title"] + (f", trained on {origin}" if origin != dataset["name"] else "")
+    published = origin in (dataset["name"], "the authors' weights") and is_published_split(dataset)
+    table = tables.paper_table(methods, title, dataset["name"] if published else None, size)
+    CONSOLE.print()
+    CONSOLE.print(tables.to_terminal(table, CONSOLE.width), highlight=False)
+    for ending, render in tables.TEXT_FORMATS.items():
+        (folder / f"table.{ending}").write_text(render(table), encoding="utf-8")
+
     content = {
-        "dataset": settings["dataset"]["name"],
-        "resolution": [height, width],
+        "dataset": dataset["name"],
+        "trained_on": origin,
+        "resolution": list(size),
         "train_subjects": len(data.train_subjects),
         "test_subjects": len(data.test_subjects),
         "gallery_sequences": int(result.gallery_sequences.sum()),
         "probe_sequences": {probe: int(count.sum()) for probe, count in result.probe_sequences.items()},
-        "rank1": methods["CSTL"],
-        "rank1_matched": results.rows(result, matched=True),
-        "baseline_rank1": methods.get("GEI"),
+        "rank1": tables.rows(result),
+        "rank1_matched": tables.rows(result, matched=True),
+        "measures": {method: tables.measures(found) for method, found in methods.items()},
         "seconds": seconds,
         "checkpoint": str(checkpoint),
-        "configuration": digest(recognizer.config),
+        "configuration": digest(trained),
         "versions": results.versions(),
     }
     results.draw_cross_view(result, folder / "cross_view.png")
     results.write_json(folder / "results.json", content)
-    CONSOLE.print(f"results, pictures and checkpoints: {folder}", highlight=False)
+    CONSOLE.print(f"\nresults, tables and pictures: {folder}", highlight=False, soft_wrap=True)
     return content
+
+
+def is_published_split(dataset: Plain) -> bool:
+    """Whether a data set is split as in the papers' tables: CASIA-B's large split, OU-MVLP's only one."""
+    return dataset.get("split") in (None, "LT") and dataset.get("split_file") is None
 
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
     """The baseline: the mean silhouette of a sequence and its nearest neighbour (Han & Bhanu, TPAMI 2006)."""
-    protocol = data.protocol
-    metric = CrossViewAccuracy(protocol.conditions, protocol.views, protocol.gallery, protocol.probes)
+    metric = cross_view_accuracy(data.protocol)
     for batch in data.test_dataloader():
         sums = batch.silhouettes.sum(dim=1, dtype=torch.float32).flatten(1)  # (B, H·W); padding is zero
         images = sums / (255 * batch.lengths[:, None])

@@ -1,7 +1,12 @@
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import cstl.data.layouts as module
+from cstl.data.frames import list_files
 from cstl.data.layouts import list_sequences
 
 
@@ -16,27 +21,29 @@ def test_casiab_lists_sorted_sequences_and_frames(tmp_path: Path) -> None:
             touch(tmp_path / name / frame)
     touch(tmp_path / ".git/nm-01/000/001.png")
     touch(tmp_path / "readme.txt")
-    sequences = list_sequences(tmp_path, "casiab")
+    sequences = list_sequences(tmp_path, "casiab").sequences
     assert [(s.subject, s.condition, s.view) for s in sequences] == [
         ("001", "bg-01", "000"),
         ("001", "nm-02", "000"),
         ("002", "nm-01", "018"),
     ]
-    assert sequences[2].frames == [str(tmp_path / "002/nm-01/018" / f) for f in ("001.png", "002.PNG", "003.png")]
+    assert list_files(sequences[2].folder).pictures == [
+        str(tmp_path / "002/nm-01/018" / f) for f in ("001.png", "002.PNG", "003.png")
+    ]
 
 
 def test_frame_numbers_without_leading_zeros_are_in_order(tmp_path: Path) -> None:
     for number in (1, 2, 9, 10, 11, 100):
         touch(tmp_path / f"001/nm-01/000/{number}.png")
-    (sequence,) = list_sequences(tmp_path, "casiab")
-    assert [Path(path).stem for path in sequence.frames] == ["1", "2", "9", "10", "11", "100"]
+    (sequence,) = list_sequences(tmp_path, "casiab").sequences
+    assert [Path(path).stem for path in list_files(sequence.folder).pictures] == ["1", "2", "9", "10", "11", "100"]
 
 
 def test_oumvlp(tmp_path: Path) -> None:
     touch(tmp_path / "Silhouette_015-01/00002/0001.png")
     touch(tmp_path / "Silhouette_000-00/00001/0001.png")
     touch(tmp_path / "other/00001/0001.png")
-    assert [(s.subject, s.condition, s.view) for s in list_sequences(tmp_path, "oumvlp")] == [
+    assert [(s.subject, s.condition, s.view) for s in list_sequences(tmp_path, "oumvlp").sequences] == [
         ("00001", "00", "000"),
         ("00002", "01", "015"),
     ]
@@ -85,5 +92,102 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_unknown_layout(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown layout 'gait'; the choices are casiab, oumvlp"):
+    with pytest.raises(ValueError, match=r"layout='gait'; the choices are auto, casiab, oumvlp, opengait"):
         list_sequences(tmp_path, "gait")
+
+
+@pytest.mark.parametrize(
+    ("file", "layout"),
+    [
+        ("001/nm-01/000/001.png", "casiab"),
+        ("00001/00/000/0001.png", "casiab"),  # OU-MVLP as OpenGait rearranges it
+        ("Silhouette_000-00/00001/0001.png", "oumvlp"),
+        ("001/nm-01/000/000.pkl", "opengait"),
+        ("00001/00/000/anything.PKL", "opengait"),
+    ],
+)
+def test_the_tree_tells_its_layout(tmp_path: Path, file: str, layout: str) -> None:
+    touch(tmp_path / file)
+    touch(tmp_path / "notes/read me.txt")
+    listing = list_sequences(tmp_path)
+    assert listing.layout == layout
+    assert [Path(s.folder) for s in listing.sequences] == [(tmp_path / file).parent]
+
+
+def test_the_first_sequences_may_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAMPLE", 2)
+    for view in range(9):
+        (tmp_path / f"001/nm-01/{view:03d}").mkdir(parents=True)
+    touch(tmp_path / "001/nm-01/007/x.pkl")
+    assert list_sequences(tmp_path).layout == "opengait"
+
+
+def test_no_layout_shows_what_was_found_beside_all_of_them(tmp_path: Path) -> None:
+    touch(tmp_path / "DatasetB/001/nm-01/000/001.png")
+    with pytest.raises(ValueError, match="none of the layouts that are known") as error:
+        list_sequences(tmp_path)
+    assert str(error.value).splitlines()[1:] == [
+        "Found: DatasetB; for example DatasetB/001/nm-01/000/001.png",
+        "Expected one of:",
+        "  casiab    001/nm-01/000/*.png (subject/condition/view/frames)",
+        "  oumvlp    Silhouette_000-00/00001/*.png (Silhouette_VIEW-CONDITION/subject/frames)",
+        "  opengait  001/nm-01/000/000.pkl (subject/condition/view/one pickled array)",
+        "Give the folder whose entries are the first part of such a path with dataset.raw=PATH",
+    ]
+
+
+def test_two_layouts_are_refused_until_one_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "001/nm-01/000/001.png")
+    touch(tmp_path / "001/nm-01/018/018.pkl")
+    touch(tmp_path / "Silhouette_000-00/00001/0001.png")
+    with pytest.raises(
+        ValueError, match=r"casiab \(in 001/nm-01/000\) and oumvlp .* and opengait .*dataset\.layout=casiab"
+    ):
+        list_sequences(tmp_path)
+    assert list_sequences(tmp_path, "oumvlp").layout == "oumvlp"
+
+
+def test_a_stray_pickle_does_not_make_another_layout(tmp_path: Path) -> None:
+    for view in range(9):
+        touch(tmp_path / f"001/nm-01/{view:03d}/001.png")
+    touch(tmp_path / "001/nm-01/000/000.pkl")
+    assert list_sequences(tmp_path).layout == "casiab"
+
+
+def test_symbolic_links_that_lead_back_are_left_out_and_named(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    touch(tmp_path / "disk/nm-01/000/001.png")
+    raw.mkdir()
+    (raw / "001").symlink_to(tmp_path / "disk")  # people keep subjects on several disks
+    (raw / "up").symlink_to(tmp_path)
+    (raw / "self").symlink_to("self")
+    (raw / "nowhere").symlink_to("nothing")
+    (tmp_path / "disk/nm-01/again").symlink_to(tmp_path / "disk")
+    listing = list_sequences(raw)
+    assert [s.folder for s in listing.sequences] == [str(raw / "001/nm-01/000")]
+    assert listing.problems == [(str(raw / path), "symbolic-link loop") for path in ("001/nm-01/again", "self", "up")]
+
+
+def test_folders_that_cannot_be_read_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "001/nm-01/000/001.png")
+    touch(tmp_path / "002/nm-01/000/001.png")
+    scandir = os.scandir
+
+    def guarded(path: str) -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith("002"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    listing = list_sequences(tmp_path)
+    assert [s.subject for s in listing.sequences] == ["001"]
+    assert listing.problems == [(str(tmp_path / "002"), "unreadable folder (Permission denied)")]
+
+
+def test_names_with_spaces_other_letters_and_no_encoding(tmp_path: Path) -> None:
+    touch(tmp_path / "Zoë B/nm 01/öst/bild 001.png")
+    os.makedirs(os.fsencode(tmp_path) + b"/\xff\xfe/nm-01/000")
+    assert [(s.subject, s.condition, s.view) for s in list_sequences(tmp_path).sequences] == [
+        ("Zoë B", "nm 01", "öst"),
+        ("\udcff\udcfe", "nm-01", "000"),
+    ]

@@ -1,6 +1,8 @@
 import csv
+import errno
 import json
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -11,9 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import fake_trees
 import numpy as np
 import pytest
 
+import cstl.data.frames as frames_module
+import cstl.data.plan as plan_module
 import cstl.data.prepare as module
 from cstl.data import Protocol, Store, align_silhouette, open_store
 from cstl.data.prepare import Summary, finished, join, plan_preparation, prepare, prepare_chunk
@@ -33,7 +38,7 @@ def raw(raw_tree: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three sequences a chunk: 36 sequences make 12 chunks."""
-    monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(plan_module, "CHUNK", 3)
 
 
 def run(raw: Path, out: Path, protocol: Protocol, **options: object) -> Summary:
@@ -199,9 +204,10 @@ def test_strict_after_a_run_that_was_not(
 
 KILL = """
 import os, signal, sys
+import cstl.data.plan
 import cstl.data.prepare as module
 from cstl.data import Protocol
-module.CHUNK = 3
+cstl.data.plan.CHUNK = 3
 calls, original = [], module._prepare_sequence
 def killed(*arguments):
     calls.append(arguments)
@@ -233,9 +239,11 @@ def test_killed_and_started_again(
     with pytest.raises(FileNotFoundError, match="not finished"):
         open_store(out, "tiny", 64)
     prepared = []
-    monkeypatch.setattr(module, "_read_grey", lambda path, read=module._read_grey: prepared.append(path) or read(path))
+    read = frames_module.read_grey
+    monkeypatch.setattr(frames_module, "read_grey", lambda path: prepared.append(path) or read(path))
     run(raw_tree, out, protocol)
-    assert len(prepared) == store.lengths[12:].sum()  # four chunks of three were finished
+    sample = plan_module.SAMPLE  # one frame of each, to tell raw from aligned
+    assert len(prepared) == sample + store.lengths[12:].sum()  # four chunks of three were finished
     assert same(out, store.path)
     assert not (tmp_path / "tiny-64.partial").exists()
 
@@ -283,7 +291,7 @@ def test_chunks_of_changed_files_or_settings_are_made_again(
     prepare_chunk(chunk)
     assert chunk.outcome_path.stat().st_mtime_ns == before
 
-    path = Path(chunk.sequences[1].frames[0])
+    path = min(Path(chunk.sequences[1].folder).iterdir())
     path.write_bytes(cv2.imencode(".png", draw_blob(5, 5))[1].tobytes())
     prepare_chunk(chunk)
     second = finished(chunk)
@@ -431,3 +439,179 @@ def test_names_with_spaces_and_other_letters(
     summary = run(raw, tmp_path / "añb 64", protocol)
     assert open_store(summary.store).lengths.tolist() == [4]
     assert json.loads((summary.store / "store.json").read_text())["raw"] == os.fspath(raw)
+
+
+# --- Every layout, with faults -----------------------------------------------------------------------------------
+
+
+def faults(summary: Summary) -> dict[str, str]:
+    """Path → reason, "frame; sequence" for a path that has both."""
+    reasons: dict[str, str] = {}
+    for row in table(summary.store / "dropped.csv"):
+        reasons[row["path"]] = f"{reasons[row['path']]}; {row['reason']}" if row["path"] in reasons else row["reason"]
+    return reasons
+
+
+def expected_frames(store: Store, draw: Callable[[int, int], np.ndarray], frames: int) -> None:
+    """Sequences that no fault touches hold the frames that `draw` makes."""
+    rows = zip(store.subjects, store.conditions, store.views, store.starts, store.lengths, strict=True)
+    whole = [row for row in rows if row[4] == frames]
+    assert whole
+    for *names, start, length in whole:
+        want = np.stack([draw(fake_trees.seed_of(*names), t) for t in range(frames)])
+        np.testing.assert_array_equal(store.frames[start : start + length], want)
+
+
+@pytest.mark.parametrize("size", [None, (64, 64), (64, 44), (128, 128), (128, 88)], ids=str)
+def test_casiab_raw_and_aligned(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    wrong = fake_trees.casiab(tmp_path / "raw", size)
+    height, width = size or (64, 64)
+    side = 0 if width < height else height * 5 // 32
+    summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, layout="auto", res=height)
+    assert faults(summary) == wrong
+    store = open_store(summary.store, "tiny", height)
+    assert store.about["layout"] == "casiab"
+    assert store.about["source"] == (list(size) if size else None)
+    assert len(store) == 18
+
+    def draw(seed: int, t: int) -> np.ndarray:
+        frame = fake_trees.aligned(seed, t, size or (64, 64))
+        return frame[:, side : width - side]
+
+    expected_frames(store, draw, fake_trees.FRAMES)
+    assert ("aligned to" in str(summary)) == (size is not None)
+    assert "views left out, which the protocol does not know: 999" in str(summary)
+    assert "conditions left out, which the protocol does not know: xx 01" in str(summary)
+    assert "subjects left out, which the protocol does not know: Fräulein Ünbekannt" in str(summary)
+    assert "6 of the protocol's 24 sequences are not in the store; `python -m cstl.check" in str(summary)
+
+
+def test_128_rows_are_scaled_down_by_the_mean_of_four(tmp_path: Path) -> None:
+    fake_trees.casiab(tmp_path / "raw", (128, 88))
+    summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
+
+    def draw(seed: int, t: int) -> np.ndarray:
+        four = fake_trees.aligned(seed, t, (128, 88)).reshape(64, 2, 44, 2).astype(int).sum((1, 3))
+        return (four + 2) // 4
+
+    expected_frames(open_store(summary.store), draw, fake_trees.FRAMES)
+    assert "aligned to 128x88 already: not aligned again, scaled down to 64 rows" in str(summary)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 44)])
+def test_64_rows_are_scaled_up_only_when_asked(tmp_path: Path, size: tuple[int, int]) -> None:
+    fake_trees.casiab(tmp_path / "raw", size)
+    with pytest.raises(ValueError, match=rf"aligned to {size[0]}x{size[1]}; res=128 .*type res=64.*upsample=true"):
+        run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, res=128)
+    assert not (tmp_path / "store").exists()
+    summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, res=128, upsample=True)
+    assert open_store(summary.store).frames.shape[1:] == (128, 88)
+    assert "scaled up to 128 rows" in str(summary)
+
+
+def test_oumvlp(tmp_path: Path) -> None:
+    wrong = fake_trees.oumvlp(tmp_path / "raw")
+    summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.OUMVLP, layout="auto")
+    assert faults(summary) == wrong
+    store = open_store(summary.store)
+    assert (len(store), store.about["layout"], store.about["source"]) == (15, "oumvlp", None)
+    first = align_silhouette(fake_trees.draw(fake_trees.seed_of("00001", "000"), 0, (980, 1280)), 64)
+    assert first is not None
+    np.testing.assert_array_equal(store.frames[0], first[:, 10:54])
+
+
+@pytest.mark.parametrize("protocol", [fake_trees.CASIAB, fake_trees.OUMVLP], ids=["casiab", "oumvlp"])
+@pytest.mark.parametrize("size", [(64, 64), (128, 128), (64, 44)])
+def test_opengait(tmp_path: Path, size: tuple[int, int], protocol: Protocol) -> None:
+    wrong = fake_trees.opengait(tmp_path / "raw", size, protocol)
+    summary = run(tmp_path / "raw", tmp_path / "store", protocol, layout="auto", res=size[0])
+    assert faults(summary) == wrong
+    assert not (tmp_path / "raw/evil").exists()  # the pickle was not run
+    store = open_store(summary.store)
+    assert store.about["layout"] == "opengait"
+    cut = (size[0] - store.width) // 2 if size[0] == size[1] else 0
+
+    def draw(seed: int, t: int) -> np.ndarray:
+        return fake_trees.aligned(seed, t, size)[:, cut : cut + store.width]
+
+    expected_frames(store, draw, fake_trees.FRAMES)
+
+
+def test_strict_stops_at_any_fault(tmp_path: Path) -> None:
+    fake_trees.opengait(tmp_path / "pickles")
+    with pytest.raises(ValueError, match=r"000\.pkl: pickle that wants .*mkdir.*strict=false"):
+        run(tmp_path / "pickles", tmp_path / "store", fake_trees.CASIAB, strict=True)
+    fake_trees.casiab(tmp_path / "links")
+    with pytest.raises(ValueError, match=r"004/again: symbolic-link loop; .*strict=false"):
+        run(tmp_path / "links", tmp_path / "store", fake_trees.CASIAB, strict=True)
+
+
+def test_pickles_of_frames_that_are_not_aligned(tmp_path: Path) -> None:
+    fake_trees.write(tmp_path / "raw/001/nm-01/000/000.pkl", pickle.dumps(np.ones((4, 240, 320), np.uint8)))
+    with pytest.raises(ValueError, match="a pickle of 240x320 frames; expected aligned silhouettes, 64x64"):
+        run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
+
+
+def test_raw_and_aligned_in_one_tree(tmp_path: Path, write_sequence: Write) -> None:
+    write_sequence(tmp_path / "raw/001/nm-01/000", [fake_trees.draw(0, t) for t in range(4)])
+    write_sequence(tmp_path / "raw/001/nm-01/090", [fake_trees.aligned(0, t) for t in range(4)])
+    with pytest.raises(ValueError, match=r"240x320 in 001/nm-01/000 and 64x64 in 001/nm-01/090; move them apart"):
+        run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
+
+
+def test_frames_of_different_sizes_in_one_raw_sequence_are_told(tmp_path: Path, write_sequence: Write) -> None:
+    images = [fake_trees.draw(0, t) for t in range(4)] + [fake_trees.draw(0, 1)[:, 40:]]
+    write_sequence(tmp_path / "raw/001/nm-01/000", images)
+    summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
+    assert summary.frames == 5
+    assert "1 sequences have frames of different sizes, each aligned on its own: 001/nm-01/000" in str(summary)
+
+
+def test_names_are_read_as_the_protocols(tmp_path: Path, write_sequence: Write) -> None:
+    images = [fake_trees.draw(0, t) for t in range(4)]
+    protocol = Protocol(**{**eval(fields(fake_trees.CASIAB)), "train": ("001", "Zo\u00eb"), "test": ("003",)})
+    for name in ("1/NM-1/0", "001/nm-01/90", "Zoe\u0308/nm-01/000", "4/nm-01/000"):  # ë as one letter and as two
+        write_sequence(tmp_path / "raw" / name, images)
+    summary = run(tmp_path / "raw", tmp_path / "store", protocol)
+    store = open_store(summary.store)
+    assert list(zip(store.subjects, store.conditions, store.views, strict=True)) == [
+        ("001", "nm-01", "000"),
+        ("001", "nm-01", "090"),
+        ("Zo\u00eb", "nm-01", "000"),
+    ]
+    assert "names read as the protocol's: condition NM-1 as nm-01, subject 1 as 001" in str(summary)
+    assert "1 of the protocol's subjects have no sequence: 003" in str(summary)
+
+
+def test_the_same_sequence_in_two_folders(tmp_path: Path, write_sequence: Write) -> None:
+    for name in ("1/nm-01/000", "001/nm-01/000", "001/NM-01/000"):
+        write_sequence(tmp_path / "raw" / name, [fake_trees.draw(0, 0)])
+    with pytest.raises(ValueError, match=r"001 nm-01 000 is in .*Keep one of the two") as error:
+        run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
+    assert all(name in str(error.value) for name in ("1/nm-01/000", "001/nm-01/000", "001/NM-01/000"))
+
+
+def test_an_unreadable_sequence_and_a_name_without_encoding(
+    raw: Path, tmp_path: Path, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.makedirs(os.fsencode(raw) + b"/\xff/nm-01/000")
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if str(path).endswith(os.path.join("003", "nm-01", "090")):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    summary = run(raw, tmp_path / "store", protocol)
+    assert faults(summary) == {
+        "003/nm-01/090": "unreadable folder (Permission denied); fewer than 3 usable frames",
+        "\\udcff/nm-01/000": "subject the protocol does not know",
+    }
+    str(summary).encode()
+
+
+def test_a_store_of_more_subjects_serves_fewer(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    fewer = Protocol(**{**eval(fields(protocol)), "train": ("001-002",), "test": ("003",)})
+    assert run(raw, tmp_path / "tiny-64", fewer).already

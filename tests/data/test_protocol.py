@@ -1,10 +1,11 @@
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cstl.data import Protocol
-from cstl.data.layouts import LAYOUTS
 from cstl.data.protocol import as_protocol
 
 FIELDS = {
@@ -65,6 +66,9 @@ def test_from_a_composed_configuration() -> None:
         ({"train": ["001-004:0"]}, ["train", "001-004:0", "no range"]),
         ({"exclude": ["099"]}, ["exclude", "099", "neither"]),
         ({"min_frames": 0}, ["min_frames", "at least 1", "0"]),
+        ({"validation": -1}, ["validation", "at least 0", "-1"]),
+        ({"validation": 4}, ["validation", "4 of the 4 training subjects", "none to train on"]),
+        ({"subjects": ["001-015"]}, ["1 subject", "does not have: 020", "it has 15, 001 to 015"]),
     ],
 )
 def test_errors(change: dict[str, object], words: list[str]) -> None:
@@ -86,6 +90,11 @@ def test_a_long_list_of_names_is_cut_short() -> None:
         Protocol(**{**FIELDS, "train": ["001-100"], "test": ["001-100"]})
 
 
+def load(name: str) -> DictConfig:
+    """A data set's file, as a composed configuration has it."""
+    return OmegaConf.create({"res": 64, "dataset": OmegaConf.load(CONF / f"{name}.yaml")}).dataset
+
+
 CONF = Path(__file__).parents[2] / "conf/dataset"
 SIZES = {  # subjects to train and test on, views, conditions
     "casiab": (73, 50, 11, 10),
@@ -97,13 +106,102 @@ SIZES = {  # subjects to train and test on, views, conditions
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_data_set_files(path: Path) -> None:
-    config = OmegaConf.load(path)
+    config = load(path.stem)
     protocol = as_protocol(config.protocol)
     sizes = (protocol.train_subjects, protocol.test_subjects, protocol.views, protocol.conditions)
     assert tuple(map(len, sizes)) == SIZES[path.stem]
     assert config.name == path.stem
-    assert config.layout in LAYOUTS
+    assert config.layout == "auto"
     assert protocol.min_frames == 3
     needed = {"subjects", "sequences", "frames", "iterations", "channels", "learning_rate", "milestones"}
     assert needed <= set(config.recipe)
     assert config.recipe.learning_rate == 1e-4
+
+
+def test_the_last_training_subjects_are_held_out() -> None:
+    protocol = Protocol(**{**FIELDS, "exclude": ["004"], "validation": 1})
+    assert protocol.train_subjects == ("001", "002")
+    assert protocol.validation_subjects == ("003",)
+    assert protocol.test_subjects == ("005", "010", "015", "020")
+    assert Protocol(**FIELDS).validation_subjects == ()
+
+
+def test_all_subjects_of_the_data_set_are_known_whatever_the_split() -> None:
+    protocol = Protocol(**{**FIELDS, "subjects": ["001-020"], "exclude": ["019"]})
+    assert len(protocol.known_subjects) == 20
+
+
+def casiab(**changes: object) -> Protocol:
+    config = load("casiab")
+    config.update(changes)
+    return as_protocol(config.protocol)
+
+
+@pytest.mark.parametrize(
+    ("split", "last", "train", "test"), [("LT", 74, 73, 50), ("MT", 62, 61, 62), ("ST", 24, 23, 100)]
+)
+def test_the_splits_of_casiab(split: str, last: int, train: int, test: int) -> None:
+    protocol = casiab(split=split)
+    assert protocol.train_subjects == tuple(f"{i:03d}" for i in range(1, last + 1) if i != 5)
+    assert (len(protocol.train_subjects), len(protocol.test_subjects)) == (train, test)
+    assert protocol.known_subjects == {f"{i:03d}" for i in range(1, 125)}
+    assert as_protocol(asdict(protocol)) == protocol
+
+
+def test_an_unknown_split() -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown dataset\.split=XT; the choices are LT, MT, ST, or .*dataset\.split_file=PATH"
+    ):
+        casiab(split="XT")
+
+
+@pytest.fixture
+def split_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "my split.json"
+
+
+def test_a_split_file(split_file: Path) -> None:
+    """Subject 005 takes part when the file names it."""
+    split_file.write_text(json.dumps({"TRAIN_SET": ["001", "005"], "TEST_SET": ["002"], "NOTE": 1}))
+    protocol = casiab(split_file="my split.json")
+    assert (protocol.train_subjects, protocol.test_subjects) == (("001", "005"), ("002",))
+    assert len(protocol.known_subjects) == 124
+    own = as_protocol({**FIELDS, "split_file": str(split_file)})
+    assert own.known_subjects == {"001", "002", "005"}
+    split_file.write_text("\ufeff" + json.dumps({"TRAIN_SET": ["00003"], "TEST_SET": ["00001"]}), encoding="utf-8")
+    config = load("oumvlp")
+    config.split_file = str(split_file)
+    assert as_protocol(config.protocol).train_subjects == ("00003",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"TRAIN_SET": ["001", "002"], "TEST_SET": ["002"]}, "both train and test: 002"),
+        ({"TRAIN_SET": ["001"]}, 'TEST_SET missing, found TRAIN_SET; expected {"TRAIN_SET"'),
+        ({}, "TRAIN_SET missing, found no key"),
+        ({"TRAIN_SET": [], "TEST_SET": ["001"]}, "TRAIN_SET is []; expected"),
+        ({"TRAIN_SET": "001", "TEST_SET": ["002"]}, "TRAIN_SET is '001'; expected"),
+        ({"TRAIN_SET": [1], "TEST_SET": ["002"]}, "train: expected names, found 1; quote"),
+        ({"TRAIN_SET": ["001", "001"], "TEST_SET": ["002"]}, "train: 001 listed more than once"),
+        (
+            {"TRAIN_SET": ["1"], "TEST_SET": ["002", "125"]},
+            "2 subject(s) in train or test that the data set does not have",
+        ),
+        (["001"], "holds a list; expected"),
+        ("{", "is no JSON file"),
+    ],
+)
+def test_split_files_that_are_wrong(split_file: Path, content: object, words: str) -> None:
+    split_file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=r"my split\.json") as error:
+        casiab(split_file="my split.json")
+    assert words in str(error.value)
+
+
+def test_no_split_file(split_file: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"no split file at dataset\.split_file=my split\.json \(from .*TRAIN_SET"
+    ):
+        casiab(split_file="my split.json")

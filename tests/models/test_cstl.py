@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 import cstl.models.cstl
 from cstl.models import CSTL
-from cstl.models.encoder import _RowPool
-from cstl.models.parts import PartBatchNorm, PartConv
+from cstl.models.batch_norm import PartBatchNorm
+from cstl.models.encoder import _PartPool
+from cstl.models.parts import PartConv
 
 TINY = {"height": 16, "num_classes": 5, "channels": (4, 8, 16), "embedding_dim": 8, "reduction": 4}
 
@@ -192,9 +193,13 @@ def test_float64_stays_float64(net: CSTL) -> None:
     assert out.embeddings.dtype == out.logits.dtype == torch.float64
 
 
-def test_gradient_of_row_pooling() -> None:
-    x = torch.rand(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(_RowPool.apply, x)
+def test_gradient_of_pooling() -> None:
+    x = torch.rand(1, 3, 4, 2, dtype=torch.float64, requires_grad=True)  # (frames, P, pixels, C)
+    assert torch.autograd.gradcheck(_PartPool.apply, x)
+    equal = torch.ones(1, 1, 4, 1, requires_grad=True)
+    _PartPool.apply(equal).sum().backward()
+    assert equal.grad is not None
+    assert equal.grad.flatten().tolist() == [0.5] * 4
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 WIDTHS = {64: 44, 128: 88}  # height → width: 11/16 of the square, whose sides hold nobody
+ALIGNED = {(height, wide) for height, width in WIDTHS.items() for wide in (height, width)}  # (64, 64), (64, 44), …
 MIN_SUM = 10_000  # a frame whose grey values sum to this or less shows no person (40 white pixels)
 
 NO_PERSON = "no person"
@@ -67,3 +68,24 @@ def cut_sides(square: np.ndarray) -> np.ndarray:
     """The middle 11/16 of the columns, a view: (..., 64, 64) → (..., 64, 44), (..., 128, 128) → (..., 128, 88)."""
     side = square.shape[-1] * 5 // 32
     return square[..., side : square.shape[-1] - side]
+
+
+def fit_aligned(silhouette: np.ndarray, size: int) -> np.ndarray | str:
+    """An aligned silhouette at the size of a store, its sides cut off unless they are already; or `NO_PERSON`.
+
+    Scaled down by the mean of the area (128 to 64: of 2 × 2 pixels), up as alignment scales.
+
+    Args:
+        silhouette: uint8 (S, S) or, already cut, (S, 11/16 S).
+        size: height of the result in pixels.
+
+    Returns:
+        uint8 (size, 11/16 size).
+    """
+    height, width = silhouette.shape
+    if int(silhouette.sum()) <= MIN_SUM:
+        return NO_PERSON
+    if height != size:
+        interpolation = cv2.INTER_AREA if height > size else cv2.INTER_CUBIC
+        silhouette = cv2.resize(silhouette, (width * size // height, size), interpolation=interpolation)
+    return cut_sides(silhouette) if silhouette.shape[1] == size else silhouette

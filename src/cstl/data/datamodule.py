@@ -71,13 +71,19 @@ class StoreFrames(Dataset):
 class TestBatches(Sampler[TestIndex]):
     """All sequences that are gallery or probe, whole, those of similar length together."""
 
-    def __init__(self, store: Store, protocol: Protocol, subjects: list[str], eval_frames: int) -> None:
-        tested = sorted({*protocol.gallery, *(name for names in protocol.probes.values() for name in names)})
+    def __init__(
+        self, store: Store, protocol: Protocol, subjects: list[str], eval_frames: int, max_frames: int | None = None
+    ) -> None:
+        probes = [*protocol.probes.values(), *protocol.cross_view_probes.values()]
+        tested = sorted(
+            {*protocol.gallery, *protocol.cross_view_gallery, *(name for names in probes for name in names)}
+        )
         self.store, self.protocol, self.subjects = store, protocol, subjects
         self.sequences = np.flatnonzero(
             np.isin(store.subjects, subjects) & np.isin(store.conditions, tested) & np.isin(store.views, protocol.views)
         )
-        buckets = length_buckets(store.lengths[self.sequences], eval_frames)
+        self.lengths = np.minimum(store.lengths, max_frames or store.lengths.max(initial=1))
+        buckets = length_buckets(self.lengths[self.sequences], eval_frames)
         self.buckets = [self.sequences[bucket] for bucket in buckets]
 
     def __len__(self) -> int:
@@ -85,7 +91,7 @@ class TestBatches(Sampler[TestIndex]):
 
     def __iter__(self) -> Iterator[TestIndex]:
         for chosen in self.buckets:
-            lengths = self.store.lengths[chosen]
+            lengths = self.lengths[chosen]
             window = np.arange(lengths.max())
             rows = np.where(window < lengths[:, None], self.store.starts[chosen, None] + window, -1)
             yield TestIndex(
@@ -113,6 +119,7 @@ class GaitDataModule(LightningDataModule):
         seed: a training batch follows from it and the step alone.
         workers: processes that gather batches; 0 gathers them in this one, with the same result.
         eval_frames: most frames of a test batch, padding included; a longer sequence has a batch of its own.
+        max_frames: of a test sequence, only the first so many frames are looked at; None: all, as the authors do.
 
     Raises:
         FileNotFoundError, ValueError: when the store is first needed, see `open_store`; a store without training or
@@ -133,6 +140,7 @@ class GaitDataModule(LightningDataModule):
         seed: int,
         workers: int = 0,
         eval_frames: int = 2000,
+        max_frames: int | None = None,
     ) -> None:
         super().__init__()
         self.path = store
@@ -140,7 +148,7 @@ class GaitDataModule(LightningDataModule):
         self.res, self.dataset = res, dataset
         self.subjects, self.sequences, self.frames = subjects, sequences, frames
         self.steps, self.seed = steps, seed
-        self.workers, self.eval_frames = workers, eval_frames
+        self.workers, self.eval_frames, self.max_frames = workers, eval_frames, max_frames
 
     @cached_property
     def store(self) -> Store:
@@ -156,6 +164,11 @@ class GaitDataModule(LightningDataModule):
     def test_subjects(self) -> list[str]:
         """The test subjects that the store has, sorted; `TestBatch.subject` is a position in it."""
         return self._present(self.protocol.test_subjects)
+
+    @cached_property
+    def validation_subjects(self) -> list[str]:
+        """The held-out training subjects that the store has, sorted."""
+        return self._present(self.protocol.validation_subjects)
 
     @property
     def num_classes(self) -> int:
@@ -183,14 +196,20 @@ class GaitDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """`TestBatch`es of every gallery and probe sequence of the test subjects, each once."""
-        batches = TestBatches(self.store, self.protocol, self.test_subjects, self.eval_frames)
-        if not batches:
-            raise ValueError(f"{self.path} has no gallery or probe sequence of the protocol's test subjects")
-        return self._loader(batches)
+        return self._test_loader(self.test_subjects, "test subjects")
 
-    def val_dataloader(self) -> DataLoader:
-        """The test batches: for a curve over training, never to choose a model by."""
-        return self.test_dataloader()
+    def val_dataloader(self) -> list[DataLoader]:
+        """The test batches, for a curve only; and, where the protocol holds subjects out, theirs, to select by."""
+        loaders = [self.test_dataloader()]
+        if self.protocol.validation:
+            loaders.append(self._test_loader(self.validation_subjects, "held-out training subjects"))
+        return loaders
+
+    def _test_loader(self, subjects: list[str], whose: str) -> DataLoader:
+        batches = TestBatches(self.store, self.protocol, subjects, self.eval_frames, self.max_frames)
+        if not batches:
+            raise ValueError(f"{self.path} has no gallery or probe sequence of the protocol's {whose}")
+        return self._loader(batches)
 
     def _present(self, subjects: Iterable[str]) -> list[str]:
         return sorted(set(subjects).intersection(np.unique(self.store.subjects).tolist()))

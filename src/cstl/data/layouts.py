@@ -1,63 +1,98 @@
-"""Raw trees as users have them on disk: one function a layout."""
+"""Raw trees as users have them on disk: a layout is where the folders of sequences are, and what lies in one."""
 
+import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
+from sys import intern
+from typing import NamedTuple, TypeVar
+
+from cstl.data.frames import UNREADABLE_FOLDER, list_files
+
+AUTO = "auto"
+LOOP = "symbolic-link loop"
+SAMPLE = 64  # sequences that are looked into to tell the layout
+
+Problems = list[tuple[str, str]]  # a folder, what is wrong with it
+Kind = TypeVar("Kind")
+_VIEW_FOLDER = re.compile(r"Silhouette_([^-]+)-([^-]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class RawSequence:
-    """One walk of one subject, as it lies on disk; `folder` holds one PNG file a frame."""
+    """One walk of one subject, as it lies on disk; `folder` holds its frames and is not looked into yet."""
 
     subject: str
     condition: str
     view: str
     folder: str
 
-    @property
-    def frames(self) -> list[str]:
-        """Paths of the frames in order (1, 2, … 10 as 01, 02, … 10), read from the disk at every call."""
-        names = [entry.name for entry in os.scandir(self.folder) if _is_frame(entry.name)]
-        return [os.path.join(self.folder, name) for name in sorted(names, key=lambda name: (len(name), name))]
+
+class Layout(NamedTuple):
+    """How to find the folders of sequences, what the files in them end in, and what a path looks like."""
+
+    find: Callable[[str, Problems], Iterator[RawSequence]]
+    suffix: str
+    looks: str
 
 
-def casiab(raw: str) -> Iterator[RawSequence]:
-    """CASIA-B's own tree, `001/nm-01/000/001-nm-01-000-001.png`."""
-    for subject, subject_folder in _folders(raw):
-        for condition, condition_folder in _folders(subject_folder):
-            for view, folder in _folders(condition_folder):
+@dataclass(frozen=True)
+class Listing:
+    """A raw tree: its layout, its sequences sorted by subject, condition and view, and folders that were left out."""
+
+    layout: str
+    sequences: list[RawSequence]
+    problems: Problems
+
+
+def by_subject(raw: str, problems: Problems) -> Iterator[RawSequence]:
+    """Sequences in `subject/condition/view`."""
+    for subject, subject_folder in _folders(raw, problems):
+        if _VIEW_FOLDER.fullmatch(subject):
+            continue  # the other layout: every subject's folder in it would be listed for nothing
+        for condition, condition_folder in _folders(subject_folder, problems):
+            for view, folder in _folders(condition_folder, problems):
                 yield RawSequence(subject, condition, view, folder)
 
 
-def oumvlp(raw: str) -> Iterator[RawSequence]:
-    """OU-MVLP's own tree, `Silhouette_000-00/00001/0001.png` (view and sequence, subject, frame)."""
-    for name, outer in _folders(raw):
-        if match := re.fullmatch(r"Silhouette_(\w+)-(\w+)", name):
-            for subject, folder in _folders(outer):
-                yield RawSequence(subject, condition=match[2], view=match[1], folder=folder)
+def by_view(raw: str, problems: Problems) -> Iterator[RawSequence]:
+    """Sequences in `Silhouette_VIEW-CONDITION/subject`."""
+    for name, outer in _folders(raw, problems):
+        if match := _VIEW_FOLDER.fullmatch(name):
+            view, condition = match.groups()
+            for subject, folder in _folders(outer, problems):
+                yield RawSequence(subject, condition, view, folder)
 
 
-LAYOUTS: dict[str, tuple[Callable[[str], Iterator[RawSequence]], str]] = {  # name → (function, what a path looks like)
-    "casiab": (casiab, "001/nm-01/000/*.png (subject/condition/view/frames)"),
-    "oumvlp": (oumvlp, "Silhouette_000-00/00001/*.png (Silhouette_VIEW-CONDITION/subject/frames)"),
+LAYOUTS = {
+    "casiab": Layout(by_subject, ".png", "001/nm-01/000/*.png (subject/condition/view/frames)"),
+    "oumvlp": Layout(by_view, ".png", "Silhouette_000-00/00001/*.png (Silhouette_VIEW-CONDITION/subject/frames)"),
+    "opengait": Layout(by_subject, ".pkl", "001/nm-01/000/000.pkl (subject/condition/view/one pickled array)"),
 }
 
 
-def list_sequences(raw: str | os.PathLike[str] | None, layout: str) -> list[RawSequence]:
-    """All sequences of a raw tree, sorted by subject, condition and view. Frames are not listed yet.
+def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO) -> Listing:
+    """All sequences of a raw tree. Frames are not listed yet, but for a sample that tells the layout.
+
+    Args:
+        raw: folder of the tree.
+        layout: a name in `LAYOUTS`, or "auto" for the one that the tree has.
 
     Raises:
-        ValueError: an unknown layout, no folder given, an empty one, or a tree of another layout; the message shows
-            what was found.
+        ValueError: an unknown layout, no folder given, an empty one, a tree of another layout, of none or of two; the
+            message shows what was found beside what was expected.
         FileNotFoundError: no such folder.
         NotADirectoryError: a file, not a folder.
+        OSError: the folder cannot be read.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}; the choices are {', '.join(LAYOUTS)}")
-    find, looks = LAYOUTS[layout]
+    if layout not in (AUTO, *LAYOUTS):
+        raise ValueError(f"unknown dataset.layout={layout!r}; the choices are {', '.join((AUTO, *LAYOUTS))}")
+    wanted = LAYOUTS if layout == AUTO else {layout: LAYOUTS[layout]}
+    looks = " or ".join(choice.looks for choice in wanted.values())
     if raw is None:
         raise ValueError(f"where are the raw frames? Give their folder with dataset.raw=PATH; expected {looks} in it")
     if not os.path.exists(raw):
@@ -66,10 +101,29 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str) -> list[RawS
         )
     if not os.path.isdir(raw):
         raise NotADirectoryError(f"no raw frames at {raw}: a file; expected a folder with {looks} (unpack archives)")
-    sequences = sorted(find(os.fspath(raw)), key=lambda s: (s.subject, s.condition, s.view))
-    if not any(sequence.frames for sequence in sequences):
-        raise ValueError(f"{raw} is not laid out as {layout}: expected {looks}, found {describe(raw)}")
-    return sequences
+    raw = os.fspath(raw)
+    os.listdir(raw)  # raises where the folder itself cannot be read
+
+    problems: Problems = []
+    listed = {find: list(find(raw, problems)) for find in {choice.find for choice in wanted.values()}}
+    for count in (SAMPLE, None):  # all are looked into only where a sample holds nothing
+        seen = {
+            name: found
+            for name, choice in wanted.items()
+            if (found := _with(choice.suffix, spread(listed[choice.find], count)))
+        }
+        if seen:
+            break
+    else:
+        raise ValueError(_fits_none(raw, layout, problems))
+    name, *others = prevailing(seen)
+    if others:
+        both = " and ".join(f"{kind} (in {os.path.relpath(seen[kind][0], raw)})" for kind in (name, *others))
+        raise ValueError(
+            f"{raw} holds two layouts, {both}: name the one to read with dataset.layout={name}, or move them apart"
+        )
+    sequences = sorted(listed[LAYOUTS[name].find], key=attrgetter("subject", "condition", "view"))
+    return Listing(name, sequences, sorted(set(problems)))
 
 
 def describe(raw: str | os.PathLike[str]) -> str:
@@ -84,9 +138,66 @@ def describe(raw: str | os.PathLike[str]) -> str:
     return f"{shown}; no file in them"
 
 
-def _folders(parent: str) -> list[tuple[str, str]]:
-    return sorted((entry.name, entry.path) for entry in os.scandir(parent) if entry.is_dir() and entry.name[0] != ".")
+def spread(sequences: Sequence[RawSequence], count: int | None) -> Sequence[RawSequence]:
+    """At most `count` of the sequences, evenly spread; all where it is None."""
+    if count is None or len(sequences) <= count:
+        return sequences
+    return [sequences[i * len(sequences) // count] for i in range(count)]
 
 
-def _is_frame(name: str) -> bool:
-    return name.lower().endswith(".png") and not name.startswith(".")  # macOS leaves ._001.png beside 001.png
+def prevailing(seen: Mapping[Kind, Sequence[str]]) -> list[Kind]:
+    """The kinds seen, the one with most examples first, without strays: less than a fifth of its examples."""
+    kinds = sorted(seen, key=lambda kind: -len(seen[kind]))
+    return [kind for kind in kinds if 5 * len(seen[kind]) >= len(seen[kinds[0]])]
+
+
+def _with(suffix: str, sequences: Iterable[RawSequence]) -> list[str]:
+    """The folders that hold files of that kind."""
+    return [sequence.folder for sequence in sequences if list_files(sequence.folder).of(suffix)]
+
+
+def _fits_none(raw: str, layout: str, problems: Problems) -> str:
+    found = describe(raw)
+    if problems:
+        folder, reason = problems[0]
+        found += f"; {len(problems)} folder(s) left out, {os.path.relpath(folder, raw)}: {reason}"
+    if layout != AUTO:
+        return (
+            f"{raw} is not laid out as {layout}: expected {LAYOUTS[layout].looks}, found {found}; "
+            "with dataset.layout=auto all layouts are tried"
+        )
+    choices = "".join(f"\n  {name:10}{choice.looks}" for name, choice in LAYOUTS.items())
+    return (
+        f"{raw} has none of the layouts that are known.\nFound: {found}\nExpected one of:{choices}\n"
+        "Give the folder whose entries are the first part of such a path with dataset.raw=PATH"
+    )
+
+
+def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
+    """Names and paths of the folders in a folder, sorted. What cannot be read, or leads back, is left out and noted."""
+    found = []
+    try:
+        with os.scandir(parent) as listed:
+            entries = sorted(listed, key=attrgetter("name"))
+    except OSError as error:
+        problems.append((parent, f"{UNREADABLE_FOLDER} ({error.strerror})"))
+        return []
+    for entry in entries:
+        if entry.name[0] == ".":
+            continue
+        if entry.is_symlink() and (wrong := _wrong_link(entry.path)):
+            problems.append((entry.path, wrong))
+        elif entry.is_dir():
+            found.append((intern(entry.name), entry.path))
+    return found
+
+
+def _wrong_link(link: str) -> str | None:
+    """What is wrong with a symbolic link: it ends in itself, in a folder that it lies in, or where none may look."""
+    try:
+        target = os.path.realpath(link, strict=True)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return LOOP if error.errno == errno.ELOOP else f"{UNREADABLE_FOLDER} ({error.strerror})"
+    return LOOP if Path(os.path.realpath(os.path.dirname(link))).is_relative_to(target) else None

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import connection
 from pathlib import Path
@@ -32,44 +33,21 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cstl.data.alignment import align_or_reason, cut_sides, frame_size
-from cstl.data.layouts import RawSequence, describe, list_sequences
+from cstl.data.alignment import ALIGNED, NO_PERSON, OFF_CENTRE, align_or_reason, cut_sides, fit_aligned
+from cstl.data.frames import Files, list_files, read_frames
+from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, spread
+from cstl.data.plan import Chunk, Plan, names, plan_preparation, relative, some, store_settings
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.data.store import COLUMNS, FORMAT, Store, open_store, partial_folder
 
-CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of work
 SHORT = 15  # sequences of fewer usable frames are reported
 
-UNREADABLE = "unreadable"
-NOT_GREY = "not 8-bit grey"
-UNUSABLE = (UNREADABLE, NOT_GREY)
+NATURAL = (NO_PERSON, OFF_CENTRE)  # frames dropped for any other reason are faulty
 EMPTY = "empty"
 FEW_FILES = "fewer than {} frame files"
 FEW_USABLE = "fewer than {} usable frames"
-UNKNOWN = "{} the protocol does not know"
+OTHER_SIZE = "{}x{} among {}"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some sequences, and where what becomes of them is written."""
-
-    number: int
-    sequences: tuple[RawSequence, ...]
-    settings: Mapping[str, Any]
-    partial: Path
-    raw: str
-    strict: bool
-
-    @property
-    def frames_path(self) -> Path:
-        """The aligned frames, without a header."""
-        return self.partial / f"chunk-{self.number:05d}.frames"
-
-    @property
-    def outcome_path(self) -> Path:
-        """What became of the sequences; it is written last, so a chunk that has it is finished."""
-        return self.partial / f"chunk-{self.number:05d}.json"
 
 
 @dataclass
@@ -79,37 +57,14 @@ class Outcome:
     digest: str  # of settings and names, then of the raw files
     kept: list[tuple[str, str, str, int]] = field(default_factory=list)  # subject, condition, view, frames
     dropped: list[tuple[str, str, str]] = field(default_factory=list)  # "frame" or "sequence", reason, path
-    short: list[tuple[str, str, str, int, int, str]] = field(
-        default_factory=list
-    )  # …, files, usable, what became of it
+    short: list[tuple[str, str, str, int, int, str]] = field(default_factory=list)  # …, frames, usable, result
+    sizes: list[str] = field(default_factory=list)  # kept sequences whose frames differ in size
     unused: int = 0  # usable frames of dropped sequences
 
     @property
-    def unusable(self) -> list[str]:
-        """Paths of the pictures that could not be read or are not grey."""
-        return [path for what, reason, path in self.dropped if what == "frame" and reason in UNUSABLE]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which sequences go into which chunk of a store; `skipped` are those that the protocol does not know."""
-
-    raw: str
-    out: Path
-    settings: Mapping[str, Any]
-    sequences: tuple[RawSequence, ...]
-    skipped: tuple[tuple[str, str, str], ...]
-    strict: bool
-
-    @property
-    def chunks(self) -> int:
-        """Number of chunks."""
-        return -(-len(self.sequences) // CHUNK)
-
-    def chunk(self, number: int) -> Chunk:
-        """Chunk 0, 1, … of `chunks`."""
-        sequences = self.sequences[number * CHUNK : (number + 1) * CHUNK]
-        return Chunk(number, sequences, self.settings, partial_folder(self.out), self.raw, self.strict)
+    def faulty(self) -> list[str]:
+        """Files that could not be used, and why."""
+        return [f"{path} ({why})" for what, why, path in self.dropped if what == "frame" and why not in NATURAL]
 
 
 @dataclass(frozen=True)
@@ -122,7 +77,8 @@ class Summary:
     dropped_frames: dict[str, int]
     dropped_sequences: dict[str, int]
     short: int
-    examples: list[str]  # the first frames that could not be used as pictures
+    examples: list[str]  # the first files that could not be used, and why
+    notes: list[str]
     already: bool = False
 
     def __str__(self) -> str:
@@ -131,14 +87,16 @@ class Summary:
         lines = [f"{self.store}: {done}, {self.sequences:,} sequences, {self.frames:,} frames"]
         for what, dropped in (("frames", self.dropped_frames), ("sequences", self.dropped_sequences)):
             if dropped:
-                reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items()))
-                lines.append(f"  {what} dropped: {reasons}")
+                lines.append(f"  {what} dropped:")
+                lines += (f"    {count:,} {reason}" for reason, count in sorted(dropped.items()))
         if self.examples:
-            lines.append(f"  skipped pictures: {', '.join(self.examples)}{', …' if len(self.examples) == 5 else ''}")
+            lines.append("  faulty files, the first of them:")
+            lines += (f"    {example}" for example in self.examples)
         if self.short:
             lines.append(f"  {self.short:,} sequences have fewer than {SHORT} usable frames: short_sequences.csv")
         if self.dropped_frames or self.dropped_sequences:
             lines.append("  every one is named in dropped.csv")
+        lines += (f"  {note}" for note in self.notes)
         return "\n".join(lines)
 
 
@@ -149,12 +107,16 @@ def prepare(
     dataset: str,
     protocol: Protocol | Mapping[str, Any],
     res: int,
-    layout: str = "casiab",
+    layout: str = AUTO,
+    upsample: bool = False,
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
 ) -> Summary:
     """Align every frame of a raw tree and write a store; interrupted and called again, it goes on.
+
+    Silhouettes that are aligned already (64x64, 64x44, 128x128 or 128x88 in the whole tree) are only brought to the
+    store's size.
 
     Args:
         raw: folder of the raw tree.
@@ -162,9 +124,10 @@ def prepare(
         dataset: name of the data set.
         protocol: its subjects, conditions and views; sequences of others are left out.
         res: 64 (frames of 64x44) or 128 (128x88).
-        layout: how the raw tree is laid out, see `cstl.data.layouts.LAYOUTS`.
+        layout: how the raw tree is laid out, see `cstl.data.layouts.LAYOUTS`; "auto": as its folders say.
+        upsample: allow 128x88 frames to be made of silhouettes that were aligned to 64 rows.
         workers: processes; all cores when None, none but this one when 0 or 1.
-        strict: stop at the first picture that cannot be read or is not 8-bit grey, instead of leaving it out.
+        strict: stop at the first file or folder that cannot be used, instead of leaving it out.
         progress: show a progress bar, where standard error is a terminal.
 
     Returns:
@@ -173,18 +136,20 @@ def prepare(
 
     Raises:
         FileNotFoundError, NotADirectoryError: no raw folder there.
-        ValueError: a raw tree that is empty or of another layout, or of which the protocol knows nothing; an unknown
-            resolution; a damaged store at `out`; with `strict`, a picture that cannot be used.
+        ValueError: a raw tree that is empty or of another layout, that mixes raw and aligned silhouettes, has a
+            sequence twice, or of which the protocol knows nothing; an unknown resolution, or one that needs
+            `upsample`; a damaged store at `out`; with `strict`, a file that cannot be used.
         FileExistsError: a store that was made with other settings, or a folder that is no store, lies at `out`.
         OSError: the disk is full; the finished chunks stay, and the next call goes on.
     """
     out = Path(out)
-    settings = _settings(dataset, as_protocol(protocol), res, layout)
     if out.exists():
-        summary = _already(out, settings, strict)
+        summary = _already(out, store_settings(dataset, as_protocol(protocol), res), strict)
         shutil.rmtree(partial_folder(out), ignore_errors=True)  # a kill after the move leaves it
         return summary
-    plan = plan_preparation(raw, out, dataset=dataset, protocol=protocol, res=res, layout=layout, strict=strict)
+    plan = plan_preparation(
+        raw, out, dataset=dataset, protocol=protocol, res=res, layout=layout, upsample=upsample, strict=strict
+    )
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -199,56 +164,22 @@ def prepare(
         raise OSError(error.errno, _disk_full(plan, error)) from error
 
 
-def plan_preparation(
-    raw: str | os.PathLike[str] | None,
-    out: str | os.PathLike[str],
-    *,
-    dataset: str,
-    protocol: Protocol | Mapping[str, Any],
-    res: int,
-    layout: str = "casiab",
-    strict: bool = False,
-) -> Plan:
-    """List the raw tree and say which sequences go into which chunk. Arguments and errors as for `prepare`."""
-    protocol = as_protocol(protocol)
-    settings = _settings(dataset, protocol, res, layout)
-    known = {"subject": protocol.known_subjects, "condition": set(protocol.conditions), "view": set(protocol.views)}
-    sequences, skipped = [], []
-    listed = list_sequences(raw, layout)
-    raw = os.fspath(raw or "")
-    for sequence in listed:
-        strange = [what for what, names in known.items() if getattr(sequence, what) not in names]
-        if strange:
-            skipped.append(("sequence", UNKNOWN.format(strange[0]), os.path.relpath(sequence.folder, raw)))
-        else:
-            sequences.append(sequence)
-    if not sequences:
-        first = listed[0]
-        raise ValueError(
-            f"{raw}: the protocol of {dataset} knows none of the {len(listed)} sequences found; the first one has "
-            f"subject {first.subject}, condition {first.condition}, view {first.view} (found {describe(raw)}); "
-            f"expected subjects like {min(known['subject'], default='none')}, conditions like {protocol.conditions[0]} "
-            f"and views like {protocol.views[0]}"
-        )
-    return Plan(raw, Path(out), settings, tuple(sequences), tuple(skipped), strict)
-
-
 def prepare_chunk(chunk: Chunk) -> None:
     """Align a chunk's frames and write them; a chunk that is finished and whose raw files are the same is left alone.
 
     Raises:
-        ValueError: with `strict`, a picture that cannot be used.
-        OSError: the disk is full, or a folder cannot be read.
+        ValueError: with `strict`, a file that cannot be used.
+        OSError: the disk is full.
     """
-    listed = [sequence.frames for sequence in chunk.sequences]
+    listed = [list_files(sequence.folder) for sequence in chunk.sequences]
     outcome = Outcome(_identity(chunk) + _state(listed))
-    if (earlier := finished(chunk)) and earlier.digest == outcome.digest and not (chunk.strict and earlier.unusable):
+    if (earlier := finished(chunk)) and earlier.digest == outcome.digest and not (chunk.strict and earlier.faulty):
         return
     chunk.outcome_path.unlink(missing_ok=True)
     chunk.partial.mkdir(parents=True, exist_ok=True)
     with _replacing(chunk.frames_path) as file:
-        for sequence, paths in zip(chunk.sequences, listed, strict=True):
-            file.writelines(_prepare_sequence(sequence, paths, chunk, outcome))
+        for sequence, files in zip(chunk.sequences, listed, strict=True):
+            file.writelines(_prepare_sequence(sequence, files, chunk, outcome))
     with _replacing(chunk.outcome_path) as file:
         file.write(json.dumps(asdict(outcome)).encode())
 
@@ -288,7 +219,8 @@ def join(plan: Plan) -> Summary:
         count["frame"]["in dropped sequences"] = unused
     if not kept:
         raise ValueError(f"{plan.raw}: no sequence is left to store; dropped were {_counts(count)}")
-    unusable = [path for outcome in outcomes for path in outcome.unusable]
+    faulty = [f"{path} ({why})" for what, why, path in plan.skipped if what == "frame"]
+    faulty += [path for outcome in outcomes for path in outcome.faulty]
     about = {
         "format": FORMAT,
         **plan.settings,
@@ -297,7 +229,8 @@ def join(plan: Plan) -> Summary:
         "dropped_frames": count["frame"],
         "dropped_sequences": count["sequence"],
         "short": len(short),
-        "examples": unusable[:5],
+        "examples": faulty[:5],
+        "notes": [*plan.notes, *_notes(plan, kept, [path for outcome in outcomes for path in outcome.sizes])],
         "raw": os.path.abspath(plan.raw),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"cstl": version("cstl"), "numpy": np.__version__, "opencv": cv2.__version__},
@@ -330,85 +263,81 @@ def join(plan: Plan) -> Summary:
     return _summary(Store(plan.out))
 
 
-def _prepare_sequence(sequence: RawSequence, paths: list[str], chunk: Chunk, outcome: Outcome) -> list[bytes]:
+def _notes(plan: Plan, kept: list[tuple[str, str, str, int]], sizes: list[str]) -> Iterator[str]:
+    """What of the protocol is not in the store, and what looks odd."""
+    settings = plan.settings
+    expected = len(settings["subjects"]) * len(settings["conditions"]) * len(settings["views"])
+    if expected > len(kept):
+        check = f"python -m cstl.check dataset={settings['dataset']} res={settings['height']}"
+        missing = f"{expected - len(kept):,} of the protocol's {expected:,} sequences"
+        yield f"{missing} are not in the store; `{check}` lists them"
+    if absent := sorted(set(settings["subjects"]) - {subject for subject, *_ in kept}):
+        yield f"{len(absent):,} of the protocol's subjects have no sequence: {some(absent, 5)}"
+    if sizes:
+        yield f"{len(sizes):,} sequences have frames of different sizes, each aligned on its own: {some(sizes, 5)}"
+
+
+def _prepare_sequence(sequence: RawSequence, files: Files, chunk: Chunk, outcome: Outcome) -> list[bytes]:
     """The bytes of the frames to keep, uint8 (H, W) each; none where the sequence is dropped."""
-    frames = []
-    for path in paths:
-        image = _read_grey(path)
-        aligned = image if isinstance(image, str) else align_or_reason(image, chunk.settings["height"])
-        if not isinstance(aligned, str):
-            frames.append(cut_sides(aligned).tobytes())
+    suffix = LAYOUTS[chunk.settings["layout"]].suffix
+    to_frame = partial(_to_frame, source=chunk.settings["source"], height=chunk.settings["height"])
+    frames, count, sizes = [], 0, set()
+    for path, image in read_frames(sequence.folder, files, suffix):
+        count += 1
+        frame = image if isinstance(image, str) else to_frame(image)
+        if not isinstance(frame, str):
+            frames.append(frame.tobytes())
+            sizes.add(image.shape)  # type: ignore[union-attr]
             continue
-        if chunk.strict and aligned in UNUSABLE:
-            raise ValueError(f"{path}: {aligned}; mend or remove it, or leave such pictures out with strict=false")
-        outcome.dropped.append(("frame", aligned, os.path.relpath(path, chunk.raw)))
+        if chunk.strict and frame not in NATURAL:
+            raise ValueError(f"{path}: {frame}; mend or remove it, or leave such files out with strict=false")
+        outcome.dropped.append(("frame", frame, relative(path, chunk.raw)))
 
     least = chunk.settings["min_frames"]
     result = "kept"
-    if not paths:
+    if not count:
         result = EMPTY
-    elif len(paths) < least:
+    elif len(files.pictures) == count < least:
         result = FEW_FILES.format(least)
     elif len(frames) < least:
         result = FEW_USABLE.format(least)
-    names = (sequence.subject, sequence.condition, sequence.view)
+    folder = relative(sequence.folder, chunk.raw)
     if len(frames) < SHORT:
-        outcome.short.append((*names, len(paths), len(frames), result))
+        outcome.short.append((*names(sequence), count, len(frames), result))
     if result != "kept":
-        outcome.dropped.append(("sequence", result, os.path.relpath(sequence.folder, chunk.raw)))
+        outcome.dropped.append(("sequence", result, folder))
         outcome.unused += len(frames)
         return []
-    outcome.kept.append((*names, len(frames)))
+    if len(sizes) > 1:
+        outcome.sizes.append(folder)
+    outcome.kept.append((*names(sequence), len(frames)))
     return frames
 
 
-def _read_grey(path: str) -> np.ndarray | str:
-    """A picture as uint8 (H, W), or why there is none. Colour whose channels are all equal is grey."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.read()
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    except (OSError, cv2.error):
-        image = None
-    if image is None:
-        return UNREADABLE
-    if image.dtype != np.uint8:
-        return NOT_GREY
-    if image.ndim == 3:
-        grey, colours, alpha = image[..., :1], image[..., :3], image[..., 3:]
-        if (colours != grey).any() or (alpha != 255).any():
-            return NOT_GREY
-        image = grey[..., 0]
-    return image
-
-
-def _settings(dataset: str, protocol: Protocol, res: int, layout: str) -> dict[str, Any]:
-    """What a store's content depends on, besides the raw files. The split is not part of it, the set of subjects is."""
-    height, width = frame_size(res)
-    return {
-        "dataset": dataset,
-        "height": height,
-        "width": width,
-        "layout": layout,
-        "min_frames": protocol.min_frames,
-        "views": sorted(protocol.views),
-        "conditions": sorted(protocol.conditions),
-        "subjects": sorted(protocol.known_subjects),
-    }
+def _to_frame(image: np.ndarray, source: tuple[int, int] | None, height: int) -> np.ndarray | str:
+    """A store's frame, uint8 (height, width), of a raw or already aligned silhouette; or why there is none."""
+    if source is None:
+        if image.shape in ALIGNED:
+            return OTHER_SIZE.format(*image.shape, "raw silhouettes")
+        square = align_or_reason(image, height)
+        return square if isinstance(square, str) else cut_sides(square)
+    if image.shape != tuple(source):
+        return OTHER_SIZE.format(*image.shape, f"silhouettes aligned to {source[0]}x{source[1]}")
+    return fit_aligned(image, height)
 
 
 def _identity(chunk: Chunk) -> str:
     """A digest of the settings and of what the chunk's sequences are called."""
-    settings = [chunk.settings[name] for name in ("dataset", "layout", "height", "width", "min_frames")]
-    names = [(sequence.subject, sequence.condition, sequence.view) for sequence in chunk.sequences]
-    return hashlib.sha256(json.dumps([FORMAT, cv2.__version__, settings, names]).encode()).hexdigest()
+    settings = [chunk.settings[name] for name in ("dataset", "layout", "source", "height", "width", "min_frames")]
+    sequences = [names(sequence) for sequence in chunk.sequences]
+    return hashlib.sha256(json.dumps([FORMAT, cv2.__version__, settings, sequences]).encode()).hexdigest()
 
 
-def _state(listed: list[list[str]]) -> str:
+def _state(listed: list[Files]) -> str:
     """A digest of the raw files' names, sizes and times of change."""
     digest = hashlib.sha256()
-    for paths in listed:
-        for path in paths:
+    for files in listed:
+        for path in (*files.pictures, *files.pickles, *(path for path, _ in files.faults)):
             with suppress(OSError):  # a link to nothing is an unreadable frame
                 stat = os.stat(path)
                 digest.update(f"{stat.st_size}/{stat.st_mtime_ns}/".encode())
@@ -475,6 +404,8 @@ def _already(out: Path, settings: dict[str, Any], strict: bool) -> Summary:
     store = open_store(out)
     about = store.about
     differs = [name for name in settings if about.get(name) != settings[name]]
+    if "subjects" in differs and set(settings["subjects"]) <= set(about.get("subjects", ())):
+        differs.remove("subjects")  # more subjects than are asked for do no harm
     if differs:
         there = {name: _brief(about.get(name)) for name in differs}
         details = "; ".join(f"{name}: {there[name]} there, {_brief(settings[name])} now" for name in differs)
@@ -484,7 +415,7 @@ def _already(out: Path, settings: dict[str, Any], strict: bool) -> Summary:
         )
     if strict and about["examples"]:
         raise FileExistsError(
-            f"{out} was prepared without strict=true and leaves pictures out that cannot be used, "
+            f"{out} was prepared without strict=true and leaves files out that cannot be used, "
             f"{about['examples'][0]} the first of them (dropped.csv names all); delete the folder to prepare it again"
         )
     return _summary(store, already=True)
@@ -497,8 +428,9 @@ def _brief(value: Any) -> str:
 
 
 def _summary(store: Store, already: bool = False) -> Summary:
-    names = ("sequences", "frames", "dropped_frames", "dropped_sequences", "short", "examples")
-    return Summary(store.path, **{name: store.about[name] for name in names}, already=already)
+    fields = ("sequences", "frames", "dropped_frames", "dropped_sequences", "short", "examples")
+    about = {name: store.about[name] for name in fields}
+    return Summary(store.path, **about, notes=store.about.get("notes", []), already=already)
 
 
 def _counts(count: Mapping[str, Mapping[str, int]]) -> str:
@@ -506,14 +438,22 @@ def _counts(count: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _disk_full(plan: Plan, error: OSError) -> str:
-    sample = plan.sequences[:: max(1, len(plan.sequences) // 200)]
-    files = sum(len(sequence.frames) for sequence in sample) / len(sample) * len(plan.sequences)
-    size = files * plan.settings["height"] * plan.settings["width"]
+    sample = spread(plan.sequences, 200)
+    count = sum(_count_frames(list_files(sequence.folder), plan.settings) for sequence in sample)
+    size = count / len(sample) * len(plan.sequences) * plan.settings["height"] * plan.settings["width"]
     return (
         f"the disk of {plan.out.parent} is full ({error.strerror}): the store needs about {_size(2 * size)} "
         f"there while it is made and half of that afterwards; make room or give dataset.store=PATH. What is finished "
         f"stays in {partial_folder(plan.out)}, and the same command goes on from it"
     )
+
+
+def _count_frames(files: Files, settings: Mapping[str, Any]) -> float:
+    """Frames of a sequence, without reading them."""
+    if not files.pickles:
+        return len(files.pictures)
+    height, width = settings["source"]
+    return os.path.getsize(files.pickles[0]) / (height * width)
 
 
 def _size(count: float) -> str:

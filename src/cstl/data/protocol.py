@@ -1,9 +1,11 @@
 """Who is trained on, who is tested on, what is looked for in what: a benchmark as data."""
 
+import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 _RANGE = re.compile(r"(\d+)-(\d+)(?::(\d+))?")
@@ -23,13 +25,19 @@ class Protocol:
         test: subjects to test on, written in the same way.
         exclude: subjects that are left out of both, written in the same way.
         min_frames: a sequence of fewer frames is dropped.
+        subjects: every subject of the data set, written in the same way: all are prepared, so that one store serves
+            every split. Empty: those in train and test.
+        validation: how many training subjects, the last ones, are held out to choose a checkpoint by.
+        cross_view_gallery, cross_view_probes: the conditions of the second protocol (Hou et al., TBIOM 2022), where
+            the gallery is all views at once; empty where it is not used.
 
     Lists, and one string where a tuple of one is meant, are taken too. Every name is a string: YAML reads an unquoted
     000 as a number, so quote it.
 
     Raises:
         ValueError: a name that is not a string, comes twice or has a comma in it; a gallery or probe condition that is
-            not among the conditions; a subject in both splits; an excluded subject that is in neither.
+            not among the conditions; a subject in both splits, or one that the data set does not have; an excluded
+            subject that is nowhere; more subjects held out than are trained on.
     """
 
     views: tuple[str, ...]
@@ -40,16 +48,22 @@ class Protocol:
     test: tuple[str, ...]
     exclude: tuple[str, ...] = ()
     min_frames: int = 3
+    subjects: tuple[str, ...] = ()
+    validation: int = 0
+    cross_view_gallery: tuple[str, ...] = ()
+    cross_view_probes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make tuples of everything and check it."""
-        for name in ("views", "conditions", "gallery", "train", "test", "exclude"):
+        for name in ("views", "conditions", "gallery", "train", "test", "exclude", "subjects", "cross_view_gallery"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not isinstance(self.probes, Mapping):
             raise ValueError(f"probes: expected a mapping such as NM: [nm-05, nm-06], found {self.probes!r}")
         _names("probes", list(self.probes))
         probes = {probe: _names(f"probes.{probe}", conditions) for probe, conditions in self.probes.items()}
         object.__setattr__(self, "probes", probes)
+        cross_view = {k: _names(f"cross_view_probes.{k}", v) for k, v in self.cross_view_probes.items()}
+        object.__setattr__(self, "cross_view_probes", cross_view)
 
         for name, filled in {"views": self.views, "gallery": self.gallery, "probes": self.probes}.items():
             if not filled:
@@ -59,22 +73,42 @@ class Protocol:
                 raise ValueError(f"{name}: expected at least one condition, found none")
             if unknown := [condition for condition in chosen if condition not in self.conditions]:
                 raise ValueError(f"{name}: {_few(unknown)} not among the conditions {_few(self.conditions)}")
-        if isinstance(self.min_frames, bool) or not isinstance(self.min_frames, int) or self.min_frames < 1:
-            raise ValueError(f"min_frames: expected a whole number of at least 1, found {self.min_frames!r}")
+        for name, least in {"min_frames": 1, "validation": 0}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: expected a whole number of at least {least}, found {value!r}")
 
-        train, test, exclude = (_subjects(name, getattr(self, name)) for name in ("train", "test", "exclude"))
+        lists = ("train", "test", "exclude", "subjects")
+        train, test, exclude, subjects = (_subjects(name, getattr(self, name)) for name in lists)
         if both := sorted(train & test):
             raise ValueError(f"{len(both)} subject(s) in both train and test: {_few(both)}")
-        if neither := sorted(exclude - train - test):
+        if subjects and (strange := sorted((train | test) - subjects)):
+            raise ValueError(
+                f"{len(strange)} subject(s) in train or test that the data set does not have: {_few(strange)}; "
+                f"it has {len(subjects)}, {min(subjects)} to {max(subjects)}"
+            )
+        if neither := sorted(exclude - train - test - subjects):
             raise ValueError(f"exclude: {_few(neither)} neither in train nor in test")
-        object.__setattr__(self, "_train", tuple(sorted(train - exclude)))
+        learnt = sorted(train - exclude)
+        if self.validation >= max(len(learnt), 1):
+            raise ValueError(
+                f"validation: {self.validation} of the {len(learnt)} training subjects leave none to train on"
+            )
+        kept = len(learnt) - self.validation
+        object.__setattr__(self, "_train", tuple(learnt[:kept]))
+        object.__setattr__(self, "_validation", tuple(learnt[kept:]))
         object.__setattr__(self, "_test", tuple(sorted(test - exclude)))
-        object.__setattr__(self, "_known", frozenset(train | test))
+        object.__setattr__(self, "_known", frozenset(train | test | subjects))
 
     @property
     def train_subjects(self) -> tuple[str, ...]:
-        """Identifiers of the subjects to train on, sorted, without the excluded ones."""
+        """Identifiers of the subjects to train on, sorted, without the excluded and the held-out ones."""
         return self._train  # type: ignore[attr-defined]
+
+    @property
+    def validation_subjects(self) -> tuple[str, ...]:
+        """Identifiers of the training subjects that are held out, sorted."""
+        return self._validation  # type: ignore[attr-defined]
 
     @property
     def test_subjects(self) -> tuple[str, ...]:
@@ -83,25 +117,72 @@ class Protocol:
 
     @property
     def known_subjects(self) -> frozenset[str]:
-        """Every subject the splits name, the excluded ones too: these are prepared."""
+        """Every subject of the data set or, where it does not list them, of the split, the excluded ones too."""
         return self._known  # type: ignore[attr-defined]
 
 
 def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
     """The protocol itself, or one made from a mapping of its fields (a data set's YAML file).
 
+    In place of train and test, the mapping may have `splits` (name → train and test) and `split`, the name of the one
+    to use, or `split_file`, the path of a file as `read_split` takes it, which goes before all others.
+
     Raises:
-        ValueError: a field that is missing or that there is none of; and what `Protocol` raises.
+        ValueError: a field that is missing or that there is none of; an unknown split; and what `Protocol` raises.
+        FileNotFoundError: no such split file.
     """
     if isinstance(protocol, Protocol):
         return protocol
     known = [field.name for field in fields(Protocol)]
-    required = [name for name in known if name not in ("exclude", "min_frames")]
-    if wrong := [str(name) for name in protocol if name not in known]:
+    given = {str(name): value for name, value in protocol.items()}
+    split, splits, file = (given.pop(name, None) for name in ("split", "splits", "split_file"))
+    if file is not None:
+        given |= read_split(file) | {"exclude": ()}  # the file says who takes part
+    elif splits is not None:
+        if split not in splits:
+            raise ValueError(
+                f"unknown dataset.split={split}; the choices are {', '.join(splits)}, or your own with "
+                "dataset.split_file=PATH"
+            )
+        given |= splits[split]
+    required = [f.name for f in fields(Protocol) if f.default is MISSING and f.default_factory is MISSING]
+    if wrong := [name for name in given if name not in known]:
         raise ValueError(f"protocol: unknown key {_few(wrong)}; the keys are {', '.join(known)}")
-    if missing := [name for name in required if name not in protocol]:
+    if missing := [name for name in required if name not in given]:
         raise ValueError(f"protocol: {_few(missing)} missing; it needs {', '.join(required)}")
-    return Protocol(**{str(name): value for name, value in protocol.items()})
+    try:
+        return Protocol(**given)
+    except ValueError as error:
+        if file is None:
+            raise
+        raise ValueError(f"{file}: {error}") from error
+
+
+def read_split(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Training and test subjects from OpenGait's split file, a JSON object with the lists TRAIN_SET and TEST_SET.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, or a key or list that is missing.
+    """
+    expected = 'expected {"TRAIN_SET": ["001", …], "TEST_SET": ["075", …]}'
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no split file at dataset.split_file={path} (from {os.getcwd()}); {expected} in it")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}); {expected}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; {expected}")
+    split = {}
+    for name, key in {"train": "TRAIN_SET", "test": "TEST_SET"}.items():
+        if key not in content:
+            raise ValueError(f"{path}: {key} missing, found {_few(content) or 'no key'}; {expected}")
+        if not isinstance(content[key], list) or not content[key]:
+            raise ValueError(f"{path}: {key} is {content[key]!r:.40}; {expected}")
+        split[name] = content[key]
+    return split
 
 
 def _names(field: str, values: Any) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class TrainBatches(Sampler[TrainIndex]):
         if len(self.counts) < subjects:
             raise ValueError(
                 f"a batch needs {subjects} subjects, the store has training sequences of {len(self.counts)}; "
-                f"ask for fewer (subjects={max(len(self.counts), 1)}) or prepare more"
+                f"ask for fewer (data.subjects={max(len(self.counts), 1)}) or prepare more"
             )
         self.subjects, self.sequences, self.frames = subjects, sequences, frames
         self.steps, self.seed, self.start = steps, seed, start

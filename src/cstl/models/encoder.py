@@ -13,46 +13,51 @@ def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
     return convolution
 
 
-class _RowPool(torch.autograd.Function):
-    """The maximum plus the mean of every row, (frames, C, P, W) → (frames, C, P).
+class _PartPool(torch.autograd.Function):
+    """The maximum plus the mean of every part's pixels, (frames, P, pixels, C) → (frames, P, C).
 
-    Written out so that the gradient is made once, in the map's own memory format and precision.
+    Written out so that the gradient is made once, in the map's own memory layout and precision. Pixels that share the
+    maximum share its gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        maximum, at = x.max(dim=-1)
-        ctx.save_for_backward(at)
-        ctx.width = x.shape[-1]
-        return maximum + x.mean(dim=-1)
+        maximum = x.amax(dim=2, keepdim=True)  # (frames, P, 1, C)
+        ctx.save_for_backward(x, maximum)
+        return (maximum.squeeze(2) + x.sum(dim=2) / x.shape[2]).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (at,) = ctx.saved_tensors
-        row = (grad / ctx.width)[..., None].expand(*grad.shape, ctx.width)
-        return row.contiguous(memory_format=torch.channels_last).scatter_add_(-1, at[..., None], grad[..., None])
+        x, maximum = ctx.saved_tensors
+        grad = grad[:, :, None]
+        largest = torch.eq(x, maximum, out=torch.empty_like(x))  # 1 or 0
+        return largest.mul_(grad / largest.sum(dim=2, keepdim=True)).add_(grad / x.shape[2])
 
 
 class Encoder(nn.Module):
     """Four 3×3 convolutions, each frame alone, then every row of the map becomes one part.
 
-    Input float (frames, H, W) in [0, 1]; output (frames, P, C), P = H / 2 and C the last of `channels`.
+    Input float (frames, H, W) in [0, 1]; output (frames, P, C), P = `parts` and C the last of `channels`. The map has
+    H / 2 rows; with fewer parts than rows, a part is a strip of as many rows as it takes.
     """
 
-    def __init__(self, channels: tuple[int, int, int]) -> None:
+    def __init__(self, channels: tuple[int, int, int], parts: int) -> None:
         super().__init__()
         first, second, last = channels
+        self.parts = parts
         self.conv1 = _convolution(1, first)
         self.conv2 = _convolution(first, second)
         self.conv3 = _convolution(second, last)
         self.conv4 = _convolution(last, last)
-        self.to(memory_format=torch.channels_last)  # twice as fast as the plain layout, on the CPU and on the GPU
+        # twice as fast as the plain layout, on the CPU and on the GPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, frames: Tensor) -> Tensor:  # noqa: D102
         x = frames[:, None].contiguous(memory_format=torch.channels_last)  # (frames, 1, H, W)
         x = F.leaky_relu(self.conv1(x), inplace=True)
-        x = F.leaky_relu(self.conv2(x), inplace=True)
-        x = F.max_pool2d(x, 2)
+        x = F.max_pool2d(self.conv2(x), 2)  # before its LReLU, which keeps the order and has a quarter to do then
+        x = F.leaky_relu(x, inplace=True)
         x = F.leaky_relu(self.conv3(x), inplace=True)
-        x = F.leaky_relu(self.conv4(x), inplace=True)  # (frames, C, P, W/2)
-        return _RowPool.apply(x).transpose(1, 2)
+        x = F.leaky_relu(self.conv4(x), inplace=True)  # (frames, C, H/2, W/2)
+        strips = x.permute(0, 2, 3, 1).unflatten(1, (self.parts, -1)).flatten(2, 3)  # (frames, P, pixels, C)
+        return _PartPool.apply(strips)

@@ -1,0 +1,8 @@
+"""Check a prepared store: `python -m cstl.check dataset=casiab res=128`."""
+
+from cstl.command import command
+
+main = command("check")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Is a store what it should be? Sequences counted by condition and view, odd ones named, a sheet of pictures."""
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from cstl.data.protocol import Protocol, as_protocol
+from cstl.data.store import Store
+
+FEW_PIXELS, MANY_PIXELS = 0.05, 0.85  # a body fills 15 to 50 % of a frame
+OFF_CENTRE = 1 / 8  # of the width, half of the mass from the middle
+LOW = 7 / 8  # of the height, the rows from head to feet
+
+Sequence = tuple[str, str, str]  # subject, condition, view
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number of subjects or sequences beside the least and most that there should be."""
+
+    what: str
+    found: int
+    least: int
+    most: int
+    source: str  # of least and most: "protocol" or "published"
+
+    @property
+    def matches(self) -> bool:
+        """Whether the number is what it should be."""
+        return self.least <= self.found <= self.most
+
+    @property
+    def expected(self) -> str:
+        """For a table: 124, at most 288,596, or 13,500 to 13,640."""
+        if self.least == self.most:
+            return f"{self.most:,}"
+        return f"{self.least:,} to {self.most:,}" if self.least else f"at most {self.most:,}"
+
+    @property
+    def verdict(self) -> str:
+        """For a table: as expected, 3 fewer, or 3 more."""
+        if self.matches:
+            return "as expected"
+        off = self.least - self.found if self.found < self.least else self.found - self.most
+        return f"{off:,} {'fewer' if self.found < self.least else 'more'}"
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """What `check_store` found.
+
+    `sequences`, `least`, `median`, `most`: (C, V), the number of sequences of each of `conditions` and `views` and the
+    length of the shortest, middle and longest, in frames. `missing` are sequences that the protocol names and the
+    store lacks; `suspicious` are sequences, and why.
+    """
+
+    title: str
+    conditions: tuple[str, ...]
+    views: tuple[str, ...]
+    sequences: np.ndarray
+    least: np.ndarray
+    median: np.ndarray
+    most: np.ndarray
+    counts: list[Count]
+    missing: list[Sequence]
+    suspicious: list[tuple[str, str, str, str]]
+
+    def __rich__(self) -> RenderableType:
+        """For the terminal."""
+        parts: list[RenderableType] = [
+            self._table("sequences", self.sequences, self.sequences.sum(1)),
+            self._table("frames of a sequence, median", self.median, self._range()),
+        ]
+        numbers = Table("", "found", "expected", "by", "", title="counts", title_justify="left", box=SIMPLE)
+        for count in self.counts:
+            numbers.add_row(count.what, f"{count.found:,}", count.expected, count.source, count.verdict)
+        parts.append(numbers)
+        parts.append(Text(f"{len(self.missing):,} of the protocol's sequences are missing"))
+        reasons = Counter(reason.split(":")[0] for *_, reason in self.suspicious)
+        few = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
+        parts.append(Text(f"{len(self.suspicious):,} sequences are suspicious" + (f": {few}" if few else "")))
+        return Group(*parts)
+
+    def _table(self, title: str, values: np.ndarray, last: Iterable[object]) -> Table:
+        table = Table("", title=f"{self.title}: {title}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+        for name in (*self.views, "all"):
+            table.add_column(name, justify="right")
+        for condition, row, total in zip(self.conditions, values, last, strict=True):
+            table.add_row(condition, *(f"{value:.0f}" if value else "–" for value in row), str(total))
+        return table
+
+    def _range(self) -> list[str]:
+        rows = zip(self.sequences, self.least, self.most, strict=True)
+        return [f"{low[n > 0].min()} to {high.max()}" if n.any() else "–" for n, low, high in rows]
+
+
+def check_store(
+    store: Store,
+    protocol: Protocol | Mapping[str, Any],
+    published: Mapping[str, Any] | None = None,
+    *,
+    progress: bool = False,
+) -> StoreCheck:
+    """Count the sequences of a store and look at every frame.
+
+    A sequence is suspicious when its frames show too few or too many pixels (half of them under 5 % or over 85 % of the
+    frame), are not centred (half of the mass lies an eighth of the width from the middle, or the body is lower than
+    seven eighths of the frame), are constant, or are those of another sequence.
+
+    Args:
+        store: an opened store.
+        protocol: what it should hold.
+        published: counts to compare it with, each a number or [least, most]: subjects, train_subjects, test_subjects,
+            sequences, train_sequences, test_sequences.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a published count of another name.
+    """
+    protocol = as_protocol(protocol)
+    shape = len(protocol.conditions), len(protocol.views)
+    rows = list(zip(store.subjects.tolist(), store.conditions.tolist(), store.views.tolist(), strict=True))
+    sequences, least, most = (np.zeros(shape, np.int64) for _ in range(3))
+    median = np.zeros(shape)
+    for i, condition in enumerate(protocol.conditions):
+        of_condition = store.conditions == condition
+        for j, view in enumerate(protocol.views):
+            lengths = store.lengths[of_condition & (store.views == view)]
+            if len(lengths):
+                sequences[i, j], median[i, j] = len(lengths), np.median(lengths)
+                least[i, j], most[i, j] = lengths.min(), lengths.max()
+    present = set(rows)
+    expected = (
+        (subject, condition, view)
+        for subject in sorted(protocol.known_subjects)
+        for condition in protocol.conditions
+        for view in protocol.views
+    )
+    return StoreCheck(
+        f"{store.dataset} {store.height}×{store.width}",
+        protocol.conditions,
+        protocol.views,
+        sequences,
+        least,
+        median,
+        most,
+        _counts(store, protocol, published or {}),
+        [sequence for sequence in expected if sequence not in present],
+        _suspicious(store, rows, progress),
+    )
+
+
+def contact_sheet(store: Store, sequences: int = 24, seed: int = 1, frames: int = 12) -> np.ndarray:
+    """Random sequences, one a row with its name and evenly spread frames: uint8 (rows, columns)."""
+    chosen = np.random.default_rng(seed).permutation(len(store))[:sequences]
+    sheet = []
+    for i in sorted(chosen.tolist()):
+        name = f"{store.subjects[i]} {store.conditions[i]} {store.views[i]} ({store.lengths[i]})"
+        label = np.zeros((store.height, 200), np.uint8)
+        cv2.putText(label, name, (4, store.height // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1, cv2.LINE_AA)
+        at = store.starts[i] + np.arange(frames) * store.lengths[i] // frames
+        row = np.pad(store.frames[at], ((0, 0), (1, 1), (1, 1)), constant_values=96)  # (frames, H + 2, W + 2)
+        sheet.append(np.hstack([np.pad(label, ((1, 1), (0, 0)), constant_values=96), *row]))
+    return np.vstack(sheet)
+
+
+def write_check(check: StoreCheck, sheet: np.ndarray, folder: Path) -> None:
+    """Write `counts.csv`, `missing.csv`, `suspicious.csv` and `contact_sheet.png` into a folder, made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = (
+        (condition, view, check.sequences[i, j], check.least[i, j], check.median[i, j], check.most[i, j])
+        for i, condition in enumerate(check.conditions)
+        for j, view in enumerate(check.views)
+    )
+    tables: dict[str, tuple[str, Iterable[Iterable[object]]]] = {
+        "counts": ("condition,view,sequences,least_frames,median_frames,most_frames", counts),
+        "missing": ("subject,condition,view", check.missing),
+        "suspicious": ("subject,condition,view,why", check.suspicious),
+    }
+    for name, (header, rows) in tables.items():
+        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header.split(","))
+            writer.writerows(rows)
+    (folder / "contact_sheet.png").write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def _counts(store: Store, protocol: Protocol, published: Mapping[str, Any]) -> list[Count]:
+    """The counts of a store beside those of its protocol, then beside the published ones."""
+    learnt = (*protocol.train_subjects, *protocol.validation_subjects)
+    every = {"": sorted(protocol.known_subjects), "train_": learnt, "test_": protocol.test_subjects}
+    of = {name: np.isin(store.subjects, list(subjects)) for name, subjects in every.items()}
+    found = {f"{name}subjects": len(np.unique(store.subjects[rows])) for name, rows in of.items()}
+    found |= {f"{name}sequences": int(rows.sum()) for name, rows in of.items()}
+    a_subject = len(protocol.conditions) * len(protocol.views)
+    counts = [
+        Count(f"{name}{what}".replace("_", " "), found[f"{name}{what}"], most, most, "protocol")
+        for what, factor in (("subjects", 1), ("sequences", a_subject))
+        for name, subjects in every.items()
+        for most in [len(subjects) * factor]
+    ]
+    if unknown := [name for name in published if name not in found]:
+        raise ValueError(f"dataset.published: unknown count {', '.join(unknown)}; the choices are {', '.join(found)}")
+    for name, limits in published.items():
+        least, most = (limits, limits) if isinstance(limits, int) else limits
+        counts.append(Count(name.replace("_", " "), found[name], least, most, "published"))
+    return counts
+
+
+def _suspicious(store: Store, rows: list[Sequence], progress: bool) -> list[tuple[str, str, str, str]]:
+    found = []
+    first: dict[bytes, int] = {}  # digest of the frames → the first sequence that has them
+    for i in track(range(len(store)), "looking at every frame", transient=True, disable=not progress):
+        frames = store.frames[store.starts[i] : store.starts[i] + store.lengths[i]]
+        if why := suspicion(frames):
+            found.append((*rows[i], why))
+        earlier = first.setdefault(hashlib.blake2b(frames.data, digest_size=16).digest(), i)
+        if earlier != i:
+            found.append((*rows[i], f"the same frames as another sequence: {' '.join(rows[earlier])}"))
+    return found
+
+
+def suspicion(frames: np.ndarray) -> str | None:
+    """What is odd about the frames of a sequence, uint8 (T, H, W), if anything."""
+    _, height, width = frames.shape
+    columns = frames.sum(1, dtype=np.int64)  # (T, W)
+    fill = columns.sum(1) / (255 * height * width)  # (T,)
+    if np.median(fill) < FEW_PIXELS:
+        return "too few pixels"
+    if np.median(fill) > MANY_PIXELS:
+        return "too many pixels"
+    mass = columns.cumsum(1)
+    middle = np.count_nonzero(
+        mass <= mass[:, -1:] / 2, axis=1
+    )  # (T,), the first column past half of the mass, as in alignment
+    rows = np.asarray(frames.any(2))  # (T, H)
+    tall = height - rows.argmax(1) - rows[:, ::-1].argmax(1)
+    if np.median(abs(middle - width / 2)) > width * OFF_CENTRE or np.median(tall) < height * LOW:
+        return "not centred"
+    if len(frames) > 1 and (frames[1:] == frames[0]).all():
+        return "constant"
+    return None

@@ -1,0 +1,188 @@
+"""The frames of one sequence, from the files in its folder: PNG pictures, or one pickled array."""
+
+import io
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+UNREADABLE = "unreadable"
+NOT_GREY = "not 8-bit grey"
+NO_NUMBER = "no number in its name"  # gei.png, background.png, … are not frames
+SAME_NUMBER = "same number as another"  # 1.png beside 001.png
+UNREADABLE_FOLDER = "unreadable folder"
+BOTH = "pictures and a pickle in one folder"
+SEVERAL = "several pickles in one folder"
+MISPLACED = {".png": "a pickle where pictures are expected", ".pkl": "pictures where a pickle is expected"}
+
+
+class Files(NamedTuple):
+    """What a sequence's folder holds; paths, frames in order, and paths with what is wrong with them."""
+
+    pictures: list[str]
+    pickles: list[str]
+    faults: list[tuple[str, str]]
+
+    def of(self, suffix: str) -> list[str]:
+        """The pictures (".png") or the pickles (".pkl")."""
+        return self.pictures if suffix == ".png" else self.pickles
+
+
+def list_files(folder: str) -> Files:
+    """The files of a sequence, its frames in the order of the numbers in their names: 1, 2, … 10 as 01, 02, … 10."""
+    files = Files([], [], [])
+    try:
+        with os.scandir(folder) as entries:  # macOS leaves ._001.png beside 001.png
+            names = sorted(entry.name for entry in entries if entry.name[0] != ".")
+    except OSError as error:
+        files.faults.append((folder, f"{UNREADABLE_FOLDER} ({error.strerror})"))
+        return files
+    numbered: dict[tuple[str | int, ...], str] = {}
+    for name in names:
+        path, lower = os.path.join(folder, name), name.lower()
+        if lower.endswith((".pkl", ".pickle")):
+            files.pickles.append(path)
+        elif lower.endswith(".png"):
+            order = tuple(int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", lower)))
+            if len(order) == 1 or order in numbered:
+                files.faults.append((path, NO_NUMBER if len(order) == 1 else SAME_NUMBER))
+            else:
+                numbered[order] = path
+    files.pictures.extend(numbered[order] for order in sorted(numbered))
+    return files
+
+
+def read_frames(folder: str, files: Files, suffix: str) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Every frame's path with its picture, uint8 (H, W), or with the reason why there is none."""
+    yield from files.faults
+    wanted, other = files.of(suffix), files.of(".pkl" if suffix == ".png" else ".png")
+    if other or (suffix == ".pkl" and len(wanted) > 1):  # which of the two is the sequence?
+        yield folder, (BOTH if wanted else MISPLACED[suffix]) if other else SEVERAL
+    elif suffix == ".png":
+        for path in wanted:
+            yield path, read_grey(path)
+    else:
+        for path in wanted:
+            try:
+                yield from ((f"{path}[{i}]", frame) for i, frame in enumerate(read_pickle(path)))
+            except ValueError as error:
+                yield path, str(error)
+
+
+def read_grey(path: str) -> np.ndarray | str:
+    """A picture as uint8 (H, W), or why there is none. Colour whose channels are all equal is grey.
+
+    Large pictures are decoded whole: OpenCV's reduced decoding is hardly faster for PNG files and changes frames.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except (OSError, cv2.error):
+        image = None
+    if image is None:
+        return UNREADABLE
+    if image.dtype != np.uint8:
+        return NOT_GREY
+    if image.ndim == 3:
+        grey, colours, alpha = image[..., :1], image[..., :3], image[..., 3:]
+        if (colours != grey).any() or (alpha != 255).any():
+            return NOT_GREY
+        image = grey[..., 0]
+    return image
+
+
+def read_pickle(path: str) -> np.ndarray:
+    """The silhouettes of a sequence out of OpenGait's pickle, uint8 (T, H, W); nothing in the file is run.
+
+    Raises:
+        ValueError: the file cannot be read, or holds anything else than one array of that type and shape.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ValueError(f"unreadable pickle ({error.strerror})") from error
+    if not data:
+        raise ValueError("empty pickle (0 bytes)")
+    try:
+        found = _Unpickler(io.BytesIO(data)).load()
+    except _RefusedError:
+        raise
+    except Exception as error:  # a damaged pickle raises any kind
+        raise ValueError("unreadable pickle (damaged or cut short)") from error
+    if not isinstance(found, _NumPy):
+        raise ValueError(f"pickle of a {type(found).__name__}, not of one array")
+    try:
+        return _silhouettes(found)
+    except (TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise ValueError("unreadable pickle (damaged, or not of one array)") from error
+
+
+class _RefusedError(ValueError):
+    pass
+
+
+class _NumPy:
+    """Stands for what a pickle wants of NumPy: keeps the arguments and the state it gives, and does nothing."""
+
+    __slots__ = ("arguments", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
+
+    def __call__(self, *arguments: Any) -> "_NumPy":
+        return _NumPy(self.name, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    """Imports and calls nothing: the few names that make up an array become `_NumPy`, any other is refused."""
+
+    def find_class(self, module: str, name: str) -> _NumPy:
+        full = f"{module.replace('numpy._core', 'numpy.core')}.{name}"  # NumPy 2 renamed its inside
+        if full not in _NAMES:
+            raise _RefusedError(f"pickle that wants {module}.{name}, not an array: refused, nothing of it was run")
+        return _NumPy(full)
+
+
+_NAMES = {
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.core.multiarray._reconstruct",  # pickle protocols 0 to 4
+    "numpy.core.numeric._frombuffer",  # protocol 5
+    "_codecs.encode",  # bytes in protocols 0 to 2
+}
+
+
+def _silhouettes(array: _NumPy) -> np.ndarray:
+    if array.name.endswith("_reconstruct"):
+        _, shape, dtype, fortran, data = array.state
+    elif array.name.endswith("_frombuffer"):
+        data, dtype, shape, order = array.arguments
+        fortran = order == "F"
+    else:
+        raise ValueError(f"pickle of {array.name}, not of one array")
+    code, seen = str(dtype.arguments[0]), f"(T, {', '.join(map(str, shape[1:]))})"
+    if code not in ("u1", "|u1") or len(shape) != 3:
+        raise ValueError(f"pickle of an array {_type_name(code)} {seen}, expected uint8 (T, H, W)")
+    if isinstance(data, _NumPy):
+        data = data.arguments[0].encode("latin1")
+    try:
+        return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+    except ValueError as error:
+        raise ValueError("unreadable pickle (damaged: its values do not fill its shape)") from error
+
+
+def _type_name(code: str) -> str:
+    try:
+        return np.dtype(code).name
+    except TypeError:
+        return code

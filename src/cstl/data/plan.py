@@ -1,0 +1,233 @@
+"""Which sequences of a raw tree go into a store, in which chunks, and what they are made from."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cstl.data.alignment import ALIGNED, frame_size
+from cstl.data.frames import list_files, read_frames
+from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, describe, list_sequences, prevailing, spread
+from cstl.data.protocol import Protocol, as_protocol
+from cstl.data.store import partial_folder
+
+CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of work
+SAMPLE = 16  # sequences that tell whether silhouettes are aligned already
+UNKNOWN = "{} the protocol does not know"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some sequences, and where what becomes of them is written."""
+
+    number: int
+    sequences: tuple[RawSequence, ...]
+    settings: Mapping[str, Any]
+    partial: Path
+    raw: str
+    strict: bool
+
+    @property
+    def frames_path(self) -> Path:
+        """The aligned frames, without a header."""
+        return self.partial / f"chunk-{self.number:05d}.frames"
+
+    @property
+    def outcome_path(self) -> Path:
+        """What became of the sequences; it is written last, so a chunk that has it is finished."""
+        return self.partial / f"chunk-{self.number:05d}.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which sequences go into which chunk of a store; `skipped` are those that are left out of it.
+
+    `settings` are what a store is compared by, then the raw tree's layout and source: [height, width] of silhouettes
+    that are aligned already, None for raw ones. `notes` are worth telling the user.
+    """
+
+    raw: str
+    out: Path
+    settings: Mapping[str, Any]
+    sequences: tuple[RawSequence, ...]
+    skipped: tuple[tuple[str, str, str], ...]
+    notes: tuple[str, ...]
+    strict: bool
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-len(self.sequences) // CHUNK)
+
+    def chunk(self, number: int) -> Chunk:
+        """Chunk 0, 1, … of `chunks`."""
+        sequences = self.sequences[number * CHUNK : (number + 1) * CHUNK]
+        return Chunk(number, sequences, self.settings, partial_folder(self.out), self.raw, self.strict)
+
+
+def plan_preparation(
+    raw: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    dataset: str,
+    protocol: Protocol | Mapping[str, Any],
+    res: int,
+    layout: str = AUTO,
+    upsample: bool = False,
+    strict: bool = False,
+) -> Plan:
+    """List the raw tree and say which sequences go into which chunk. Arguments and errors as for `prepare`."""
+    protocol = as_protocol(protocol)
+    settings = store_settings(dataset, protocol, res)
+    listing = list_sequences(raw, layout)
+    raw = os.fspath(raw or "")
+    if listing.problems and strict:
+        folder, reason = listing.problems[0]
+        raise ValueError(f"{folder}: {reason}; mend or remove it, or leave such folders out with strict=false")
+    skipped = [("frame", reason, relative(folder, raw)) for folder, reason in listing.problems]
+    sequences, notes = _by_protocol(listing.sequences, protocol, raw, skipped)
+    if not sequences:
+        first = listing.sequences[0]
+        raise ValueError(
+            f"{raw}: the protocol of {dataset} knows none of the {len(listing.sequences)} sequences found; the first "
+            f"one has subject {first.subject}, condition {first.condition}, view {first.view} (found {describe(raw)}); "
+            f"expected subjects like {min(protocol.known_subjects, default='none')}, conditions like "
+            f"{protocol.conditions[0]} and views like {protocol.views[0]}"
+        )
+    source = _source(sequences, listing.layout, raw)
+    if source and source[0] < res and not upsample:
+        raise ValueError(
+            f"{raw} holds silhouettes aligned to {source[0]}x{source[1]}; res={res} would scale them up, which adds no "
+            f"detail: type res={source[0]}, or prepare from the raw silhouettes, or scale them up with upsample=true"
+        )
+    if source:
+        scaled = "" if source[0] == res else f", scaled {'down' if source[0] > res else 'up'} to {res} rows"
+        notes.append(f"the silhouettes were aligned to {source[0]}x{source[1]} already: not aligned again{scaled}")
+    settings |= {"layout": listing.layout, "source": source}
+    return Plan(raw, Path(out), settings, tuple(sequences), tuple(skipped), tuple(notes), strict)
+
+
+def _by_protocol(
+    listed: list[RawSequence], protocol: Protocol, raw: str, skipped: list[tuple[str, str, str]]
+) -> tuple[list[RawSequence], list[str]]:
+    """The sequences that the protocol knows, under its names, and what is to be told of them; others are skipped.
+
+    Raises:
+        ValueError: two folders hold the same sequence.
+    """
+    known = {"subject": protocol.known_subjects, "condition": set(protocol.conditions), "view": set(protocol.views)}
+    alike = {what: _unique(names) for what, names in known.items()}
+    sequences, renamed = [], set()
+    unknown: dict[str, set[str]] = {what: set() for what in known}
+    for sequence in listed:
+        called = dict(zip(known, names(sequence), strict=True))
+        strange = [what for what, name in called.items() if name not in known[what]]
+        for what in list(strange):
+            if meant := alike[what].get(_key(called[what])):
+                renamed.add(f"{what} {called[what]} as {meant}")
+                called[what] = meant
+                strange.remove(what)
+        if strange:
+            unknown[strange[0]].add(_printable(called[strange[0]]))
+            skipped.append(("sequence", UNKNOWN.format(strange[0]), relative(sequence.folder, raw)))
+        else:
+            sequences.append(replace(sequence, **called) if tuple(called.values()) != names(sequence) else sequence)
+    sequences.sort(key=names)
+    twice = [
+        f"{' '.join(names(one))} is in {os.path.relpath(one.folder, raw)} and {os.path.relpath(two.folder, raw)}"
+        for one, two in pairwise(sequences)
+        if names(one) == names(two)
+    ]
+    if twice:
+        raise ValueError(
+            f"{raw} holds {len(twice)} sequence(s) twice: {some(twice, 3)}. Keep one of the two and move the other "
+            "away; leading zeros and capital letters make no difference"
+        )
+    told = {f"{what}s left out, which the protocol does not know": found for what, found in unknown.items()}
+    told["names read as the protocol's"] = renamed
+    return sequences, [f"{what}: {some(sorted(found), 5)}" for what, found in told.items() if found]
+
+
+def _unique(names: Iterable[str]) -> dict[str, str]:
+    """Key → the name that alone has it."""
+    keys = Counter(map(_key, names))
+    return {key: name for name in names if keys[key := _key(name)] == 1}
+
+
+def _key(name: str) -> str:
+    """The same for 1 and 001, NM-01 and nm-01, and a letter that is written in two ways (é as one sign or as two)."""
+    return re.sub(r"\d+", lambda digits: str(int(digits[0])), unicodedata.normalize("NFC", name).casefold())
+
+
+def _source(sequences: list[RawSequence], layout: str, raw: str) -> tuple[int, int] | None:
+    """Height and width of silhouettes that are aligned already, by a sample of the tree; None for raw ones.
+
+    Raises:
+        ValueError: raw and aligned ones, or ones of several sizes; pickles of another size than aligned ones have.
+    """
+    suffix = LAYOUTS[layout].suffix
+    seen: dict[tuple[int, int] | None, list[str]] = {}  # aligned size → examples
+    for sequence in spread(sequences, SAMPLE):
+        frames = read_frames(sequence.folder, list_files(sequence.folder), suffix)
+        shape = next((image.shape for _, image in frames if isinstance(image, np.ndarray)), None)
+        if shape is None:
+            continue
+        height, width = shape
+        # The field's other tools write pickles of aligned silhouettes only, at any size.
+        is_aligned = shape in ALIGNED or (suffix == ".pkl" and width in (height, height * 11 / 16))
+        if suffix == ".pkl" and not is_aligned:
+            raise ValueError(
+                f"{sequence.folder}: a pickle of {height}x{width} frames; expected aligned silhouettes, 64x64, 64x44, "
+                "128x128 or 128x88. Prepare from the PNG frames that it was made of"
+            )
+        example = f"{height}x{width} in {os.path.relpath(sequence.folder, raw)}"
+        seen.setdefault((height, width) if is_aligned else None, []).append(example)
+    kinds = prevailing(seen)
+    if len(kinds) > 1:
+        examples = " and ".join(seen[kind][0] for kind in kinds)
+        raise ValueError(
+            f"{raw} mixes silhouettes that are prepared in different ways: frames are {examples}; move them apart and "
+            "prepare from one kind"
+        )
+    return kinds[0] if kinds else None
+
+
+def names(sequence: RawSequence) -> tuple[str, str, str]:
+    """Subject, condition and view."""
+    return sequence.subject, sequence.condition, sequence.view
+
+
+def store_settings(dataset: str, protocol: Protocol, res: int) -> dict[str, Any]:
+    """What a store's content depends on, besides the raw files. The split is not part of it, the set of subjects is."""
+    height, width = frame_size(res)
+    return {
+        "dataset": dataset,
+        "height": height,
+        "width": width,
+        "min_frames": protocol.min_frames,
+        "views": sorted(protocol.views),
+        "conditions": sorted(protocol.conditions),
+        "subjects": sorted(protocol.known_subjects),
+    }
+
+
+def some(names: list[str], most: int) -> str:
+    """The first of the names, for a message."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def relative(path: str, raw: str) -> str:
+    """A path under the raw folder for tables and messages."""
+    return _printable(os.path.relpath(path, raw))
+
+
+def _printable(name: str) -> str:
+    """A name, with backslashes where it is not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,8 @@
+"""Write a checkpoint for the authors' code: `python -m cstl.export_official checkpoint=PATH`."""
+
+from cstl.command import command
+
+main = command("export_official")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Batch normalisation of every body part, and the choice of whose statistics: a process's, everybody's, a slice's."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from cstl.models.parts import at_least_float32
+
+POPULATIONS = ("replica", "synchronised", "ghost")
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class PartBatchNorm(nn.Module):
+    """Batch normalisation with statistics of its own for every part and channel, over sequences and frames.
+
+    Input (P, N, T, C), output the same; statistics are at least float32. `mask`, bool (N, T), leaves padded frames out
+    of the statistics. As in PyTorch the running variance is the unbiased one.
+
+    In training the batch of all processes, in their order, is cut into equal consecutive slices of sequences, and each
+    slice is normalised by its own statistics; the running statistics are those of the *first* slice, on all processes.
+    `set_batch_norm` chooses the slices:
+
+    - replica: one for each process.
+    - synchronised: one for all processes; on a single process the same as replica.
+    - ghost: `ghosts` of them, whatever the number of processes. Two are what the authors trained with: DataParallel on
+      two GPUs normalises each half of the batch by itself and keeps the first half's running statistics.
+
+    In training all processes must call it together. In evaluation it uses the running statistics.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, parts: int, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.parts, self.eps, self.momentum = parts, eps, momentum
+        self.population, self.ghosts = "replica", 2
+        self.weight = nn.Parameter(torch.empty(parts * channels))
+        self.bias = nn.Parameter(torch.zeros(parts * channels))
+        nn.init.normal_(self.weight, 1.0, 0.02)
+        self.register_buffer("running_mean", torch.zeros(parts * channels))
+        self.register_buffer("running_var", torch.ones(parts * channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: D102
+        dtype, x = x.dtype, at_least_float32(x)
+        slices, sharers = self._division(x.shape[1]) if self.training else (1, 1)
+        x = x.unflatten(1, (slices, -1))  # (P, S, N/S, T, C)
+        if self.training:
+            mean, variance = self._batch_statistics(x, mask, sharers)  # (P, S, C)
+        else:
+            mean, variance = (r.view(self.parts, 1, -1) for r in (self.running_mean, self.running_var))
+        scale = self.weight.view(self.parts, 1, -1) * torch.rsqrt(variance + self.eps)
+        shift = self.bias.view(self.parts, 1, -1) - mean * scale
+        normalised = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+        return normalised.flatten(1, 2).to(dtype)
+
+    def _division(self, sequences: int) -> tuple[int, int]:
+        """Slices in this process's `sequences`, and processes that share one slice; one of the two is 1."""
+        processes = _processes()
+        slices = {"replica": processes, "synchronised": 1, "ghost": self.ghosts}[self.population]  # of all processes
+        if slices % processes and processes % slices:
+            raise ValueError(
+                f"batch_norm=ghost cannot cut the batch of {processes} processes into ghosts={slices} slices: one of "
+                f"the two numbers must divide the other; choose ghosts={processes} or another number of processes"
+            )
+        mine = max(slices // processes, 1)
+        if sequences % mine:
+            fitting = [n * processes for n in range(1, sequences // 2 + 1) if sequences % n == 0]
+            raise ValueError(
+                f"batch_norm=ghost with ghosts={slices} cuts the {sequences} sequences of this process into {mine} "
+                f"equal slices, which does not come out even; choose ghosts from {fitting or [processes]}, or a number "
+                f"of sequences that {mine} divides"
+            )
+        return mine, max(processes // slices, 1)
+
+    def _batch_statistics(self, x: Tensor, mask: Tensor | None, sharers: int) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance (P, S, C) of the slices in `x` (P, S, N/S, T, C); keeps those of the first one."""
+        if mask is None:
+            smallest = x.shape[2] * x.shape[3]
+            count = x.new_full((x.shape[1], 1), smallest)  # (S, 1)
+            variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+        else:
+            valid = mask.unflatten(0, x.shape[1:3])[None, ..., None].to(x.dtype)  # (1, S, N/S, T, 1)
+            count = valid.sum((2, 3))[0]
+            smallest = int(count.min())
+            mean = (x * valid).sum((2, 3)) / count
+            variance = ((x - mean[:, :, None, None]).square() * valid).sum((2, 3)) / count
+        if sharers > 1:
+            count, mean, variance = _shared(count, mean, variance, sharers)
+        elif smallest < 2:
+            raise ValueError(
+                "batch normalisation in training mode needs at least two values per part and channel, found "
+                f"{smallest}: give it more sequences, or call .eval() first"
+            )
+        with torch.no_grad():
+            unbiased = variance * (count / (count - 1))
+            first = torch.stack([mean[:, 0].flatten(), unbiased[:, 0].flatten()])
+            if _processes() > 1:
+                distributed.broadcast(first, src=0)
+            self.running_mean.lerp_(first[0], self.momentum)
+            self.running_var.lerp_(first[1], self.momentum)
+            self.num_batches_tracked.add_(1)
+        return mean, variance
+
+
+def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Network:
+    """Chooses whose statistics every `PartBatchNorm` of a network normalises with; → the same network.
+
+    Args:
+        network: weights and running statistics stay as they are.
+        population: replica, synchronised or ghost, see `PartBatchNorm`.
+        ghosts: slices of the batch, for ghost.
+
+    Raises:
+        ValueError: another population, or no slice.
+    """
+    if population not in POPULATIONS:
+        raise ValueError(f"batch_norm is {population!r}; choose one of {', '.join(POPULATIONS)}")
+    if ghosts < 1:
+        raise ValueError(f"ghosts must be at least 1 (slices of a batch; the authors had 2), found {ghosts}")
+    for module in network.modules():
+        if isinstance(module, PartBatchNorm):
+            module.population, module.ghosts = population, ghosts
+    return network
+
+
+def _shared(count: Tensor, mean: Tensor, variance: Tensor, sharers: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Count (1, 1), mean and variance (P, 1, C) of the slice that this process shares with its neighbours.
+
+    Chan, Golub and LeVeque's formula; sums of squares would lose what the variance is about.
+    """
+    rank = distributed.get_rank()
+    mine = torch.stack([count.expand_as(mean), mean, variance])  # (3, P, 1, C)
+    table = mine.new_zeros(_processes(), *mine.shape)
+    table[rank] = mine
+    first = rank // sharers * sharers
+    n, means, variances = _SumOverProcesses.apply(table)[first : first + sharers].unbind(1)  # (sharers, P, 1, C)
+    total = n.sum(0)
+    mean = (n * means).sum(0) / total
+    variance = (n * (variances + (means - mean).square())).sum(0) / total
+    return total[0, :, :1], mean, variance
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes, whose gradient is the sum of all processes' gradients; on any device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+
+def _processes() -> int:
+    together = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if together else 1

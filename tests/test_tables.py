@@ -1,0 +1,277 @@
+"""The paper's table: what it holds, what it is compared with, and its four formats."""
+
+import csv
+import io
+import itertools
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from cstl.metrics import CrossViewAccuracy, CrossViewResult
+from cstl.tables import (
+    TEXT_FORMATS,
+    Row,
+    Table,
+    measures,
+    paper_table,
+    published_rows,
+    rows,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_terminal,
+)
+
+CASIAB = [f"{18 * i:03d}" for i in range(11)]
+OUMVLP = [f"{15 * i:03d}" for i in (*range(7), *range(12, 19))]
+CONDITIONS = ["nm-01", "nm-02", "bg-01"]
+
+
+def result(views: Sequence[str] = CASIAB, probes: Sequence[str] = ("NM", "BG"), wrong: Sequence[str] = ()):
+    """Twenty subjects on a line. At views in `wrong`, the first probes of NM stand where somebody else does."""
+    members = dict(zip(probes, (["nm-02"], ["bg-01"]), strict=False))
+    metric = CrossViewAccuracy(
+        CONDITIONS, views, ["nm-01"], members, cross_view_gallery=["nm-01"], cross_view_probes=members
+    )
+    for (condition, name), (view, degrees) in itertools.product(enumerate(CONDITIONS), enumerate(views)):
+        subject = torch.arange(20)
+        places = 10.0 * subject + condition
+        if name == "nm-02" and degrees in wrong:
+            places[0] += 10
+        metric.update(places[:, None, None], subject, torch.full((20,), condition), torch.full((20,), view))
+    return metric.compute()
+
+
+def table(found: CrossViewResult, dataset: str | None = "casiab", size: tuple[int, int] = (64, 44), **options):
+    return paper_table({"CSTL": found}, "CASIA-B", dataset, size, **options)
+
+
+def shown(made: Table, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(to_terminal(made, width))
+    return console.file.getvalue()
+
+
+def test_published_values_are_complete() -> None:
+    small, large, oumvlp = (
+        published_rows("casiab", (64, 44)),
+        published_rows("casiab", (128, 88)),
+        published_rows("oumvlp", (64, 44)),
+    )
+    assert small["CL", "CSTL"]["mean"] == 84.2
+    assert small["NM", "CSTL"]["000"] == 97.2
+    assert large["CL", "CSTL"]["mean"] == 87.0
+    assert oumvlp["NM", "CSTL"]["mean"] == 90.2
+    assert {method for _, method in small} == {"GaitSet", "GaitPart", "MT3D", "CSTL"}
+    assert {method for _, method in large} == {"GaitSet", "GLN", "CSTL"}
+    assert {method for _, method in oumvlp} == {"GaitSet", "GaitPart", "GLN", "CSTL"}
+    for found, views in ((small, CASIAB), (large, CASIAB), (oumvlp, OUMVLP)):
+        for row in found.values():
+            assert list(row) == [*views, "mean"]
+            assert abs(sum(row[view] for view in views) / len(views) - row["mean"]) < 0.14  # as printed
+
+
+@pytest.mark.parametrize(
+    ("dataset", "size"),
+    [
+        ("synthetic", (64, 44)),
+        ("casiab", (32, 22)),
+        ("oumvlp", (128, 88)),
+        (None, (64, 44)),
+    ],
+)
+def test_nothing_is_published_for_other_data(dataset: str | None, size: tuple[int, int]) -> None:
+    assert published_rows(dataset, size) == {}
+    assert [row.method for row in table(result(), dataset, size).rows] == ["CSTL", "CSTL"]
+
+
+def test_ours_theirs_and_the_difference() -> None:
+    found = result(wrong=["018"])
+    made = paper_table({"CSTL": found, "GEI": found}, "CASIA-B", "casiab", (64, 44), others=["GaitSet", "nobody"])
+    assert made.title == "CASIA-B 64×44: rank-1 (%), every probe, identical views excluded"
+    assert made.views == tuple(CASIAB)
+    names = ["GaitSet (paper)", "CSTL", "CSTL (paper)", "difference", "GEI"]
+    assert [(row.probe, row.method) for row in made.rows] == [*(("NM", n) for n in names), *(("BG", n) for n in names)]
+    _, ours, theirs, difference, _ = made.rows[:5]
+    assert ours.values[:3] == pytest.approx([100, 95, 100])
+    assert theirs.values[:3] == (97.2, 99.0, 99.2)
+    assert difference.values[:3] == (2.8, -4.0, 0.8)
+    assert (ours.mean, theirs.mean) == (pytest.approx(100 - 5 / 11), 97.8)
+    assert difference.mean == 1.7  # of the numbers as printed: 99.5 − 97.8
+    assert [row.is_difference for row in made.rows[:5]] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "title"),
+    [
+        ({"rank": 5}, "rank-5 (%), every probe, identical views excluded"),
+        ({"matched": True}, "rank-1 (%), probes with a match, identical views excluded"),
+        ({"include_identical_view": True}, "rank-1 (%), every probe, identical views included"),
+        ({"measure": "mAP"}, "mAP (%), probes with a match, identical views excluded"),
+        (
+            {"measure": "mINP", "include_identical_view": True},
+            "mINP (%), probes with a match, identical views included",
+        ),
+    ],
+)
+def test_other_measures_are_named_and_stand_alone(options: dict, title: str) -> None:
+    found = result(wrong=["018"])
+    made = table(found, **options)
+    assert made.title == f"CASIA-B 64×44: {title}"
+    assert [row.method for row in made.rows] == ["CSTL", "CSTL"]
+    assert made.rows[0].mean == pytest.approx(found.mean("NM", **options))
+    with pytest.raises(ValueError, match="ranks 1 to 5"):
+        table(found, rank=6)
+
+
+def test_cross_view_gallery_has_a_mean_over_the_probes() -> None:
+    found = result(wrong=["018"]).cross_view_gallery
+    made = table(found)
+    assert made.title == "CASIA-B 64×44: rank-1 (%), every probe, cross-view gallery"
+    assert [row.probe for row in made.rows] == ["NM", "BG", "mean"]
+    assert [row.values[1] for row in made.rows] == pytest.approx([95, 100, 97.5])
+    assert made.rows[2].mean == pytest.approx((made.rows[0].mean + made.rows[1].mean) / 2)
+
+
+def test_other_views_are_not_compared() -> None:
+    assert [row.method for row in table(result(CASIAB[:5])).rows] == ["CSTL", "CSTL"]
+
+
+def test_missing_values() -> None:
+    found = result()
+    found.accuracy["NM"][3] = math.nan
+    found.accuracy["BG"][:] = math.nan
+    made = table(found)
+    ours, _, difference = made.rows[:3]
+    assert ours.values[3] is None
+    assert ours.mean == 100
+    assert difference.values[3] is None
+    assert difference.mean is None  # theirs is a mean over more views
+    assert made.rows[3].numbers == (None,) * 12
+    assert shown(made).splitlines()[4].split() == ["NM", "CSTL", *["100"] * 3, "–", *["100"] * 8]
+    assert "| 100.0 | – | 100.0 |" in to_markdown(made)
+    assert "& 100.0 & -- & 100.0 &" in to_latex(made)
+    assert "NM,CSTL,100.0,100.0,100.0,,100.0" in to_csv(made)
+
+
+def test_one_view_compares_identical_views() -> None:
+    found = result(["090"])
+    made = table(found)
+    assert made.title.endswith("identical views included")
+    assert made.rows[0].numbers == (100, 100)
+    assert rows(found)["NM"] == {"mean": 100, "per_view": {"090": 100}}
+    assert list(measures(found)) == ["identical_views_included", "cross_view_gallery"]
+
+
+def test_measures_for_the_results_file() -> None:
+    found = result(wrong=["018"])
+    content = json.loads(json.dumps(measures(found), allow_nan=False))
+    assert list(content) == ["identical_views_excluded", "identical_views_included", "cross_view_gallery"]
+    means = content["identical_views_excluded"]["NM"]
+    assert list(means) == ["every_probe", "matched", "mAP", "mINP"]
+    for i in range(5):
+        assert means["every_probe"][i] == pytest.approx(found.mean("NM", i + 1))
+        assert means["matched"][i] == pytest.approx(found.mean("NM", i + 1, matched=True))
+    assert means["mAP"] == pytest.approx(found.mean("NM", measure="mAP"))
+    assert means["mINP"] == pytest.approx(found.mean("NM", measure="mINP"))
+    included = content["identical_views_included"]["NM"]["every_probe"][0]
+    assert included == pytest.approx(found.mean("NM", include_identical_view=True))
+    assert list(content["cross_view_gallery"]) == ["NM", "BG", "mean"]
+
+
+@pytest.mark.parametrize(
+    ("views", "dataset", "others", "blocks"),
+    [(CASIAB, "casiab", [], 1), (CASIAB, "casiab", ["GaitPart", "MT3D"], 1), (OUMVLP, "oumvlp", ["GaitPart"], 2)],
+)
+def test_terminal_fits_eighty_columns(views: list[str], dataset: str, others: list[str], blocks: int) -> None:
+    found = result(views, wrong=views[:2])
+    for accuracy in found.accuracy.values():
+        accuracy[2:4] = 1.25  # a difference of more than ten points
+    text = shown(table(found, dataset, others=others))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    headers = [line.split()[1:] for line in text.splitlines() if "method" in line]
+    assert headers == ([[*views, "mean"]] if blocks == 1 else [views[:7], [*views[7:], "mean"]])
+    assert re.search(r"difference .* −9\d ", text)
+    if blocks == 2:  # a wider terminal shows them in one
+        assert shown(table(found, dataset), 100).count("method") == 1
+
+
+def test_long_names_and_markup_are_shown_as_they_are() -> None:
+    made = Table("T", ("[red]a", "rear-left"), (Row("[b]x", "m" * 50, (1.0, 2.0), 1.5),))
+    text = shown(made)
+    assert "[red]a" in text
+    assert "[b]x" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("method") == 2
+
+
+def test_markdown() -> None:
+    made = Table(
+        "T|1", ("000", "018"), (Row("NM", "a_b", (99.96, None), 3.14159), Row("NM", "difference", (-0.5, 0.0), 2.0))
+    )
+    assert to_markdown(made) == (
+        "**T\\|1**\n\n"
+        "| probe | method | 000 | 018 | mean |\n"
+        "| --- | --- | ---: | ---: | ---: |\n"
+        "| NM | a\\_b | 100.0 | – | 3.1 |\n"
+        "| NM | difference | −0.5 | 0.0 | +2.0 |\n"
+    )
+
+
+def test_csv_reads_back() -> None:
+    made = table(result(wrong=["018"]))
+    title, *lines = to_csv(made).splitlines()
+    assert title == f"# {made.title}"
+    for row, line in zip(made.rows, csv.DictReader(lines), strict=True):
+        assert (line["probe"], line["method"]) == (row.probe, row.method)
+        assert [float(line[view]) for view in CASIAB] == pytest.approx(row.values, abs=0.051)
+        assert float(line["mean"]) == pytest.approx(row.mean, abs=0.051)
+
+
+def test_latex() -> None:
+    made = Table(
+        r"50% of {A} & B_1 #2 $3 C:\x ~ ^ 64×44",
+        ("000", "018"),
+        (Row("NM", "CSTL", (1, 2), 1.5), Row("NM", "difference", (-1, 1), 0.5)),
+    )
+    text = to_latex(made)
+    assert (
+        r"\caption{50\% of \{A\} \& B\_1 \#2 \$3 C:\textbackslash{}x \textasciitilde{} \textasciicircum{} 64$\times$44}"
+        in text
+    )
+    lines = [line.strip() for line in text.splitlines()]
+    assert r"NM & CSTL & 1.0 & 2.0 & 1.5 \\" in lines
+    assert r"& difference & $-$1.0 & +1.0 & +0.5 \\" in lines
+    body = text[text.index(r"\begin{tabular}") :]
+    assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {4}
+    assert re.findall(r"\\(begin|end){(.*?)}", text) == [
+        ("begin", "table*"),
+        ("begin", "tabular"),
+        ("end", "tabular"),
+        ("end", "table*"),
+    ]
+    without_escapes = re.sub(r"\\[\\{}]", "", text)
+    assert without_escapes.count("{") == without_escapes.count("}")
+    for made in (table(result()), table(result(OUMVLP), "oumvlp")):
+        to_latex(made).encode("ascii")  # any engine, any input encoding
+
+
+def test_formats_have_the_names_of_files() -> None:
+    made = table(result())
+    assert {ending: function(made)[:2] for ending, function in TEXT_FORMATS.items()} == {
+        "md": "**",
+        "tex": "\\b",
+        "csv": "# ",
+    }
+
+
+def test_shipped_values_are_read_without_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert published_rows("casiab", (64, 44))
