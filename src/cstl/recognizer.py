@@ -24,7 +24,8 @@ class GaitRecognizer(LightningModule):
         network: maps silhouettes float (B, T, H, W) in [0, 1] and `lengths` to (embeddings, logits), as `CSTL` does.
         margin, mining: of the triplet loss, see `TripletLoss`.
         triplet_weight, cross_entropy_weight: the loss is their weighted sum, 1 and 1 in the paper.
-        batch_norm, ghosts: over which sequences batch statistics are taken, see `cstl.models.set_batch_norm`.
+        batch_norm, ghosts: over which sequences batch statistics are taken, see `cstl.models.set_batch_norm`;
+            None: as the network was made.
         learning_rate: of Adam, constant or cut by `gamma` at each step of `milestones`.
         patience: steps in a row whose gradient is not finite before training stops. Such a step changes nothing: a
             float16 scaler makes a few of them on purpose while it searches its scale.
@@ -37,7 +38,7 @@ class GaitRecognizer(LightningModule):
         mining: Literal["all", "hard"] = "all",
         triplet_weight: float = 1.0,
         cross_entropy_weight: float = 1.0,
-        batch_norm: str = "replica",
+        batch_norm: str | None = None,
         ghosts: int = 2,
         learning_rate: float = 1e-4,
         milestones: Sequence[int] = (),
@@ -45,7 +46,7 @@ class GaitRecognizer(LightningModule):
         patience: int = 20,
     ) -> None:
         super().__init__()
-        self.network = set_batch_norm(network, batch_norm, ghosts)
+        self.network = network if batch_norm is None else set_batch_norm(network, batch_norm, ghosts)
         self.triplet = TripletLoss(margin, mining)
         self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
         self.learning_rate, self.milestones, self.gamma = learning_rate, list(milestones), gamma

@@ -93,13 +93,14 @@ def evaluate(config: DictConfig) -> Plain:
 
 def export_official(config: DictConfig) -> None:
     """Writes a checkpoint's network as a file that the authors' code loads."""
-    weights = load_weights(config.checkpoint)
+    network = load_recognizer(Path(config.checkpoint))[0].network
+    if not isinstance(network, CSTL) or 2 * network.parts != network.height:
+        raise ValueError(f"{config.checkpoint} holds an ablated network; the authors' code has one part for two rows")
     out = Path(config.out or Path(config.checkpoint).with_suffix(".ptm"))
     if out.exists():
         raise FileExistsError(f"{out} is there already; name another file with out=PATH")
-    network_settings(weights.state_dict)  # refuses an ablated network
-    WholeCheckpoints().save_checkpoint(to_official(weights.state_dict, prefix=True), out)
-    CONSOLE.print(f"{out}: for the authors' code, {len(weights.state_dict)} tensors", highlight=False)
+    WholeCheckpoints().save_checkpoint(to_official(network.state_dict(), prefix=True), out)
+    CONSOLE.print(f"{out}: written for the authors' code", highlight=False, soft_wrap=True)
 
 
 def prepare(config: DictConfig) -> None:
