@@ -15,7 +15,7 @@ CONF = Path(CONFIG_PATH)
 DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
 EVERY = [
     (command, f"{group.name}={option.stem}")
-    for command, groups in {"train": None, "evaluate": ("dataset", "trainer"), "prepare": ("dataset",)}.items()
+    for command, groups in {"train": None, "evaluate": ("dataset", "trainer"), "prepare": ("dataset",), "check": ("dataset",)}.items()
     for group in sorted(CONF.iterdir())
     if group.is_dir() and (groups is None or group.name in groups)
     for option in sorted(group.glob("*.yaml"))

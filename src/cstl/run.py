@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -38,6 +39,7 @@ def train(config: DictConfig) -> Plain:
     """Trains the configured run, or goes on with it, evaluates its last model → what `results.json` says."""
     check_device(config.trainer.accelerator)
     frame_size(config.res)  # another resolution is refused before anything is made
+    name_subjects(config)
     make_missing_walkers(config)
     data: GaitDataModule = instantiate(config.data, _convert_="all")
     with open_dict(config):
@@ -85,6 +87,7 @@ def evaluate(config: DictConfig) -> Plain:
         if config.store is not None:
             config.data.store = config.store
         config.data.max_frames = config.max_frames
+    name_subjects(config)
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     data: GaitDataModule = instantiate(config.data, _convert_="all")
@@ -117,12 +120,12 @@ def prepare(config: DictConfig) -> None:
         dataset=dataset.name,
         protocol=plain(dataset.protocol),
         res=config.res,
-        layout=dataset.layout,
+        layout=dataset.get("layout", "auto"),
         workers=config.get("workers"),
         strict=config.get("strict", False),
         upsample=config.get("upsample", False),
     )
-    CONSOLE.print(str(summary), highlight=False)
+    CONSOLE.print(str(summary), highlight=False, markup=False, soft_wrap=True)
 
 
 def check(config: DictConfig) -> None:
@@ -160,6 +163,13 @@ def check_device(accelerator: str) -> None:
             f"trainer=gpu, but PyTorch {torch.__version__} sees no GPU here: use trainer=cpu or trainer=auto, or "
             "install a PyTorch build with CUDA and check that `nvidia-smi` lists a GPU"
         )
+
+
+def name_subjects(config: DictConfig) -> None:
+    """Puts the subjects of a split file into the configuration: a checkpoint must not depend on the file."""
+    if config.dataset.get("split_file"):
+        with open_dict(config):
+            config.dataset.protocol = asdict(as_protocol(plain(config.dataset.protocol)))
 
 
 def make_missing_walkers(config: DictConfig) -> None:
@@ -303,7 +313,7 @@ def report(
 
 def is_published_split(dataset: Plain) -> bool:
     """Whether a data set is split as in the papers' tables: CASIA-B's large split, OU-MVLP's only one."""
-    return dataset.get("split") in (None, "LT") and dataset.get("split_file") is None
+    return dataset.get("split", "LT") == "LT" and dataset.get("split_file") is None
 
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:

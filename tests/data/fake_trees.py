@@ -105,7 +105,7 @@ def casiab(root: Path, size: tuple[int, int] | None = None) -> dict[str, str]:
     (root / "003/bg-01").rename(root / "003/xx 01")
     write(root / "Fräulein Ünbekannt/nm-01/000/001.png", good)
     write(root / "004/nm-01/000/000.pkl", pickle.dumps(np.zeros((5, 64, 64), np.uint8)))
-    (root / "004/again").symlink_to(root, target_is_directory=True)
+    (root / "004/again").symlink_to(root.resolve(), target_is_directory=True)
     (root / "004/nm-01/itself").symlink_to("itself")
     (root / "004/nm-01/nowhere").symlink_to("no such folder")
     other = aligned(0, 0, (64, 44) if size == (64, 64) else (64, 64))

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_conditions_that_are_neither_gallery_nor_probe_are_not_tested(
 ) -> None:
     fields = {name: getattr(protocol, name) for name in Protocol.__dataclass_fields__}
     options["protocol"] = {**fields, "probes": {"NM": ["nm-02"]}, "views": ["090"], "exclude": ["005"]}
-    sequences = torch.cat([batch.sequence for batch in GaitDataModule(**options).val_dataloader()]).tolist()
+    sequences = torch.cat([batch.sequence for batch in GaitDataModule(**options).test_dataloader()]).tolist()
     found = {(store.subjects[i], store.conditions[i], store.views[i]) for i in sequences}
     assert found == {("006", "nm-01", "090"), ("006", "nm-02", "090")}
 
@@ -162,3 +163,22 @@ def test_a_resumed_run_sees_the_batches_it_has_not_seen(
     assert len(set(whole.trained)) == 6
     assert whole.tested == 12
     assert fit(tmp_path / "step-4.ckpt").trained == whole.trained[4:]
+
+
+def test_held_out_subjects_are_trained_on_no_more(store: Store, protocol: Protocol, options: dict) -> None:
+    held_out = replace(protocol, validation=1)
+    data = GaitDataModule(**options | {"protocol": held_out})
+    test, validation = data.val_dataloader()
+    assert (data.train_subjects, data.validation_subjects) == (["001", "002", "003"], ["004"])
+    seen = {store.subjects[i] for batch in validation for i in batch.sequence.tolist()}
+    assert seen == {"004"}
+    assert sum(len(batch.sequence) for batch in test) == 12
+
+
+def test_max_frames_bounds_a_sequence(options: dict) -> None:
+    whole, cut = (list(GaitDataModule(**options, max_frames=n).test_dataloader()) for n in (None, 7))
+    first = {int(i): s[:7] for b in whole for i, s in zip(b.sequence, b.silhouettes, strict=True)}
+    for batch in cut:
+        assert batch.lengths.max() <= 7
+        for i, silhouettes, length in zip(batch.sequence, batch.silhouettes, batch.lengths, strict=True):
+            assert torch.equal(silhouettes[:length], first[int(i)][:length])

@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.progress import track
 from rich.table import Table
@@ -24,6 +23,7 @@ OFF_CENTRE = 1 / 8  # of the width, half of the mass from the middle
 LOW = 7 / 8  # of the height, the rows from head to feet
 
 Sequence = tuple[str, str, str]  # subject, condition, view
+_STYLE: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)}
 
 
 @dataclass(frozen=True)
@@ -79,31 +79,36 @@ class StoreCheck:
 
     def __rich__(self) -> RenderableType:
         """For the terminal."""
-        parts: list[RenderableType] = [
-            self._table("sequences", self.sequences, self.sequences.sum(1)),
-            self._table("frames of a sequence, median", self.median, self._range()),
-        ]
-        numbers = Table("", "found", "expected", "by", "", title="counts", title_justify="left", box=SIMPLE)
+        numbers = Table("", "found", "expected", "by", "", **_STYLE)
         for count in self.counts:
             numbers.add_row(count.what, f"{count.found:,}", count.expected, count.source, count.verdict)
-        parts.append(numbers)
+        tables = {
+            "sequences": self._table(self.sequences, "all", map(str, self.sequences.sum(0))),
+            "median frames of a sequence": self._table(self.median, "range", self._ranges()),
+            "counts": numbers,
+        }
+        parts: list[RenderableType] = []
+        for title, table in tables.items():
+            parts += [Text(f"{self.title}: {title}", style="bold"), table, Text()]
         parts.append(Text(f"{len(self.missing):,} of the protocol's sequences are missing"))
         reasons = Counter(reason.split(":")[0] for *_, reason in self.suspicious)
         few = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
         parts.append(Text(f"{len(self.suspicious):,} sequences are suspicious" + (f": {few}" if few else "")))
         return Group(*parts)
 
-    def _table(self, title: str, values: np.ndarray, last: Iterable[object]) -> Table:
-        table = Table("", title=f"{self.title}: {title}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-        for name in (*self.views, "all"):
+    def _table(self, values: np.ndarray, last: str, totals: Iterable[str]) -> Table:
+        """A row for each view, a column for each condition."""
+        table = Table("view", **_STYLE)
+        for name in (*self.conditions, last):
             table.add_column(name, justify="right")
-        for condition, row, total in zip(self.conditions, values, last, strict=True):
-            table.add_row(condition, *(f"{value:.0f}" if value else "–" for value in row), str(total))
+        for view, row, total in zip(self.views, values.T, totals, strict=True):
+            table.add_row(view, *(f"{value:.0f}" if value else "–" for value in row), total)
         return table
 
-    def _range(self) -> list[str]:
-        rows = zip(self.sequences, self.least, self.most, strict=True)
-        return [f"{low[n > 0].min()} to {high.max()}" if n.any() else "–" for n, low, high in rows]
+    def _ranges(self) -> list[str]:
+        """Frames of the shortest and the longest sequence of each view."""
+        views = zip(self.sequences.T, self.least.T, self.most.T, strict=True)
+        return [f"{low[n > 0].min()}–{high.max()}" if n.any() else "–" for n, low, high in views]
 
 
 def check_store(
