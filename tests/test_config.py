@@ -13,12 +13,17 @@ from cstl.data.protocol import Protocol, as_protocol
 
 CONF = Path(CONFIG_PATH)
 DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
+GROUPS = {
+    "train": [group.name for group in CONF.iterdir() if group.is_dir()],
+    "evaluate": ["dataset", "trainer"],
+    "prepare": ["dataset"],
+    "check": ["dataset"],
+}
 EVERY = [
-    (command, f"{group.name}={option.stem}")
-    for command, groups in {"train": None, "evaluate": ("dataset", "trainer"), "prepare": ("dataset",), "check": ("dataset",)}.items()
-    for group in sorted(CONF.iterdir())
-    if group.is_dir() and (groups is None or group.name in groups)
-    for option in sorted(group.glob("*.yaml"))
+    (command, f"{group}={option.stem}")
+    for command, groups in GROUPS.items()
+    for group in sorted(groups)
+    for option in sorted((CONF / group).glob("*.yaml"))
 ]
 
 

@@ -194,7 +194,7 @@ def test_checkpoints_that_do_not_fit_are_refused(configured: Configure, tmp_path
 
 
 def test_the_authors_weights_go_in_and_out(configured: Configure, tmp_path: Path) -> None:
-    """Our checkpoint written for the authors, evaluated from their file: the same numbers, the data set named by hand."""
+    """Our checkpoint written for the authors, evaluated from their file: the same numbers."""
     trained = run.train(configured("train", *TINY, "trainer.max_steps=2"))
     run.export_official(configured("export_official", f"checkpoint='{trained['checkpoint']}'", f"out={tmp_path}/a.ptm"))
     theirs = torch.load(tmp_path / "a.ptm", weights_only=True)
@@ -218,7 +218,7 @@ def test_a_checkpoint_is_evaluated_on_another_data_set(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = run.train(configured("train", *TINY, "trainer.max_steps=2", "model.network.channels=[2,4,16]"))
-    again = run.evaluate(
+    run.evaluate(
         configured(
             "evaluate",
             f"checkpoint='{trained['checkpoint']}'",
@@ -229,7 +229,7 @@ def test_a_checkpoint_is_evaluated_on_another_data_set(
             "dataset.protocol.probes.NM=[nm-01]",
             "max_frames=5",
             folder="other",
-        )  # fmt: skip
+        )
     )
     assert "Other 64×44" in capsys.readouterr().out
 
@@ -280,6 +280,28 @@ def test_a_checkpoint_is_selected_on_held_out_training_subjects(
     assert best["callbacks"]["Checkpoints"]["best_score"] == pytest.approx(max(scores))
     with pytest.raises(ValueError, match=r"held-out subjects.*dataset\.protocol\.validation"):
         run.train(configured("train", *TINY, "callbacks=best", "dataset.protocol.validation=0", folder="none"))
+
+
+@pytest.mark.parametrize("where", ["model", "data"])
+def test_a_checkpoint_cannot_choose_what_is_called(where: str, configured: Configure, tmp_path: Path) -> None:
+    report = run.train(configured("train", *TINY, "trainer.max_steps=1"))
+    checkpoint = torch.load(report["checkpoint"])
+    checkpoint["config"][where]["extra"] = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "touched")}
+    torch.save(checkpoint, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match=r"evil\.ckpt is refused.*pathlib\.Path\.touch"):
+        run.evaluate(configured("evaluate", f"checkpoint={tmp_path}/evil.ckpt", "trainer=cpu", folder="again"))
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_split_file_becomes_part_of_the_checkpoint(configured: Configure, tmp_path: Path) -> None:
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"TRAIN_SET": ["001", "002", "005"], "TEST_SET": ["003", "006"]}))
+    key = f"+dataset.split_file={split}", f"+dataset.protocol.split_file={split}"
+    report = run.train(configured("train", *TINY, *key, "trainer.max_steps=1"))
+    assert (report["train_subjects"], report["test_subjects"]) == (3, 2)
+    split.unlink()
+    again = run.evaluate(configured("evaluate", f"checkpoint='{report['checkpoint']}'", "trainer=cpu", folder="again"))
+    assert again["measures"] == report["measures"]
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -474,9 +474,10 @@ def _scores(distances: Tensor, probe_labels: Tensor, gallery_labels: Tensor, joi
     own = torch.full((len(distances), most), torch.inf, dtype=distances.dtype, device=distances.device)
     own[rows, torch.arange(len(rows), device=rows.device) - (matches.cumsum(0) - matches)[rows]] = near
     own = own.sort(1).values  # (n, K), infinite beyond the probe's number of matches
-    wrong = torch.stack([(distances <= own[:, k : k + 1]).sum(1) for k in range(most)], 1)  # (n, K)
+    ahead = torch.empty_like(distances)  # 0 or 1; six times faster to sum than booleans
+    wrong = torch.stack([torch.le(distances, own[:, k : k + 1], out=ahead).sum(1) for k in range(most)], 1)  # (n, K)
     order = torch.arange(1, most + 1, device=rows.device)
-    wrong = wrong.masked_fill(order > matches[:, None], 0)
-    precision = (order / (order + wrong).double()).masked_fill(order > matches[:, None], 0).sum(1) / matches
-    penalty = matches / (matches + wrong.amax(1)).double()
-    return torch.stack([wrong[:, 0].double().masked_fill(matches == 0, torch.nan), precision, penalty], 1)
+    wrong = wrong.double().masked_fill(order > matches[:, None], 0)
+    precision = (order / (order + wrong)).masked_fill(order > matches[:, None], 0).sum(1) / matches
+    penalty = matches / (matches + wrong.amax(1))
+    return torch.stack([wrong[:, 0].masked_fill(matches == 0, torch.nan), precision, penalty], 1)

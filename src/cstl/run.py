@@ -5,8 +5,10 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -32,6 +34,8 @@ from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 
+# All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
+TARGETS = {"cstl.recognizer.GaitRecognizer", "cstl.models.CSTL", "cstl.data.datamodule.GaitDataModule"}
 CONSOLE = Console(width=None if sys.stdout.isatty() else 80)
 
 
@@ -248,6 +252,11 @@ def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
     weights = load_weights(path)
     if weights.config is not None:
         settings = weights.config
+        if strange := sorted(set(targets([settings.get("model"), settings.get("data")])) - TARGETS):
+            raise ValueError(
+                f"{path} is refused: its configuration names {', '.join(strange)}, and making that could run code; "
+                f"expected {', '.join(sorted(TARGETS))}"
+            )
         recognizer: GaitRecognizer = instantiate(settings["model"], _convert_="all")
     else:
         shape = network_settings(weights.state_dict)
@@ -259,6 +268,17 @@ def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
     except RuntimeError as error:
         raise ValueError(f"{path}: its weights do not fit the network of its own configuration: {error}") from error
     return recognizer, settings
+
+
+def targets(node: Any) -> Iterator[str]:
+    """What Hydra would call to make the objects of a configuration."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from targets(child)
 
 
 def report(
