@@ -22,6 +22,7 @@ from cstl.tables import (
     paper_table,
     published_rows,
     rows,
+    summary,
     to_csv,
     to_latex,
     to_markdown,
@@ -275,3 +276,19 @@ def test_formats_have_the_names_of_files() -> None:
 def test_shipped_values_are_read_without_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert published_rows("casiab", (64, 44))
+
+
+def test_summary_has_the_other_means() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(summary(result(wrong=["000"])))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].split() == ["other", "means", "(%)", "NM", "BG"]
+    assert [line.split()[0] for line in lines[2:]] == ["rank-1,", "rank-1,", "mAP", "mINP", "cross-view", "cross-view"]
+    assert lines[2].split()[-2:] == ["99.5", "100.0"]  # one of twenty is missed from one of eleven views
+
+
+def test_summary_of_one_view() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(summary(result(views=["000"])))
+    assert "included" in console.file.getvalue()
+    assert "mINP" not in console.file.getvalue()

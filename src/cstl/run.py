@@ -92,6 +92,7 @@ def evaluate(config: DictConfig) -> Plain:
             config.data.store = config.store
         config.data.max_frames = config.max_frames
     name_subjects(config)
+    recognizer.half_embeddings = config.half_embeddings
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     data: GaitDataModule = instantiate(config.data, _convert_="all")
@@ -306,6 +307,8 @@ def report(
     table = tables.paper_table(methods, title, dataset["name"] if published else None, size)
     CONSOLE.print()
     CONSOLE.print(tables.to_terminal(table, CONSOLE.width), highlight=False)
+    CONSOLE.print()
+    CONSOLE.print(tables.summary(result), highlight=False)
     for ending, render in tables.TEXT_FORMATS.items():
         (folder / f"table.{ending}").write_text(render(table), encoding="utf-8")
 
@@ -338,7 +341,7 @@ def is_published_split(dataset: Plain) -> bool:
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
     """The baseline: the mean silhouette of a sequence and its nearest neighbour (Han & Bhanu, TPAMI 2006)."""
-    metric = cross_view_accuracy(data.protocol)
+    metric = cross_view_accuracy(data.protocol, half_embeddings=True)  # an image of H·W values a sequence
     for batch in data.test_dataloader():
         sums = batch.silhouettes.sum(dim=1, dtype=torch.float32).flatten(1)  # (B, H·W); padding is zero
         images = sums / (255 * batch.lengths[:, None])

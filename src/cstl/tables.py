@@ -116,6 +116,30 @@ def measures(result: CrossViewResult) -> dict[str, Any]:
     return found
 
 
+_SUMMARY = (  # what to show, and where `measures` has it
+    ("rank-1, probes with a match", "identical_views_excluded", "matched"),
+    ("rank-1, identical views included", "identical_views_included", "every_probe"),
+    ("mAP", "identical_views_excluded", "mAP"),
+    ("mINP", "identical_views_excluded", "mINP"),
+    ("cross-view gallery: rank-1", "cross_view_gallery", "every_probe"),
+    ("cross-view gallery: mAP", "cross_view_gallery", "mAP"),
+)
+
+
+def summary(result: CrossViewResult) -> rich.table.Table:
+    """For rich's `Console.print`: the means of every other measure than `paper_table`'s, by probe, in percent."""
+    found = measures(result)
+    table = rich.table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("other means (%)", no_wrap=True)
+    for probe in result.accuracy:
+        table.add_column(Text(probe), justify="right", no_wrap=True)
+    for label, name, key in _SUMMARY:
+        if name in found:
+            means = [found[name].get(probe, {}).get(key) for probe in result.accuracy]
+            table.add_row(label, *(_shown(mean[0] if isinstance(mean, list) else mean, False) for mean in means))
+    return table
+
+
 def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str, str], dict[str, float]]:
     """What papers report for a data set and resolution.
 
