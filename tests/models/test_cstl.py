@@ -122,6 +122,21 @@ def test_sequences_of_any_length_share_a_batch(net: CSTL) -> None:
 
 
 @torch.no_grad()
+def test_random_lengths_up_to_200_share_a_batch(net: CSTL) -> None:
+    """‖one batch − one at a time‖ / ‖one at a time‖ ≤ 1e-5."""
+    net.eval()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        lengths = torch.cat([torch.tensor([1, 200]), torch.randint(1, 200, (6,), generator=generator)])
+        x = torch.rand(8, 200, 16, 10, generator=generator)
+        out = net(x, lengths)
+        for i, length in enumerate(lengths.tolist()):
+            alone = net(x[i : i + 1, :length])
+            for together, single in zip(out, alone, strict=True):
+                assert torch.norm(together[i] - single[0]) <= 1e-5 * single.norm()
+
+
+@torch.no_grad()
 def test_attention_is_what_the_network_uses(net: CSTL) -> None:
     x = torch.rand(2, 6, 16, 10)
     attention = net.eval().attention(x, torch.tensor([6, 4]))
