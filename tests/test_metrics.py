@@ -475,6 +475,42 @@ def test_update_that_does_not_fit(position: int, value: Tensor, message: str) ->
     assert_equal(accuracy.compute(), evaluate(sequences()))
 
 
+def test_neighbours_of_every_probe_whatever_the_batches() -> None:
+    embeddings, subject, condition, view = sequences()
+    number = 1000 + torch.randperm(80, generator=torch.Generator().manual_seed(1))
+    whole, dealt = metric(), metric()
+    whole.update(embeddings, subject, condition, view, number)
+    for some in torch.randperm(80, generator=torch.Generator().manual_seed(2)).split(7):
+        dealt.update(embeddings[some], subject[some], condition[some], view[some], number[some])
+    found = whole.compute().neighbours
+    for one, other in zip(found, dealt.compute().neighbours, strict=True):
+        assert torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))
+    for one, other in zip(whole.mean_embeddings(), dealt.mean_embeddings(), strict=True):
+        assert torch.equal(one, other)
+
+    probes = sorted(i for i in range(80) if CONDITIONS[condition[i]] in PROBES["ALL"])
+    assert sorted(found.sequence.tolist()) == sorted(number[probes].tolist())
+    assert found.sequence.tolist() == sorted(found.sequence.tolist())
+    distance = torch.cdist(embeddings.transpose(0, 1).double(), embeddings.transpose(0, 1).double()).mean(0)
+    for row, i in enumerate((number[:, None] == found.sequence).int().argmax(0).tolist()):
+        assert (found.subject[row], found.condition[row], found.view[row]) == (subject[i], condition[i], view[i])
+        for v in range(len(VIEWS)):
+            gallery = [j for j in range(80) if CONDITIONS[condition[j]] in GALLERY and view[j] == v]
+            near = min(gallery, key=distance[i].__getitem__)
+            own = [j for j in gallery if subject[j] == subject[i]]
+            assert found.nearest[row, v] == number[near]
+            assert found.nearest_distance[row, v] == pytest.approx(distance[i, near].item(), rel=1e-5)
+            match = min(own, key=distance[i].__getitem__, default=None)
+            assert found.match[row, v] == (-1 if match is None else number[match])
+            if match is None:
+                assert found.wrong[row, v].isnan()
+                assert found.match_distance[row, v].isinf()
+                continue
+            assert found.match_distance[row, v] == pytest.approx(distance[i, match].item(), rel=1e-5)
+            ahead = sum(distance[i, j] <= distance[i, match] for j in gallery if j not in own)
+            assert found.wrong[row, v] == ahead
+
+
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")  # on purpose: processes without a sequence
 @pytest.mark.parametrize("shares", [[80, 0, 0], [30, 40, 10], [0, 0, 0]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -1,7 +1,7 @@
 """Cross-view recognition: the numbers that gait papers print, for every pair of probe and gallery view."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,30 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 _BLOCK = 1024  # sequences compared at once: enough for full speed, few enough to stay near the processor
 _LARGEST = 1e18  # a norm whose square, and the squared distances with it, float32 still holds
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Neighbours(NamedTuple):
+    """What every probe sequence found in the gallery of each view: N probes in the order of their numbers, V views.
+
+    Attributes:
+        sequence, subject, condition, view: int64 (N,), as given to `CrossViewAccuracy.update`.
+        wrong: float32 (N, V), gallery sequences of other subjects that are as near as the nearest match; NaN without a
+            match. The probe is recognised at rank k where this is below k.
+        nearest: int64 (N, V), `sequence` of the nearest in the gallery, −1 where it is empty.
+        nearest_distance: float32 (N, V), infinite where the gallery is empty.
+        match: int64 (N, V), `sequence` of the nearest one of the probe's own subject, −1 without a match.
+        match_distance: float32 (N, V), infinite without a match.
+    """
+
+    sequence: Tensor
+    subject: Tensor
+    condition: Tensor
+    view: Tensor
+    wrong: Tensor
+    nearest: Tensor
+    nearest_distance: Tensor
+    match: Tensor
+    match_distance: Tensor
 
 
 class CrossViewResult:
@@ -29,6 +53,7 @@ class CrossViewResult:
             hardest, the last of them. Probes without a match are left out. (Ye et al., TPAMI 2021)
         gallery_sequences: int64 (V,), number of gallery sequences of each view.
         probe_sequences: probe → int64 (V,), number of probe sequences of each view.
+        neighbours: what every probe sequence found, to look at single ones and to resample subjects.
         joint_gallery: the gallery is all views at once: the axis of the gallery views has one entry instead of V.
         cross_view_gallery: the result of the second protocol, where the metric was given one; its `joint_gallery` is
             True.
@@ -45,6 +70,7 @@ class CrossViewResult:
         inverse_negative_penalty: dict[str, Tensor],
         gallery_sequences: Tensor,
         probe_sequences: dict[str, Tensor],
+        neighbours: Neighbours,
         joint_gallery: bool = False,
     ) -> None:
         """Store what was counted."""
@@ -55,6 +81,7 @@ class CrossViewResult:
         self.inverse_negative_penalty = inverse_negative_penalty
         self.gallery_sequences = gallery_sequences
         self.probe_sequences = probe_sequences
+        self.neighbours = neighbours
         self.joint_gallery = joint_gallery
         self.cross_view_gallery: CrossViewResult | None = None
 
@@ -140,7 +167,8 @@ class CrossViewAccuracy(Metric):
     A probe is compared with the gallery of one view at a time (a *single-view gallery*), by the mean over the parts of
     the Euclidean distances between part embeddings, in float32 (float64 for float64 embeddings). It is recognised at
     rank k when one of the k nearest has its subject. Of gallery sequences equally near, those of other subjects come
-    first, so that embeddings that are all the same recognise nobody; the order of the sequences plays no part.
+    first, so that embeddings that are all the same recognise nobody. Sequences are compared in the order of their
+    numbers, so that neither batches nor processes change a digit.
 
     Two rules are in use, and papers mix them: `accuracy` counts every probe of the view, `accuracy_matched` only those
     whose subject occurs in that gallery view.
@@ -234,9 +262,11 @@ class CrossViewAccuracy(Metric):
         self.max_rank = max_rank
         self.chunk = chunk
         self.add_state("embeddings", [], dist_reduce_fx=None)  # each (B, P, D)
-        self.add_state("labels", [], dist_reduce_fx=None)  # each int64 (B, 3): subject, condition, view
+        self.add_state("labels", [], dist_reduce_fx=None)  # each int64 (B, 4): subject, condition, view, sequence
 
-    def update(self, embeddings: Tensor, subject: Tensor, condition: Tensor, view: Tensor) -> None:
+    def update(
+        self, embeddings: Tensor, subject: Tensor, condition: Tensor, view: Tensor, sequence: Tensor | None = None
+    ) -> None:
         """Add sequences.
 
         Args:
@@ -244,6 +274,8 @@ class CrossViewAccuracy(Metric):
             subject: int64 (B,), any numbers.
             condition: int64 (B,), index into `conditions`.
             view: int64 (B,), index into `views`.
+            sequence: int64 (B,), a number of each sequence's own, such as its line in a table; None: counted from the
+                first on. Give it where several processes take part.
 
         Raises:
             ValueError: a shape or dtype that does not fit, an index out of range, or embeddings that are not finite
@@ -259,10 +291,14 @@ class CrossViewAccuracy(Metric):
                 f"embeddings: expected (parts, values) = {tuple(self.embeddings[0].shape[1:])} as in the batches "
                 f"before, found {tuple(embeddings.shape[1:])}; call reset() before evaluating another network"
             )
+        if sequence is None:
+            seen = sum(map(len, self.labels))
+            sequence = torch.arange(seen, seen + len(embeddings), device=embeddings.device)
         for name, index, names in (
             ("subject", subject, ()),
             ("condition", condition, self.conditions),
             ("view", view, self.views),
+            ("sequence", sequence, ()),
         ):
             if index.shape != embeddings.shape[:1] or index.is_floating_point():
                 raise ValueError(
@@ -283,7 +319,7 @@ class CrossViewAccuracy(Metric):
                 "network has diverged, or overflows in 16 bit: take an earlier checkpoint or evaluate in float32"
             )
         self.embeddings.append(stored)
-        self.labels.append(torch.stack([subject, condition, view], 1).to(stored.device, torch.int64))
+        self.labels.append(torch.stack([subject, condition, view, sequence], 1).to(stored.device, torch.int64))
         if sum(len(labels) for labels in self.labels if len(labels) < _BLOCK) >= _BLOCK:
             self._merge()
 
@@ -306,34 +342,57 @@ class CrossViewAccuracy(Metric):
         """The result of one protocol; `joint`: all views are one gallery."""
         gallery = self._sequences(gallery_conditions)
         sought = self._sequences([name for members in probes.values() for name in members])
-        gallery_labels = torch.cat([torch.empty(0, 3, dtype=torch.int64), *(labels.cpu() for _, _, labels in gallery)])
-        probe_labels = torch.cat([torch.empty(0, 3, dtype=torch.int64), *(labels.cpu() for _, _, labels in sought)])
         galleries = (  # the columns of the distances that are searched at once; V, or one when joint
-            [torch.arange(len(gallery_labels))]
+            [torch.arange(len(gallery.labels))]
             if joint
-            else [(gallery_labels[:, 2] == view).nonzero().squeeze(1) for view in range(len(self.views))]
+            else [(gallery.labels[:, 2] == view).nonzero().squeeze(1) for view in range(len(self.views))]
         )
-        scores = torch.full((len(probe_labels), len(galleries), 3), torch.nan, dtype=torch.float64)
-        block = max(1, min(_BLOCK, self.chunk // max(1, len(gallery_labels))))
-        done = 0
-        for embeddings, labels in _blocks(sought, block) if gallery and sought else []:
-            distances = _distances(embeddings, gallery)
+        shape = len(sought.labels), len(galleries)
+        scores = torch.full((*shape, 3), torch.nan, dtype=torch.float64)
+        nearest, match = (torch.full((*shape, 2), torch.inf, dtype=torch.float64) for _ in range(2))
+        block = max(1, min(_BLOCK, self.chunk // max(1, len(gallery.labels))))
+        for first in range(0, len(sought.labels), block) if len(gallery.labels) else ():
+            some = slice(first, first + block)
+            labels = sought.labels[some]
+            distances = _distances(sought.take(some), gallery)
             for i, columns in enumerate(galleries):
                 near = distances if joint else distances[:, columns.to(distances.device)]
-                wanted = gallery_labels[columns].to(distances.device)
-                scores[done : done + len(labels), i] = _scores(near, labels, wanted, joint).cpu()
-            done += len(labels)
-        return self._count(scores, probe_labels, gallery_labels, probes, joint)
+                wanted = gallery.labels[columns]
+                own = (labels[:, :1] == wanted[:, 0]).to(near.device)
+                nearest[some, i] = _nearest(near, wanted)
+                match[some, i] = _nearest(near.masked_fill(~own, torch.inf), wanted)
+                scores[some, i] = _scores(near, labels.to(near.device), wanted.to(near.device), joint).cpu()
+        subject, condition, view, sequence = sought.labels.unbind(1)
+        neighbours = Neighbours(
+            sequence,
+            subject,
+            condition,
+            view,
+            scores[:, :, 0].float(),
+            *(column for found in (nearest, match) for column in _number_and_distance(found)),
+        )
+        return self._count(scores, sought.labels, gallery.labels, probes, neighbours, joint)
 
-    def _sequences(self, conditions: Sequence[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The sequences of some conditions in each batch: embeddings (B, P, D), rows (n,) and their labels (n, 3)."""
+    def mean_embeddings(self) -> tuple[Tensor, Tensor]:
+        """The mean over the parts of every stored sequence, for maps: float16 (N, D), and int64 (N, 4) its labels.
+
+        The labels are subject, condition, view and sequence; the order is that of `sequence`.
+        """
+        stored = self._sequences(self.conditions)
+        blocks = (stored.take(slice(i, i + _BLOCK)) for i in range(0, len(stored.labels), _BLOCK))
+        means = [block.mean(1, dtype=torch.float32).to(torch.float16).cpu() for block in blocks]
+        return (torch.cat(means) if means else torch.empty(0, 0, dtype=torch.float16)), stored.labels
+
+    def _sequences(self, conditions: Sequence[str]) -> "_Sequences":
+        """The stored sequences of some conditions."""
         wanted = torch.tensor([self.conditions.index(name) for name in conditions])
-        found = []
-        for embeddings, labels in zip(self.embeddings, self.labels, strict=True):
-            rows = torch.isin(labels[:, 1], wanted.to(labels.device)).nonzero().squeeze(1)
-            if len(rows):
-                found.append((embeddings, rows, labels[rows]))
-        return found
+        labels = torch.cat([torch.empty(0, 4, dtype=torch.int64), *(labels.cpu() for labels in self.labels)])
+        sizes = torch.tensor([len(labels) for labels in self.labels], dtype=torch.int64)
+        batch = torch.arange(len(sizes)).repeat_interleave(sizes)
+        row = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[batch]
+        chosen = torch.isin(labels[:, 1], wanted).nonzero().squeeze(1)
+        chosen = chosen[labels[chosen, 3].argsort(stable=True)]
+        return _Sequences(list(self.embeddings), batch[chosen], row[chosen], labels[chosen])
 
     def _count(
         self,
@@ -341,6 +400,7 @@ class CrossViewAccuracy(Metric):
         probe_labels: Tensor,
         gallery_labels: Tensor,
         probes: Mapping[str, Sequence[str]],
+        neighbours: Neighbours,
         joint: bool,
     ) -> CrossViewResult:
         """Turn every probe's scores in every gallery, (N, galleries, 3) of `_scores`, into percentages."""
@@ -350,7 +410,7 @@ class CrossViewAccuracy(Metric):
         counted = torch.cat([has_match[:, :, None], hit, scores[:, :, 1:].nan_to_num()], 2)  # (N, galleries, 1 + R + 2)
         of_view = gallery_labels[:, 2].bincount(minlength=views)
         empty = (of_view.sum(0, keepdim=True) if joint else of_view) == 0  # (galleries,)
-        result = CrossViewResult(self.views, {}, {}, {}, {}, of_view, {}, joint_gallery=joint)
+        result = CrossViewResult(self.views, {}, {}, {}, {}, of_view, {}, neighbours, joint)
         for name, members in probes.items():
             chosen = torch.isin(probe_labels[:, 1], torch.tensor([self.conditions.index(member) for member in members]))
             view = probe_labels[chosen, 2]
@@ -383,7 +443,7 @@ class CrossViewAccuracy(Metric):
         count, parts, values, dtype = agreed.tolist()
         for _ in range(count - len(self.embeddings)):
             self.embeddings.append(torch.empty(0, parts, values, dtype=_DTYPES[dtype], device=self.device))
-            self.labels.append(torch.empty(0, 3, dtype=torch.int64, device=self.device))
+            self.labels.append(torch.empty(0, 4, dtype=torch.int64, device=self.device))
         super()._sync_dist(dist_sync_fn, process_group)
 
 
@@ -426,29 +486,59 @@ def _merge(batches: list[Tensor]) -> None:
     batches.extend(blocks)
 
 
-def _blocks(sequences: list[tuple[Tensor, Tensor, Tensor]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Sequences of `CrossViewAccuracy._sequences` in blocks of `size`, across batches: (n, P, D) and labels (n, 3)."""
-    batch = torch.cat([torch.full_like(rows, i) for i, (_, rows, _) in enumerate(sequences)])  # (N,)
-    rows, labels = (torch.cat([sequence[k] for sequence in sequences]) for k in (1, 2))
-    for some, some_rows, some_labels in zip(batch.split(size), rows.split(size), labels.split(size), strict=True):
-        pieces = [sequences[i][0][some_rows[some == i]] for i in some.unique().tolist()]
-        yield torch.cat(pieces), some_labels
+class _Sequences(NamedTuple):
+    """Some of the stored sequences, in the order of their numbers."""
+
+    batches: list[Tensor]  # all that is stored, each (B, P, D)
+    batch: Tensor  # int64 (n,): which of them
+    row: Tensor  # int64 (n,): which row of it
+    labels: Tensor  # int64 (n, 4), on the CPU
+
+    def pieces(self, some: slice = slice(None)) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Batches with their rows (k,) that are wanted, and where these belong (k,) among `some` sequences."""
+        found = []
+        for number in self.batch[some].unique().tolist():
+            batch, places = self.batches[number], (self.batch[some] == number).nonzero().squeeze(1)
+            found.append((batch, self.row[some][places].to(batch.device), places.to(batch.device)))
+        return found
+
+    def take(self, some: slice) -> Tensor:
+        """The embeddings of some of them, (k, P, D)."""
+        taken = self.batches[0].new_empty(len(self.labels[some]), *self.batches[0].shape[1:])
+        for batch, rows, places in self.pieces(some):
+            taken[places] = batch[rows]
+        return taken
 
 
-def _distances(probes: Tensor, gallery: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Mean over the parts of the Euclidean distances: (n, P, D) and G sequences (in batches) → (n, G)."""
+def _distances(probes: Tensor, gallery: _Sequences) -> Tensor:
+    """Mean over the parts of the Euclidean distances: (n, P, D) and G sequences → (n, G)."""
     dtype = torch.promote_types(probes.dtype, torch.float32)
-    count = sum(len(rows) for _, rows, _ in gallery)
-    total = torch.zeros(len(probes), count, dtype=dtype, device=probes.device)
+    total = torch.zeros(len(probes), len(gallery.labels), dtype=dtype, device=probes.device)
     squared = torch.empty_like(total)
+    pieces = gallery.pieces()
+    y = torch.empty(len(gallery.labels), probes.shape[2], dtype=dtype, device=probes.device)
     with torch.autocast(probes.device.type, enabled=False):
         for part in range(probes.shape[1]):
             x = probes[:, part].to(dtype)  # (n, D)
-            y = torch.cat([embeddings[:, part].index_select(0, rows) for embeddings, rows, _ in gallery])  # (G, D)
-            y = y.to(dtype)
+            for batch, rows, places in pieces:
+                y[places] = batch[:, part].index_select(0, rows).to(dtype)  # (G, D)
             torch.add(_square(x)[:, None], _square(y), out=squared)
             total += squared.addmm_(x, y.T, alpha=-2).relu_().sqrt_()
     return total.div_(probes.shape[1])
+
+
+def _nearest(distances: Tensor, labels: Tensor) -> Tensor:
+    """The number and the distance of the nearest of G sequences, (n, G) and (G, 4) → float64 (n, 2) on the CPU."""
+    if not len(labels):
+        return torch.tensor([torch.inf, torch.inf], dtype=torch.float64)
+    distance, column = (found.cpu() for found in distances.min(1))
+    return torch.stack([labels[column, 3].double(), distance.double()], 1)
+
+
+def _number_and_distance(found: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `_nearest`: int64 (…), −1 where nothing is at a finite distance, and float32 (…)."""
+    number, distance = found.unbind(-1)
+    return number.masked_fill(distance.isinf(), -1).long(), distance.float()
 
 
 def _square(vectors: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class GaitRecognizer(LightningModule):
         self.patience, self.bad_steps = patience, 0
         self.metrics: list[CrossViewAccuracy] = []  # of the test subjects and of held-out training subjects
         self.result: CrossViewResult | None = None  # of the test subjects
+        self.mean_embeddings: tuple[Tensor, Tensor]  # theirs, see CrossViewAccuracy.mean_embeddings
         self.config: dict[str, Any] | None = None  # plain containers; goes into the checkpoints
 
     def setup(self, stage: str) -> None:
@@ -110,7 +111,8 @@ class GaitRecognizer(LightningModule):
 
     def validation_step(self, batch: TestBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
         embeddings, _ = self.embed(batch.silhouettes, batch.lengths)
-        self.metrics[dataloader_idx].update(embeddings, batch.subject, batch.condition, batch.view)
+        metric = self.metrics[dataloader_idx]
+        metric.update(embeddings, batch.subject, batch.condition, batch.view, batch.sequence)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `test/rank1/…` and `validation/rank1/…`: each probe and, as `mean`, all; keeps `self.result`."""
@@ -118,18 +120,15 @@ class GaitRecognizer(LightningModule):
             if not metric.update_called:
                 continue
             result = metric.compute()
-            metric.reset()
             if split == "test":
-                self.result = result
+                self.result, self.mean_embeddings = result, metric.mean_embeddings()
+            metric.reset()
             means = {probe: row["mean"] for probe, row in rows(result).items() if row["mean"] is not None}
             if means:
                 means["mean"] = fmean(means.values())
             for probe, rank1 in means.items():
                 self.log(f"{split}/rank1/{probe}", rank1, prog_bar=probe == "mean")
         self.log("step", float(self.global_step))
-
-    test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the configuration, so that a checkpoint alone is enough to rebuild the network."""

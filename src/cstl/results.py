@@ -5,10 +5,13 @@ import json
 import math
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from cstl.metrics import CrossViewResult
@@ -25,6 +28,32 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_probes(result: CrossViewResult, subjects: Sequence[str], conditions: Sequence[str], path: Path) -> None:
+    """Writes what every probe sequence found to `probes.npz`: enough to resample subjects and to look at mistakes.
+
+    The arrays are those of `cstl.metrics.Neighbours`; `subject`, `condition` and `view` are positions in the names
+    `subjects`, `conditions`, `views`, and every sequence number is the line of the store's table. `gallery_sequences`
+    int64 (V,) counts the gallery of each view.
+    """
+    arrays = {name: tensor.numpy() for name, tensor in result.neighbours._asdict().items()}
+    names = {"subjects": subjects, "conditions": conditions, "views": result.views}
+    arrays |= {name: np.array(list(values), dtype=np.str_) for name, values in names.items()}
+    _write_npz(path, arrays | {"gallery_sequences": result.gallery_sequences.numpy()})
+
+
+def write_embeddings(embedding: torch.Tensor, labels: torch.Tensor, path: Path) -> None:
+    """Writes `CrossViewAccuracy.mean_embeddings` to `embeddings.npz`: a vector a sequence, for maps."""
+    columns = dict(zip(("subject", "condition", "view", "sequence"), labels.numpy().T, strict=True))
+    _write_npz(path, {"embedding": embedding.numpy(), **columns})
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     os.replace(part, path)
 
 

@@ -328,6 +328,8 @@ def report(
         "configuration": digest(trained),
         "versions": results.versions(),
     }
+    results.write_probes(result, data.test_subjects, data.protocol.conditions, folder / "probes.npz")
+    results.write_embeddings(*recognizer.mean_embeddings, folder / "embeddings.npz")
     results.draw_cross_view(result, folder / "cross_view.png")
     results.write_json(folder / "results.json", content)
     CONSOLE.print(f"\nresults, tables and pictures: {folder}", highlight=False, soft_wrap=True)
