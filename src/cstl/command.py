@@ -1,17 +1,22 @@
 """What all commands share: Hydra composes, `cstl.run` acts, and a mistake reaches the user as one message."""
 
+import re
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cstl.config import CONFIG_PATH
 
 _EXPECTED = (ValueError, OSError, FloatingPointError)  # what a user can mend
+_NEXT = {"synthesize": "prepare", "prepare": "check", "check": "train"}
+_PASSED_ON = r"(dataset|res|store)=|dataset\.(?!raw=)|--config-(dir|path)=|-c[dp]="
 
 
 def command(name: str) -> Callable[[], Any]:
@@ -20,18 +25,44 @@ def command(name: str) -> Callable[[], Any]:
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=name)
     def main(config: DictConfig) -> None:
         from cstl import run  # here: processes that prepare frames import the command, but need no PyTorch
-        from cstl.processes import Stopped, is_first
+        from cstl.processes import Stopped, is_first, started_elsewhere
+
+        def leave(message: object, code: int) -> None:
+            """The first process alone speaks: Lightning takes another's number for a crash."""
+            if is_first():
+                typed = None if started_elsewhere() else go_on(name, config)
+                how = f"go on with:\n  {typed}" if typed else "the same command goes on"
+                print(f"{message}; {how}", file=sys.stderr)
+            sys.exit(code if is_first() else 0)
 
         try:
             getattr(run, name)(config)
-        except Stopped as stopped:  # the first process alone says so: Lightning takes another's number for a crash
-            if is_first():
-                print(stopped, file=sys.stderr)
-            sys.exit(128 + stopped.signal if is_first() else 0)
+        except Stopped as stopped:
+            leave(stopped, 128 + stopped.signal)
+        except (KeyboardInterrupt, SystemExit) as ended:  # Lightning makes the second of the first
+            if not isinstance(ended, KeyboardInterrupt) and not isinstance(ended.__context__, KeyboardInterrupt):
+                raise
+            leave("interrupted", 130)
         except _EXPECTED as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+        if name in _NEXT and HydraConfig.get().mode == RunMode.RUN:
+            print(f"next: {_typed(_NEXT[name], [word for word in sys.argv[1:] if re.match(_PASSED_ON, word)])}")
 
     return main
+
+
+def go_on(name: str, config: DictConfig) -> str:
+    """The command line as it was typed and, where the run is named after the time, with that name."""
+    unresolved: Any = OmegaConf.to_container(config, resolve=False)
+    words = sys.argv[1:]
+    if "${now:" in unresolved.get("name", ""):
+        folder = HydraConfig.get().sweep.dir if HydraConfig.get().mode == RunMode.MULTIRUN else config.name
+        words = [*words, f"name={Path(folder).name}"]
+    return _typed(name, words)
+
+
+def _typed(name: str, words: list[str]) -> str:
+    return shlex.join(["python", "-m", f"cstl.{name}", *words])

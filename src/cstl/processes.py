@@ -36,7 +36,7 @@ class Stopped(Exception):  # not an error
     def __init__(self, number: int, step: int) -> None:
         self.signal = signal.Signals(number)
         what = f"with a checkpoint after {step} steps" if step else "before the first step"
-        super().__init__(f"stopped by {self.signal.name} {what}; the same command goes on from there")
+        super().__init__(f"stopped by {self.signal.name} {what}")
 
 
 def is_first() -> bool:

@@ -14,10 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 
-from cstl import results, tables
+from cstl import results, tables, terminal
 from cstl.callbacks import BEST, WholeCheckpoints, checkpoints, last_whole_checkpoint
 from cstl.checkpoint import load_weights, network_settings, to_official, transfer
 from cstl.config import Plain, differences, digest, plain
@@ -225,7 +224,7 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
     quiet_lightning()
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     if CONSOLE.is_terminal:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks.append(terminal.RunProgress(CONSOLE))
     every, steps = config.get("evaluate_every"), config.trainer.max_steps
     evaluates = every is not None and every <= steps
     return instantiate(
@@ -337,7 +336,9 @@ def report(
     if (metrics := folder / "metrics.csv").exists():
         results.draw_curves(metrics, folder / "curves.png")
     results.write_json(folder / "results.json", content)
-    CONSOLE.print(f"\nresults, tables and pictures: {folder}", highlight=False, soft_wrap=True)
+    CONSOLE.print()
+    last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint)
+    CONSOLE.print(last_words, highlight=False, markup=False, soft_wrap=True)
     return content
 
 

@@ -1,0 +1,195 @@
+"""What a run shows in the terminal: its progress and its closing words."""
+
+import shlex
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from cstl.tables import MISSING, Table
+
+# What a run may leave, in the order it is shown: file names, and what they are.
+_FILES = (
+    (("report.html",), "the report, for a browser"),
+    (("results.json",), "every number, versions"),
+    (("table.md", "table.tex", "table.csv"), "the table, for a paper"),
+    (("cross_view.png", "curves.png", "figures"), "pictures"),
+    (("metrics.csv",), "what was logged"),
+    (("probes.npz", "embeddings.npz"), "every probe and sequence"),
+)
+
+
+class RunProgress(ProgressBar):
+    """One line in the terminal: steps a second, loss, rank-1 so far and time left; another one while it evaluates.
+
+    The loss is read at the steps that are logged, so that a GPU is not waited for at the others.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console, self.enabled = console, True
+        self.bars: Progress | None = None
+        self.training: TaskID | None = None
+        self.evaluating: TaskID | None = None
+
+    def disable(self) -> None:
+        """Shows nothing: Lightning asks for it in all processes but the first."""
+        self.enabled = False
+
+    def enable(self) -> None:
+        """Shows the bars again."""
+        self.enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The bar starts where the run does, after a resumption too."""
+        self._start()
+        self.training = self._add("train", trainer.max_steps, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """A step further."""
+        shown = {}
+        if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in trainer.callback_metrics:  # type: ignore[attr-defined]
+            shown["loss"] = f"loss {float(trainer.callback_metrics['train/loss']):.3f} "
+        self._update(self.training, completed=trainer.global_step, **shown)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A second bar for the evaluation."""
+        self._start()
+        batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+        self.evaluating = self._add("evaluate", sum(batches), 0)
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """A batch further."""
+        self._update(self.evaluating, advance=1)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The second bar goes, its result stays on the first."""
+        if self.bars is not None and self.evaluating is not None:
+            self.bars.remove_task(self.evaluating)
+        if (rank1 := trainer.callback_metrics.get("test/rank1/mean")) is not None and not trainer.testing:
+            self._update(self.training, rank1=f"rank-1 {float(rank1):.1f} ")
+
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_end = on_validation_end
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What was shown last stays on the screen."""
+        if self.bars is not None:
+            self.bars.stop()
+        self.bars = self.training = self.evaluating = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves the terminal as it was."""
+        self.teardown(trainer, pl_module, "")
+
+    def _start(self) -> None:
+        if self.bars is None and self.enabled:
+            self.bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[loss]}{task.fields[rank1]}"),
+                _Speed(),
+                _TimeLeft(),
+                console=self.console,
+                expand=True,
+                refresh_per_second=4,
+                speed_estimate_period=120,  # seconds; a step may take many
+            )
+            self.bars.start()
+
+    def _add(self, what: str, total: float, completed: int) -> TaskID | None:
+        if self.bars is None:
+            return None
+        return self.bars.add_task(what, total=total, completed=completed, loss="", rank1="")
+
+    def _update(self, task: TaskID | None, **news: Any) -> None:
+        if self.bars is not None and task is not None:
+            self.bars.update(task, **news)
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Steps a second with three digits."""
+        speed = task.finished_speed or task.speed
+        unit = "steps/s" if task.description == "train" else "batches/s"
+        return Text("" if not speed else f"{speed:.0f} {unit}" if speed >= 100 else f"{speed:.3g} {unit}")
+
+
+class _TimeLeft(ProgressColumn):
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Hours, minutes and seconds."""
+        if task.finished:
+            return Text(f"in {_clock(task.finished_time or 0)}")
+        return Text("" if task.time_remaining is None else f"{_clock(task.time_remaining)} left")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))
+
+
+def closing(
+    folder: Path,
+    table: Table,
+    test_subjects: int,
+    seconds: Mapping[str, float],
+    checkpoint: Path,
+    method: str = "CSTL",
+) -> str:
+    """The summary at the end of a run: its result and the paper's, where everything lies, what to type next.
+
+    Args:
+        folder: what the run leaves lies there.
+        table: the run's own row and, where there is one, the published row of each probe.
+        test_subjects: how many there are.
+        seconds: what was done → how long it took.
+        checkpoint: the one that was evaluated.
+        method: the run's own rows in the table.
+    """
+    probes = {row.probe: row.mean for row in table.rows if row.method == method}
+    lines = [f"rank-1 {_means(probes)} % on {test_subjects} test subjects"]
+    if published := {row.probe: row.mean for row in table.rows if row.method == f"{method} (paper)"}:
+        differences = {row.probe: row.mean for row in table.rows if row.is_difference}
+        lines.append(f"paper  {_means(published)} %; difference {_means(differences, sign='+')}")
+    lines += [", ".join(f"{what} {_clock(took)}" for what, took in seconds.items()), "", f"{near(folder)}/"]
+    files = [(" ".join(name for name in names if (folder / name).exists()), meaning) for names, meaning in _FILES]
+    inside = folder in checkpoint.parents
+    files.append((str(checkpoint.relative_to(folder) if inside else near(checkpoint)), "the model"))
+    files = [(names, meaning) for names, meaning in files if names]
+    width = max(len(names) for names, _ in files)
+    lines += [f"  {names:<{width}}  {meaning}" for names, meaning in files]
+    if following := _worth_typing(folder, checkpoint):
+        lines += ["", f"next: {following}"]
+    return "\n".join(lines)
+
+
+def near(path: Path) -> Path:
+    """A path as one would type it here."""
+    path, here = path.absolute(), Path.cwd()
+    return path.relative_to(here) if here in path.parents else path
+
+
+def _means(means: Mapping[str, float | None], sign: str = "") -> str:
+    shown = {probe: MISSING if mean is None else f"{mean:{sign}.1f}".replace("-", "−") for probe, mean in means.items()}
+    return ", ".join(f"{probe} {mean}" for probe, mean in shown.items())
+
+
+def _worth_typing(folder: Path, checkpoint: Path) -> str | None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return f"python -m cstl.compare {shlex.quote(HydraConfig.get().sweep.dir)}"
+    if (page := folder / "report.html").exists():
+        return f"python -m webbrowser {page.absolute().as_uri()}"
+    if folder in checkpoint.parents:
+        return f"python -m cstl.evaluate checkpoint={shlex.quote(str(near(checkpoint)))}"
+    return None
