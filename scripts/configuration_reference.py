@@ -86,7 +86,9 @@ def keys_of(file: Path) -> list[Key]:
                 end = key.end_mark if block else value.end_mark
                 yield Key(name, written(value), comment_of(lines, end.line, end.column + block, block))
             else:
-                if not value.flow_style and (meaning := comment_of(lines, key.end_mark.line, key.end_mark.column + 1, True)):
+                if not value.flow_style and (
+                    meaning := comment_of(lines, key.end_mark.line, key.end_mark.column + 1, True)
+                ):
                     yield Key(name, "", meaning)
                 yield from walk(value, f"{name}.")
 
@@ -139,7 +141,9 @@ def table(keys: list[Key], third: str = "meaning") -> list[str]:
 
 def short(file: Path, group: str) -> str:
     """A file of few keys as one line of a table."""
-    what = " ".join(line for line in about(file).splitlines() if line and not line.startswith("  ")).replace(":  ", ": ")
+    what = " ".join(line for line in about(file).splitlines() if line and not line.startswith("  ")).replace(
+        ":  ", ": "
+    )
     sets = ", ".join(f"`{key.name}={key.value}`" for key in keys_of(file) if key.value)
     return f"| `{group}={file.stem}` | {what} | {sets} |"
 

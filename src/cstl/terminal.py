@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from cstl.tables import MISSING, Table
@@ -98,8 +99,8 @@ class RunProgress(ProgressBar):
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[loss]}{task.fields[rank1]}"),
-                _Speed(),
-                _TimeLeft(),
+                _Speed(table_column=Column(no_wrap=True)),
+                _TimeLeft(table_column=Column(no_wrap=True)),
                 console=self.console,
                 expand=True,
                 refresh_per_second=4,
