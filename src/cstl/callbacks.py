@@ -3,8 +3,10 @@
 import errno
 import os
 import signal
+import sys
 import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -120,6 +122,9 @@ class Checkpoints(Callback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == self.signal == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C: at once
+        if number == signal.SIGINT and sys.stderr.isatty():
+            with suppress(RuntimeError):  # the signal came in the middle of another print
+                print("stopping after this step, with a checkpoint; Ctrl-C again: at once, without", file=sys.stderr)
         self.signal = number
 
     def _save(self, trainer: Trainer) -> None:

@@ -1,5 +1,6 @@
 """Batches of a prepared store, for Lightning."""
 
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
@@ -263,9 +264,21 @@ class GaitDataModule(LightningDataModule):
             batch_sampler=batches,  # type: ignore[arg-type]
             collate_fn=_as_is,
             num_workers=self.workers,
+            worker_init_fn=_leave_signals_to_the_run,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C in a terminal and a cluster's signals reach every process; a worker that ends by one takes the run along.
+
+    A second SIGTERM ends it: the run's own, to a worker that does not stop by itself.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _positions(names: np.ndarray, among: Sequence[str]) -> np.ndarray:
