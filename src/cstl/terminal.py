@@ -58,7 +58,7 @@ class RunProgress(ProgressBar):
         """A step further."""
         shown = {}
         if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in trainer.callback_metrics:  # type: ignore[attr-defined]
-            shown["loss"] = f"loss {float(trainer.callback_metrics['train/loss']):.3f} "
+            shown["loss"] = f"loss {float(trainer.callback_metrics['train/loss']):.3f}"
         self._update(self.training, completed=trainer.global_step, **shown)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,7 +76,7 @@ class RunProgress(ProgressBar):
         if self.bars is not None and self.evaluating is not None:
             self.bars.remove_task(self.evaluating)
         if (rank1 := trainer.callback_metrics.get("test/rank1/mean")) is not None and not trainer.testing:
-            self._update(self.training, rank1=f"rank-1 {float(rank1):.1f} ")
+            self._update(self.training, rank1=f" rank-1 {float(rank1):.1f}")
 
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end
@@ -97,7 +97,7 @@ class RunProgress(ProgressBar):
             self.bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[loss]}{task.fields[rank1]}"),
                 _Speed(table_column=Column(no_wrap=True)),
                 _TimeLeft(table_column=Column(no_wrap=True)),

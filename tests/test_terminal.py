@@ -1,0 +1,194 @@
+"""What the terminal shows: the overview, help, one line of progress, closing words, and what Ctrl-C says."""
+
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+
+import cstl.__main__ as overview
+from cstl import command, run, terminal
+from cstl.config import CONFIG_PATH
+from cstl.tables import Row, Table
+
+CONF, SOURCE = Path(CONFIG_PATH), Path(overview.__file__).parent
+COMMANDS = sorted(
+    file.stem for file in SOURCE.glob("*.py") if 'if __name__ == "__main__"' in file.read_text(encoding="utf-8")
+)
+WITH_CONFIGURATION = sorted(file.stem for file in CONF.glob("*.yaml"))
+TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "baseline=false")
+
+Configure = Callable[..., DictConfig]
+
+
+def too_wide(text: str) -> list[str]:
+    return [line for line in text.splitlines() if len(line) > 80]
+
+
+def test_the_overview_lists_every_command() -> None:
+    text = overview.overview()
+    assert sorted(overview.COMMANDS) == [name for name in COMMANDS if name != "__main__"]
+    assert all(find_spec(f"cstl.{name}") and f"python -m cstl.{name} " in text for name in overview.COMMANDS)
+    assert too_wide(text) == []
+
+
+@pytest.mark.parametrize(("asked", "answer"), [
+    (["train", "seed=2"], r"python -m cstl\.train seed=2"), (["trian"], r"no command 'trian'.*train, evaluate"),
+])  # fmt: skip
+def test_a_command_asked_for_in_another_way(asked: list[str], answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["cstl", *asked])
+    with pytest.raises(SystemExit, match=answer):
+        overview.main()
+
+
+@pytest.mark.parametrize("asked", [[], ["--help"]])
+def test_the_overview_is_printed(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cstl", *asked])
+    overview.main()
+    assert capsys.readouterr().out.strip() == overview.overview()
+
+
+@pytest.mark.parametrize("name", WITH_CONFIGURATION)
+def test_help_fits_and_names_every_choice(name: str) -> None:
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        text = compose(name, return_hydra_config=True).hydra.help.template
+    assert f"python -m cstl.{name} " in text
+    assert too_wide(text) == []
+    assert "$" not in text.replace("$$", "")
+    groups = [folder for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()]
+    if name == "train":
+        for group in groups:
+            part = text.split(f"  {group.name} ")[1]
+            assert [file.stem for file in group.glob("*.yaml") if not re.search(rf"\b{file.stem}\b", part)] == []
+
+
+def test_a_long_run_is_one_line_of_80_columns() -> None:
+    shown, now = io.StringIO(), [0.0]
+    console = Console(file=shown, width=80, color_system=None)
+    progress = terminal.RunProgress(console)
+    progress._start()
+    assert progress.bars is not None
+    progress.bars.get_time = lambda: now[0]
+    task = progress._add("train", 150_000, 120_000)
+    for step in range(1, 41):
+        now[0] += 2.5
+        progress._update(task, completed=120_000 + step, loss="loss 12.345", rank1=" rank-1 100.0")
+    console.print(progress.bars.get_renderable())
+    progress.bars.stop()
+    line, *_ = [line for line in shown.getvalue().splitlines() if "120040/150000" in line]
+    assert re.fullmatch(r"train +[━╸╺]{8,} 120040/150000 loss 12\.345 rank-1 100\.0 0\.4 steps/s 20:48:20 left", line)
+
+
+def test_a_run_shows_its_progress(configured: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(run, "CONSOLE", Console(file=shown, force_terminal=True, width=80, color_system=None))
+    run.train(configured("train", *TINY))
+    lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.getvalue()).replace("\r", "\n").splitlines()
+    last = [line for line in lines if line.startswith("train ")][-1]
+    assert re.search(r" 6/6 loss \d+\.\d{3} rank-1 \d+\.\d .* in 0:00:\d\d", last)
+    assert any(re.match(r"evaluate +[━╸╺]+ +\d+/\d+ ", line) for line in lines)
+    assert too_wide("\n".join(line for line in lines if "/tmp" not in line and "runs" not in line)) == []
+
+
+def test_closing_words(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run.train(configured("train", *TINY, "trainer.max_steps=2"))
+    shown = capsys.readouterr().out
+    assert "steps/s" not in shown  # quiet where there is no terminal
+    last = shown[shown.index("rank-1 NM") :]
+    assert re.match(r"rank-1 NM \d+\.\d, BG \d+\.\d % on 2 test subjects\n", last)
+    names = [name for line in re.findall(r"^  (\S.*?)  ", last, re.M) for name in line.split()]
+    assert "results.json" in names
+    assert [name for name in names if not (tmp_path / "run" / name).exists()] == []
+    following = shlex.split(last.splitlines()[-1].removeprefix("next: "))
+    assert following[:2] == ["python", "-m"]
+    assert too_wide(last) == []
+
+    rows = [
+        Row("NM", "CSTL", (90.0,), 90.0),
+        Row("NM", "CSTL (paper)", (98.0,), 98.0),
+        Row("NM", "difference", (), -8.0),
+    ]
+    table = Table("CASIA-B", ("000",), (*rows, Row("CL", "CSTL", (None,), None)))
+    told = terminal.closing(tmp_path / "run", table, 50, {"evaluation": 3700.9}, tmp_path / "other.ckpt")
+    assert told.startswith(
+        "rank-1 NM 90.0, CL – % on 50 test subjects\npaper  NM 98.0 %; difference NM −8.0\nevaluation 1:01:40\n\nrun/\n"
+    )
+    assert "  other.ckpt" in told
+
+
+@pytest.mark.parametrize(("typed", "expected"), [
+    (["dataset=tiny", "data.eval_frames=9"], "python -m cstl.train dataset=tiny data.eval_frames=9 name={}"),
+    (["dataset=tiny", "name=mine", "model.network.channels=[2]"],
+     "python -m cstl.train dataset=tiny name=mine 'model.network.channels=[2]'"),
+])  # fmt: skip
+def test_the_command_that_goes_on(
+    typed: list[str], expected: str, user_conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *typed])
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        overrides = [f"hydra.searchpath=[file://{user_conf}]", *typed, "hydra.runtime.output_dir=x"]
+        config = compose("train", overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    try:
+        assert command.go_on("train", config) == expected.format(config.name)
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_ctrl_c_in_a_terminal(user_conf: Path, tmp_path: Path) -> None:
+    """In a terminal all processes of a run are interrupted, the workers that gather batches too."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    arguments = [
+        f"--config-dir={user_conf}",
+        *TINY,
+        "data.workers=1",
+        "trainer.max_steps=100000",
+        "evaluate_every=null",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cstl.train", *arguments],
+        cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=_take_terminal, env=os.environ | {"COLUMNS": "80", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = ""
+    while "steps/s" not in shown:
+        shown += os.read(ours, 4096).decode(errors="replace")
+    os.write(ours, b"\x03")
+    try:
+        while part := os.read(ours, 4096):
+            shown += part.decode(errors="replace")
+    except OSError:
+        pass  # how Linux says that nobody is at the other end
+    assert process.wait() == 130, shown
+    (name,) = [path.name for path in (tmp_path / "runs").iterdir()]
+    last = max((tmp_path / "runs" / name / "checkpoints").glob("*.ckpt"))
+    step = int(last.stem.removeprefix("step-"))
+    told = shown[shown.rindex("stopped by SIGINT") :].split()
+    words = f"stopped by SIGINT with a checkpoint after {step} steps; go on with: python -m cstl.train".split()
+    assert told == [*words, *arguments, f"name={name}"]
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
