@@ -130,7 +130,7 @@ def prepare(config: DictConfig) -> None:
         "workers": config.get("workers"),
         "strict": config.get("strict", False),
         "upsample": config.get("upsample", False),
-        "command": prepare_command() if "shard" in config else None,  # training prepares its walkers itself
+        "typed": typed_to_prepare() if "shard" in config else None,  # training prepares its walkers itself
     }
     if config.get("shard") is None:
         summary = prepare_store(dataset.raw, dataset.store, **settings)
@@ -139,12 +139,12 @@ def prepare(config: DictConfig) -> None:
     CONSOLE.print(str(summary), highlight=False, markup=False, soft_wrap=True)
 
 
-def prepare_command() -> str:
-    """What was typed to prepare a store, without the shard, to be typed again."""
+def typed_to_prepare() -> str:
+    """What was typed after `python -m cstl.prepare`, without the shard, to be typed again."""
     hydra = HydraConfig.get()
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    typed = [override for override in hydra.overrides.task if not re.match(r"shards?=", override)]
-    return shlex.join(["python", "-m", "cstl.prepare", *(f"--config-dir={folder}" for folder in folders), *typed])
+    overrides = [override for override in hydra.overrides.task if not re.match(r"shards?=", override)]
+    return shlex.join([*(f"--config-dir={folder}" for folder in folders), *overrides])
 
 
 def check(config: DictConfig) -> None:

@@ -5,7 +5,7 @@
     join(plan, [outcomes])                    one store of all chunks, moved to its place as the last step
 
 `prepare` does the three on one machine. `prepare_shard` does the middle one for its share of the chunks, in as many
-jobs as there are shards, and `prepare` then joins. Everything unfinished lies in `OUT.partial`. Nothing is locked, since
+jobs as there are shards, and `prepare` then joins. What is unfinished lies in `OUT.partial`. Nothing is locked, since
 the file systems of clusters lock badly: every file appears whole and under a name that says what it is made of, so that
 the worst that comes of two jobs with the same work is the work done twice.
 """
@@ -120,7 +120,7 @@ def prepare(
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
-    command: str | None = None,
+    typed: str | None = None,
 ) -> Summary:
     """Align every frame of a raw tree and write a store; interrupted and called again, it goes on.
 
@@ -139,7 +139,7 @@ def prepare(
         workers: processes; all cores when None, none but this one when 0 or 1.
         strict: stop at the first file or folder that cannot be used, instead of leaving it out.
         progress: show a progress bar, where standard error is a terminal.
-        command: what the user types to prepare this store, for messages.
+        typed: what the user types after `python -m cstl.prepare` to prepare this store, for messages.
 
     Returns:
         What was kept and dropped. `dropped.csv` in the store names every dropped frame and sequence,
@@ -163,7 +163,7 @@ def prepare(
         if (shards := _sharding(plan)) is None:
             _run(plan, range(plan.chunks), workers, progress)
         elif missing := sorted({number % shards for number in unfinished(plan)}):
-            raise FileNotFoundError(_missing_shards(plan, missing, shards, command or _command(plan)))
+            raise FileNotFoundError(_missing_shards(plan, missing, shards, typed or _typed(plan)))
         return join(plan)
     except OSError as error:
         if summary := _already(plan.out, settings, strict):
@@ -187,7 +187,7 @@ def prepare_shard(
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
-    command: str | None = None,
+    typed: str | None = None,
 ) -> Summary:
     """Align the frames of one share of a raw tree, in one of `shards` jobs; `prepare` joins them when all are done.
 
@@ -196,7 +196,7 @@ def prepare_shard(
     Args:
         shard: 0 … shards − 1.
         shards: into how many jobs the preparation is cut; the same in all of them.
-        raw, out, dataset, protocol, res, layout, upsample, workers, strict, progress, command: as for `prepare`.
+        raw, out, dataset, protocol, res, layout, upsample, workers, strict, progress, typed: as for `prepare`.
 
     Returns:
         What was kept and dropped of this share; of the whole store, where that is there already.
@@ -244,7 +244,7 @@ def prepare_shard(
         examples=[path for outcome in done for path in outcome.faulty][:5],
         notes=[
             f"{len(numbers):,} of the {plan.chunks:,} chunks; when all shards are done, join them with:",
-            f"  {command or _command(plan)}",
+            f"  python -m cstl.prepare {typed or _typed(plan)}",
         ],
         part=f"shard {shard} (0 … {shards - 1})",
     )
@@ -480,21 +480,22 @@ def _sharding(plan: Plan) -> int | None:
         return None
 
 
-def _missing_shards(plan: Plan, missing: list[int], shards: int, command: str) -> str:
-    """What to type where shards are missing: `command` without a shard is what was typed."""
+def _missing_shards(plan: Plan, missing: list[int], shards: int, typed: str) -> str:
+    """Which shards are missing, and what to type."""
     first, last = missing[0], missing[-1]
     several = len(missing) > 1 and len(missing) == last - first + 1
     chosen = f"'range({first},{last + 1})'" if several else ",".join(map(str, missing))
+    command = "python -m cstl.prepare"
     return (
         f"{plan.out} is prepared in {shards} shards, of which {len(missing)} are not finished: "
         f"{some([str(shard) for shard in missing], 20)}. Prepare what is missing with\n"
-        f"  {command} -m hydra/launcher=submitit_slurm shards={shards} shard={chosen}\n"
-        f"or here, in one job, with\n  {command} shards=1 shard=0\nand join then with\n  {command}"
+        f"  {command} -m {typed} hydra/launcher=submitit_slurm shards={shards} shard={chosen}\n"
+        f"or here, in one job, with\n  {command} {typed} shards=1 shard=0\nand join then with\n  {command} {typed}"
     )
 
 
-def _command(plan: Plan) -> str:
-    return f"python -m cstl.prepare dataset={plan.settings['dataset']} res={plan.settings['height']} dataset.raw=PATH"
+def _typed(plan: Plan) -> str:
+    return f"dataset={plan.settings['dataset']} res={plan.settings['height']} dataset.raw=PATH"
 
 
 def _run(plan: Plan, numbers: Sequence[int], workers: int | None, progress: bool) -> None:
