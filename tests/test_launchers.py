@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
 from cstl.config import CONFIG_PATH
-from cstl.data import Store, open_store
+from cstl.data import Protocol, Store, open_store
+from cstl.data.prepare import prepare
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 LAUNCHERS = [
@@ -118,28 +120,29 @@ from cstl.prepare import main
 main()
 """
 
-    def prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
-    assert prepare("--cfg", "job").returncode == 0
+    assert typed("--cfg", "job").returncode == 0
     for launcher in ("submitit_slurm", "slurm_gpus"):
-        refused = prepare("-m", f"hydra/launcher={launcher}", "shard=range(0,2)")
+        refused = typed("-m", f"hydra/launcher={launcher}", "shard=range(0,2)")
         assert refused.returncode == 1
         assert re.search("Could not (find|load) 'hydra/launcher/submitit_slurm'", refused.stderr)
 
 
-def test_prepares_in_jobs_of_which_one_fails(tmp_path: Path, user_conf: Path, raw_tree: Path, store: Store) -> None:
-    """Real processes of submitit: shard 2 of two is refused and does the others no harm."""
+def test_prepares_in_jobs_of_which_one_fails(
+    tmp_path: Path, user_conf: Path, raw_tree: Path, store: Store, protocol: Protocol
+) -> None:
+    """Real processes of submitit: a shard that there is not is refused and does the other no harm."""
     tiny = [f"--config-dir={user_conf}", "dataset=tiny", f"dataset.raw={raw_tree}", "dataset.store=mine", "workers=1"]
-    jobs = sweep("prepare", *tiny, "hydra/launcher=submitit_local", "shards=2", "shard=range(0,3)", cwd=tmp_path)
+    jobs = sweep("prepare", *tiny, "hydra/launcher=submitit_local", "shards=1", "shard=range(0,2)", cwd=tmp_path)
     assert jobs.returncode == 1
-    assert "shard=2 of shards=2: expected 0 … shards − 1" in jobs.stderr
+    assert "shard=1 of shards=1: expected 0 … shards − 1" in jobs.stderr
     logs = [path.read_text() for path in (tmp_path / "runs" / "prepare-tiny-64" / ".submitit").rglob("*.out")]
-    assert sorted(log.count(" prepared, ") for log in logs) == [0, 1, 1]
-    command = [sys.executable, "-m", "cstl.prepare", *tiny]
-    joined = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert "mine: prepared, 36 sequences" in joined.stdout, joined.stderr
+    assert sorted(log.count("mine.partial: shard 0 (0 … 0) prepared, 36 sequences") for log in logs) == [0, 1]
+    assert any(f"  {shlex.join(['python', '-m', 'cstl.prepare', *tiny])}\n" in log for log in logs)
+    prepare(raw_tree, tmp_path / "mine", dataset="tiny", protocol=protocol, res=64)
     assert (open_store(tmp_path / "mine").frames == store.frames).all()
 
 
