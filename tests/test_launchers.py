@@ -74,7 +74,7 @@ def test_every_launcher_composes(launcher: str) -> None:
     [
         (
             "train",
-            ["hydra/launcher=slurm_gpus", "trainer=gpu", "trainer.devices=4", "+trainer.num_nodes=2"],
+            ["hydra/launcher=slurm_gpus", "trainer=gpu", "trainer.devices=4", "++trainer.num_nodes=2"],
             ["nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "cpus-per-task=8", "signal=USR2@120"],
         ),
         (
