@@ -20,9 +20,14 @@ def command(name: str) -> Callable[[], Any]:
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=name)
     def main(config: DictConfig) -> None:
         from cstl import run  # here: processes that prepare frames import the command, but need no PyTorch
+        from cstl.processes import Stopped, is_first
 
         try:
             getattr(run, name)(config)
+        except Stopped as stopped:  # the first process alone says so: Lightning takes another's number for a crash
+            if is_first():
+                print(stopped, file=sys.stderr)
+            sys.exit(128 + stopped.signal if is_first() else 0)
         except _EXPECTED as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise

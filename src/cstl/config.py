@@ -21,6 +21,9 @@ _FREE = (
     "dataset.store",
     "callbacks",
     "trainer.accelerator",
+    "trainer.strategy",  # a batch is the same however many processes share it
+    "trainer.devices",
+    "trainer.num_nodes",
 )
 
 Plain = dict[str, Any]
