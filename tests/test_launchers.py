@@ -161,7 +161,7 @@ def test_trains_in_jobs_of_which_one_fails(tmp_path: Path, user_conf: Path) -> N
 
 # --- The files for SLURM and torchrun ------------------------------------------------------------------------------
 
-JOB = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
+JOB = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,7 @@ def test_slurm_trains_until_finished(
     assert done.returncode == status
     assert told in done.stdout + done.stderr
     asked = tasks.read_text().splitlines()
-    assert asked[:5] == ["--kill-on-bad-exit=1", "python", "-m", "cstl.train", "trainer=slurm"]
-    assert asked[5:] == ["trainer.num_nodes=2", "trainer.devices=4", *overrides]
+    assert asked == ["--kill-on-bad-exit=1", "python", "-m", "cstl.train", "trainer=slurm", *overrides]
     assert requeues.exists() == requeued
     if requeued:
         assert requeues.read_text().split() == ["requeue", "77"]
@@ -200,6 +199,14 @@ def test_the_batch_shell_outlives_the_signals_and_its_tasks_hear_them(fake: Fake
     assert task.exists()
     assert requeues.read_text().split() == ["requeue", "77"]
     assert done.returncode == 128 + signal.SIGUSR1
+
+
+def test_the_trainer_is_as_large_as_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        trainer = compose("train", ["trainer=slurm", "name=a"]).trainer
+    assert (trainer.num_nodes, trainer.devices) == (2, 4)
 
 
 @pytest.mark.parametrize("script", ["slurm/train.sbatch", "torchrun/train.sh"])
