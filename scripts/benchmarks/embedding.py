@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.harness import AT_MOST, Curve, Row, paired_ratio, wanted
-from benchmarks.store import casiab, sequence_names, write_store
 from torch import nn
 
+from benchmarks.harness import AT_MOST, Curve, Row, paired_ratio, wanted
+from benchmarks.store import casiab, sequence_names, write_store
 from cstl.data.datamodule import GaitDataModule
 from cstl.models import CSTL
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy

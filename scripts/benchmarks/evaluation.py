@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+
 from benchmarks.harness import AT_MOST, Curve, Row, median_seconds, paired_ratio, peak_memory, wanted
 from benchmarks.store import CONDITIONS, VIEWS, casiab, sequence_names
-
 from cstl.metrics import CrossViewAccuracy
 
 CASIAB = 5_500  # sequences of the test set: 50 subjects, 10 conditions, 11 views

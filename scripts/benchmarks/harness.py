@@ -1,4 +1,4 @@
-"""How the benchmarks measure: in alternating pairs with a floor, medians only, so that a noisy machine does little harm.
+"""How benchmarks measure: in alternating pairs with a floor, medians only, so that a noisy machine does little harm.
 
 A module of benchmarks has two generators, `rows(quick) -> Iterator[Row]` and `curves(quick) -> Iterator[Curve]`; with
 `quick` they take tiny sizes. They measure what is `wanted` and nothing else:
@@ -7,10 +7,11 @@ A module of benchmarks has two generators, `rows(quick) -> Iterator[Row]` and `c
         yield Row(name, *paired_ratio(ours, floor), …)
 """
 
+import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -137,3 +138,40 @@ def _resident(which: str) -> int:
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines[which].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def duration(seconds: float) -> str:
+    """For a table: 1.25 s, 38.2 ms, 210 µs, or – for NaN."""
+    if math.isnan(seconds):
+        return "–"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def figure(name: str, value: Any) -> str:
+    """A value of a curve for a table: a duration where its name speaks of seconds, else a number."""
+    if name.startswith("seconds"):
+        return duration(value)
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are figures."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def replace_marked(page: Path, name: str, text: str) -> None:
+    """Put text between `<!-- NAME -->` and `<!-- /NAME -->` of a page, in place of what is there.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(first)
+    _, ended, after = rest.partition(last)
+    if not (found and ended):
+        raise ValueError(f"{page}: expected a line {first} and, after it, a line {last}; put them where the table goes")
+    page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from benchmarks.harness import AT_MOST, Curve, Row, paired_ratio, wanted
 from benchmarks.store import CONDITIONS, VIEWS, casiab
-
 from cstl.data.alignment import frame_size
 from cstl.data.prepare import prepare
 from cstl.data.walkers import synthesize

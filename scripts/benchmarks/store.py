@@ -7,8 +7,8 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from benchmarks.harness import Curve, Row, median_seconds, wanted
 
+from benchmarks.harness import Curve, Row, median_seconds, wanted
 from cstl.data import Protocol, open_store
 from cstl.data.alignment import frame_size
 from cstl.data.store import COLUMNS, FORMAT
@@ -41,7 +41,7 @@ def sequence_names(number: int) -> list[tuple[str, str, str]]:
 def write_store(
     folder: Path, names: Sequence[tuple[str, str, str]], lengths: np.ndarray, res: int, *, drawn: bool = True
 ) -> Path:
-    """A store, data set casiab, of black and white noise; not `drawn`: of black frames that take no room on the disk."""
+    """A store, data set casiab, of black and white noise; or, not `drawn`, of black frames that take no disk."""
     height, width = frame_size(res)
     starts = np.cumsum(lengths) - lengths
     folder.mkdir(parents=True)
