@@ -194,7 +194,7 @@ def measure(config: DictConfig, device: torch.device, rate: float, steps: int, c
 
 
 def count_operations(recognizer: Any, data: Any, device: torch.device) -> float:
-    """Of one step's matrix products and convolutions, forward and backward; a multiplication and an addition are two."""
+    """Of a step's matrix products and convolutions, forward and backward; a multiply-add counts as two."""
     batch: TrainBatch = next(iter(data.train_dataloader()))
     network = recognizer.to(device).network
     silhouettes = batch.silhouettes.to(device).float() / 255

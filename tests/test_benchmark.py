@@ -58,13 +58,15 @@ def test_rows_are_judged_by_their_direction() -> None:
 
 
 def test_peak_memory_is_what_the_function_takes() -> None:
-    assert 1 << 25 <= peak_memory(np.full, 1 << 25, 1, np.uint8) < 1 << 26
+    assert peak_memory(np.full, 10**8, 1, np.uint8) == pytest.approx(10**8, rel=0.1)
 
 
 def test_markers_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nb\n")
-    harness.replace_marked(page, "benchmark", harness.markdown_table(["what", "takes"], [["it", harness.duration(0.0125)]]))
+    harness.replace_marked(
+        page, "benchmark", harness.markdown_table(["what", "takes"], [["it", harness.duration(0.0125)]])
+    )
     table = "| what | takes |\n| --- | ---: |\n| it | 12.5 ms |"
     assert page.read_text() == f"a\n<!-- benchmark -->\n{table}\n<!-- /benchmark -->\nb\n"
     with pytest.raises(ValueError, match="expected a line <!-- benchmark-gpu -->"):
@@ -79,7 +81,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command(tmp_path: Path) -> None:
     out, page = tmp_path / "benchmark.json", tmp_path / "page.md"
     page.write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
-    only = ["--only", "batches 64×44", "evaluation", "preparation 64", "float32", "opening"]
+    only = ["--only", "batches 64×44", "evaluation time", "evaluation memory", "preparation 64", "float32", "opening"]
     done = run("benchmark.py", "--quick", "--out", str(out), "--markdown", str(page), *only)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100
@@ -92,26 +94,26 @@ def test_the_command(tmp_path: Path) -> None:
     assert {
         "batches 64×44",
         "embedding a test set, float32",
-        "evaluation",
-        "memory of evaluation",
+        "evaluation time",
+        "evaluation memory",
         "preparation 64×44",
     } <= rows.keys()
     assert not {"batches 128×88", "preparation 128×88", "embedding a test set, bf16"} & rows.keys()
     for name, row in rows.items():
         assert math.isfinite(row["ratio"]), name
         assert row["ratio"] > 0, name
-        assert row["met"] == (row["ratio"] <= row["ask"] if row["direction"] == "at most" else row["ratio"] >= row["ask"])
+        assert row["met"] == (
+            row["ratio"] <= row["ask"] if row["direction"] == "at most" else row["ratio"] >= row["ask"]
+        )
         assert f"| {name} |" in page.read_text()
     curves = {curve["name"]: curve for curve in found["curves"]}
-    assert {"evaluation over sequences", "opening a store"} <= curves.keys()
+    assert "evaluation over sequences" not in curves
     assert [point["sequences"] for point in curves["opening a store"]["points"]] == [100, 1000]
 
 
 def test_the_gpu_script_at_tiny_size_on_the_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    done = run(
-        "benchmark_gpu.py", "--device", "cpu", "--quick", "--compile", "off", "--steps", "4", "--out", str(out)
-    )
+    done = run("benchmark_gpu.py", "--device", "cpu", "--quick", "--compile", "off", "--steps", "4", "--out", str(out))
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     (row,) = found["rows"]

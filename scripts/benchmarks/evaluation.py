@@ -22,12 +22,12 @@ def rows(quick: bool) -> Iterator[Row]:
     """Time and memory at CASIA-B's size, both protocols."""
     number, parts = (220, 4) if quick else (CASIAB, PARTS)
     detail = f"{number:,} sequences × {parts} × {VALUES}, both protocols"
-    if wanted(name := "evaluation"):
+    if wanted(name := "evaluation time"):
         metric = _filled(number, parts)
         figures = paired_ratio(metric.compute, _products(metric), pairs=1 if quick else 5)
         yield Row(name, figures[0], 2.0, AT_MOST, *figures[1:], f"{detail}, {torch.get_num_threads()} threads")
         del metric
-    if wanted(name := "memory of evaluation"):
+    if wanted(name := "evaluation memory"):
         peak, embeddings = peak_memory(evaluate, number, parts), number * parts * VALUES * 4
         figures = f"peak {peak / 1e6:,.0f} MB, embeddings {embeddings / 1e6:,.0f} MB"
         yield Row(name, peak / embeddings, 1.5, AT_MOST, math.nan, math.nan, f"{detail}: {figures}")
