@@ -316,8 +316,8 @@ class CrossViewAccuracy(Metric):
         scores = torch.full((len(probe_labels), len(galleries), 3), torch.nan, dtype=torch.float64)
         block = max(1, min(_BLOCK, self.chunk // max(1, len(gallery_labels))))
         done = 0
-        for embeddings, labels in _blocks(sought, block) if gallery and sought else []:
-            distances = _distances(embeddings, gallery)
+        for some, labels in _blocks(sought, block) if gallery and sought else []:
+            distances = _distances(some, gallery)
             for i, columns in enumerate(galleries):
                 near = distances if joint else distances[:, columns.to(distances.device)]
                 wanted = gallery_labels[columns].to(distances.device)
@@ -426,29 +426,37 @@ def _merge(batches: list[Tensor]) -> None:
     batches.extend(blocks)
 
 
-def _blocks(sequences: list[tuple[Tensor, Tensor, Tensor]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Sequences of `CrossViewAccuracy._sequences` in blocks of `size`, across batches: (n, P, D) and labels (n, 3)."""
+def _blocks(
+    sequences: list[tuple[Tensor, Tensor, Tensor]], size: int
+) -> Iterator[tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]]:
+    """Sequences of `CrossViewAccuracy._sequences` in blocks of `size`, across batches, and their labels (n, 3)."""
     batch = torch.cat([torch.full_like(rows, i) for i, (_, rows, _) in enumerate(sequences)])  # (N,)
     rows, labels = (torch.cat([sequence[k] for sequence in sequences]) for k in (1, 2))
     for some, some_rows, some_labels in zip(batch.split(size), rows.split(size), labels.split(size), strict=True):
-        pieces = [sequences[i][0][some_rows[some == i]] for i in some.unique().tolist()]
-        yield torch.cat(pieces), some_labels
+        yield (
+            [(sequences[i][0], some_rows[some == i], some_labels[some == i]) for i in some.unique().tolist()],
+            some_labels,
+        )
 
 
-def _distances(probes: Tensor, gallery: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Mean over the parts of the Euclidean distances: (n, P, D) and G sequences (in batches) → (n, G)."""
-    dtype = torch.promote_types(probes.dtype, torch.float32)
-    count = sum(len(rows) for _, rows, _ in gallery)
-    total = torch.zeros(len(probes), count, dtype=dtype, device=probes.device)
+def _part(sequences: list[tuple[Tensor, Tensor, Tensor]], part: int, dtype: torch.dtype) -> Tensor:
+    """One part of sequences' embeddings, (n, D): all parts of a block would be a copy too large to make."""
+    return torch.cat([embeddings[:, part].index_select(0, rows) for embeddings, rows, _ in sequences]).to(dtype)
+
+
+def _distances(probes: list[tuple[Tensor, Tensor, Tensor]], gallery: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Mean over the parts of the Euclidean distances between n and G sequences (in batches): (n, G)."""
+    embeddings = probes[0][0]
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
+    count = [sum(len(rows) for _, rows, _ in sequences) for sequences in (probes, gallery)]
+    total = torch.zeros(count, dtype=dtype, device=embeddings.device)
     squared = torch.empty_like(total)
-    with torch.autocast(probes.device.type, enabled=False):
-        for part in range(probes.shape[1]):
-            x = probes[:, part].to(dtype)  # (n, D)
-            y = torch.cat([embeddings[:, part].index_select(0, rows) for embeddings, rows, _ in gallery])  # (G, D)
-            y = y.to(dtype)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        for part in range(embeddings.shape[1]):
+            x, y = _part(probes, part, dtype), _part(gallery, part, dtype)  # (n, D), (G, D)
             torch.add(_square(x)[:, None], _square(y), out=squared)
             total += squared.addmm_(x, y.T, alpha=-2).relu_().sqrt_()
-    return total.div_(probes.shape[1])
+    return total.div_(embeddings.shape[1])
 
 
 def _square(vectors: Tensor) -> Tensor:
