@@ -42,7 +42,7 @@ FEW_SUBJECTS = 20  # fewer than these, and an interval from resampling them is t
 _NO_SETTING = (
     *("seed", "data.seed", "baseline", "evaluate_every", "dataset.recipe.evaluate_every"),
     *("dataset.recipe.checkpoint_every", "dataset.title", "trainer.log_every_n_steps"),
-    *("data.protocol", "model.network.num_classes"),
+    *("data.protocol", "data.steps", "model.network.num_classes"),
 )
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito: safe for colour-blind eyes
 _MARKERS = "osD^vP"
@@ -279,8 +279,9 @@ def _read_config(path: Path) -> Plain:
         config = OmegaConf.load(path)
         assert isinstance(config, DictConfig)
         if path.parent.name == ".hydra":  # as composed: what names the run's folder is known to the run alone
-            for key in ("name", "logger", "callbacks"):
-                config.pop(key, None)
+            config = OmegaConf.masked_copy(
+                config, [str(key) for key in config if key not in ("name", "logger", "callbacks")]
+            )
         plain = OmegaConf.to_container(config, resolve=True)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, AssertionError):
         return {}
