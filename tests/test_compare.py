@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from cstl import results, tables
+from cstl import results, run, tables
 from cstl.compare import Outcome, Table, compare, find_runs, load_run, main
 from cstl.data import Protocol
 from cstl.recognizer import cross_view_accuracy
@@ -109,6 +109,23 @@ def test_probes_give_the_numbers_of_the_results(write_run: WriteRun) -> None:
         assert found[probe][0] == pytest.approx(told[probe]["mean"], abs=1e-9)
         assert slow_rank1(folder, np.ones(8, int), probe) == pytest.approx(told[probe]["mean"], abs=1e-9)
     assert 20 < told["NM"]["mean"] < 90  # neither trivially
+
+
+def test_a_run_and_its_evaluation(configured: Callable[..., DictConfig], tmp_path: Path) -> None:
+    few = ("data.workers=0", "trainer=cpu", "baseline=false")
+    report = run.train(configured("train", "dataset=tiny", *few, "trainer.max_steps=1"))
+    checkpoint = f"checkpoint='{report['checkpoint']}'"
+    run.evaluate(configured("evaluate", checkpoint, *few, "max_frames=2", folder="short"))
+    run.evaluate(configured("evaluate", checkpoint, *few, folder="again"))
+    for name in ("run", "short", "again"):
+        found = load_run(tmp_path / name)
+        assert found.outcome is not None, found.message
+        assert found.outcome.subjects == ("005", "006")
+    table = table_of(tmp_path / "run", tmp_path / "short", tmp_path / "again")
+    rows = {tuple(run.folder.name for run in row.runs): row.settings.get("data.max_frames") for row in table.rows}
+    assert rows == {("run", "again"): None, ("short",): 2}
+    assert table.settings == {"data.max_frames": []}
+    assert table.rows[table.baseline or 0].runs[0].folder.name == "run"
 
 
 def test_resampled_subjects_count_as_often_as_they_were_drawn(write_run: WriteRun) -> None:

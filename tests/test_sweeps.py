@@ -141,6 +141,10 @@ def test_a_search_without_held_out_subjects_is_refused(
     with pytest.raises(SystemExit, match="1"):
         train(*SEARCH, override)
     assert message in capsys.readouterr().err
+    sys.argv.remove("-m")
+    with pytest.raises(SystemExit, match="1"):
+        command("train")()
+    assert "a search is a sweep, add -m" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -117,7 +117,9 @@ class Run:
             ]  # it decides which checkpoints there are to choose from
         if self.results and self.results["trained_on"] != self.results["dataset"]:
             settings["trained_on"] = self.results["trained_on"]
-        return {key: value for key, value in settings.items() if value != "???"}
+        return {
+            key: value for key, value in settings.items() if value not in ("???", None)
+        }  # null is as good as absent
 
     @cached_property
     def means(self) -> dict[str, float]:
@@ -420,7 +422,7 @@ def _differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     columns: dict[str, list[str]] = {}
     for key in keys:
         values = [json.dumps(run.settings.get(key), default=str) for run in known if key in run.settings or run.whole]
-        if len(set(values)) > 1 or len({key in run.settings for run in known if run.whole}) > 1:
+        if len(set(values)) > 1:
             columns.setdefault(json.dumps([run.settings.get(key) for run in known], default=str), []).append(key)
     given = {key for run in known for key in _overridden(run.folder)}
     differing = {}
@@ -551,9 +553,7 @@ def _signed(value: float) -> str:
 
 
 def _setting(row: Row, key: str) -> str:
-    if key in row.settings:
-        return _shown(row.settings[key])
-    return MISSING if row.runs[0].whole else UNKNOWN
+    return _shown(row.settings.get(key)) if key in row.settings or row.runs[0].whole else UNKNOWN
 
 
 def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
@@ -679,7 +679,7 @@ def draw(tables: Sequence[Table]) -> Figure:
     grid = figure.subplots(len(tables), 2, squeeze=False, height_ratios=heights, width_ratios=(3, 2))
     for table, rows, (scores, differences) in zip(tables, finished, grid, strict=True):
         places = np.arange(len(rows))
-        names = [*table.probes, "mean"] if table.probes else []
+        names = [*table.probes, *(["mean"] if len(table.probes) > 1 else [])]
         for i, name in enumerate(names):
             offset = 0.5 * ((i + 0.5) / len(names) - 0.5)
             scores.errorbar(

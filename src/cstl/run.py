@@ -104,8 +104,12 @@ def evaluate(config: DictConfig) -> Plain:
     data: GaitDataModule = instantiate(config.data, _convert_="all")
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
+    settings = plain(config)
+    if is_first():  # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
+        evaluated = trained | {key: settings[key] for key in ("dataset", "data")}
+        results.write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
     with as_one_run(config, folder, trainer.world_size):
-        return report(folder, plain(config), trainer, recognizer, data, path, {})
+        return report(folder, settings, trainer, recognizer, data, path, {})
 
 
 def export_official(config: DictConfig) -> None:

@@ -1,6 +1,8 @@
 """Sweeps: a job that fails does not end them, a search is scored on held-out subjects, and the end says what failed."""
 
 import csv
+import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,9 +21,15 @@ SCORE = "validation/rank1/mean"
 class Sweep(Callback):
     """What Hydra calls before and after all jobs of `python -m cstl.train -m …`."""
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuses a search that is no sweep, where it is not one of a job's own processes."""
+        if is_search(config.hydra) and "LOCAL_RANK" not in os.environ:
+            _refuse("a search is a sweep, add -m: python -m cstl.train -m hparams_search=optuna")
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuses a search without held-out subjects; keeps all jobs in one folder, whatever their names are."""
         if is_search(config.hydra):
+            logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage, of which nothing is used
             held_out = OmegaConf.select(config, "dataset.protocol.validation") or 0
             every, steps = config.evaluate_every, config.trainer.max_steps
             if held_out < 1:
@@ -41,6 +49,8 @@ class Sweep(Callback):
         """Names the jobs that failed, and ends with exit code 1 where there are any."""
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+        if os.environ.get("RANK", "0") != "0":
+            return  # the first process says so
         failed = [job.name for job in jobs if (job / ERROR).exists()]
         compare = f"python -m cstl.compare {folder}"
         if failed:
