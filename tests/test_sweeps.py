@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cstl import compare, run, sweep
 from cstl.command import command
+from cstl.processes import Stopped
 
 Configure = Callable[..., DictConfig]
 TINY = (
@@ -128,6 +130,15 @@ def test_a_trial_that_fails_scores_nothing(configured: Configure, monkeypatch: p
         raise FloatingPointError("the gradient was not finite")
 
     assert sweep.job(diverge, config) == 0.0
+
+
+def test_a_stop_ends_the_whole_sweep(configured: Configure, tmp_path: Path) -> None:
+    def stop(config: DictConfig) -> None:
+        raise Stopped(signal.SIGTERM, 3)
+
+    with pytest.raises(Stopped):
+        sweep.job(stop, configured("train", *TINY, "hydra.job.num=0"))
+    assert not (tmp_path / "run" / "error.txt").exists()
 
 
 @pytest.mark.parametrize(("override", "message"), [
