@@ -342,8 +342,11 @@ def test_held_out_scores_are_shown_to_choose_by(write_run: WriteRun, capsys: pyt
     for name, margin, noise, score in (("a", 0.2, 2.0, 80.0), ("b", 0.3, 1.0, 70.0)):
         folder = write_run(name, noise, model__margin=margin)
         (folder / "metrics.csv").write_text(f"step,validation/rank1/mean\n5,90\n10,{score}\n")
-    assert main(["a", "b"]) == 0
+    (write_run("c", model__margin=0.4) / "results.json").unlink()
+    assert main(["a", "b", "c"]) == 0
     flat = " ".join(capsys.readouterr().out.split())
+    assert "BG mean held-out difference" in flat
+    assert "– 0.4 unfinished unfinished: c" in flat
     assert "held-out: rank-1 on held-out training subjects, highest for #2. Choose settings by it" in flat
     (Path("a") / "checkpoints").mkdir()
     (Path("a") / "checkpoints" / "best.ckpt").touch()

@@ -558,13 +558,15 @@ def _setting(row: Row, key: str) -> str:
 
 def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
     """For rich's `Console.print`: settings are columns where they fit `width` characters, else lines of one column."""
-    held_out = bool(table.rows) and all(run.held_out is not None for row in table.rows for run in row.runs)
+    finished = [row for row in table.rows if row.finished]
+    held_out = bool(finished) and all(run.held_out is not None for row in finished for run in row.runs)
     numbers = [*table.probes, "mean", *(["held-out"] if held_out else []), "difference"]
     lines = []
     for row in table.rows:
         cells = [f"{fmean(row.means[probe]):.1f}" if row.finished else "" for probe in table.probes]
         cells.append(_spread(row.means["mean"]) if row.means else MISSING if row.finished else row.runs[0].state)
-        cells += [f"{fmean(run.held_out or 0.0 for run in row.runs):.1f}"] if held_out else []
+        if held_out:
+            cells.append(f"{fmean(run.held_out or 0.0 for run in row.runs):.1f}" if row.finished else "")
         lines.append([*cells, _difference(row)])
     if table.baseline is not None:
         lines[table.baseline][-1] = "baseline"
@@ -573,8 +575,8 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
     keys = {key: short if list(keys.values()).count(short) == 1 else key for key, short in keys.items()}
     columns = {short: [_setting(row, key) for row in table.rows] for key, short in keys.items()}
     shown = [tuple(cells) for cells in zip(*columns.values(), strict=True)] if columns else [()] * len(table.rows)
-    finished = [cells for cells, row in zip(shown, table.rows, strict=True) if row.finished]
-    if len(set(finished)) < len(finished):  # nothing else tells these rows from each other
+    told = [cells for cells, row in zip(shown, table.rows, strict=True) if row.finished]
+    if len(set(told)) < len(told):  # nothing else tells these rows from each other
         columns["run"] = [_name(row.runs[0]) for row in table.rows]
     room = width - sum(sizes) - 3 - 5  # the place and the number of runs
     if sum(max(len(short), *map(len, cells)) + 1 for short, cells in columns.items()) > room:
