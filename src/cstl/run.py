@@ -36,6 +36,7 @@ from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
+from cstl.sweep import AlreadyFinishedError
 
 # All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
 TARGETS = {"cstl.recognizer.GaitRecognizer", "cstl.models.CSTL", "cstl.data.datamodule.GaitDataModule"}
@@ -106,8 +107,12 @@ def evaluate(config: DictConfig) -> Plain:
     data: GaitDataModule = instantiate(config.data, _convert_="all")
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
+    settings = plain(config)
+    if is_first():  # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
+        evaluated = trained | {key: settings[key] for key in ("dataset", "data")}
+        results.write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
     with as_one_run(config, folder, trainer.world_size):
-        return report(folder, plain(config), trainer, recognizer, data, path, {})
+        return report(folder, settings, trainer, recognizer, data, path, {})
 
 
 def export_official(config: DictConfig) -> None:
@@ -227,7 +232,7 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     if differs := differences(plain(before), settings):
         raise ValueError(f"{folder} is a run with other settings; {rename}. What differs:\n  " + "\n  ".join(differs))
     if (folder / "results.json").exists():
-        raise ValueError(f"{folder} is finished, its results are in results.json; to run again {rename}")
+        raise AlreadyFinishedError(f"{folder} is finished, its results are in results.json; to run again {rename}")
     last, problems = last_whole_checkpoint(folder / "checkpoints")
     for problem in problems:
         CONSOLE.print(problem, highlight=False, soft_wrap=True)
