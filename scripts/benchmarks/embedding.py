@@ -50,7 +50,7 @@ def _embed(data: GaitDataModule, network: nn.Module, autocast: bool) -> Callable
 
     @torch.inference_mode()
     def embed() -> None:
-        recognizer.metrics = [cross_view_accuracy(data.protocol)]
+        recognizer.metrics = {"test": cross_view_accuracy(data.protocol)}
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             for number, batch in enumerate(data.test_dataloader()):
                 recognizer.validation_step(batch, number)

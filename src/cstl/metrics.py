@@ -8,7 +8,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-_BLOCK = 1024  # sequences compared at once: enough for full speed, few enough to stay near the processor
+_ROWS = 512  # probes whose distances of one part are made at once: few enough to stay near the processor
+_BLOCK = 1024  # stored sequences that are joined to one tensor
 _LARGEST = 1e18  # a norm whose square, and the squared distances with it, float32 still holds
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -350,7 +351,7 @@ class CrossViewAccuracy(Metric):
         shape = len(sought.labels), len(galleries)
         scores = torch.full((*shape, 3), torch.nan, dtype=torch.float64)
         nearest, match = (torch.full((*shape, 2), torch.inf, dtype=torch.float64) for _ in range(2))
-        block = max(1, min(_BLOCK, self.chunk // max(1, len(gallery.labels))))
+        block = max(1, self.chunk // max(1, len(gallery.labels)))
         for first in range(0, len(sought.labels), block) if len(gallery.labels) else ():
             some = slice(first, first + block)
             labels = sought.labels[some]
@@ -518,12 +519,16 @@ def _distances(probes: _Sequences, gallery: _Sequences) -> Tensor:
     first = gallery.batches[0]
     dtype = torch.promote_types(first.dtype, torch.float32)
     total = torch.zeros(len(probes.labels), len(gallery.labels), dtype=dtype, device=first.device)
-    squared = torch.empty_like(total)
+    squared = torch.empty_like(total[:_ROWS])
     with torch.autocast(first.device.type, enabled=False):
         for part in range(first.shape[1]):
             x, y = probes.part(part, dtype), gallery.part(part, dtype)  # (n, D), (G, D)
-            torch.add(_square(x)[:, None], _square(y), out=squared)
-            total += squared.addmm_(x, y.T, alpha=-2).relu_().sqrt_()
+            x_square, y_square = _square(x)[:, None], _square(y)
+            for some in range(0, len(x), _ROWS):
+                rows = slice(some, some + _ROWS)
+                out = squared[: len(x[rows])]
+                torch.add(x_square[rows], y_square, out=out)
+                total[rows] += out.addmm_(x[rows], y.T, alpha=-2).relu_().sqrt_()
     return total.div_(first.shape[1])
 
 
