@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cstl import sweep
 from cstl.config import CONFIG_PATH
 
 _EXPECTED = (ValueError, OSError, FloatingPointError)  # what a user can mend
@@ -23,19 +24,20 @@ def command(name: str) -> Callable[[], Any]:
     """The entry point of `python -m cstl.NAME`: composes `conf/NAME.yaml` and calls `cstl.run.NAME` with it."""
 
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=name)
-    def main(config: DictConfig) -> None:
+    def main(config: DictConfig) -> float | None:
         from cstl import run  # here: processes that prepare frames import the command, but need no PyTorch
         from cstl.processes import Stopped, is_first, started_elsewhere
 
         def leave(message: object, code: int) -> None:
             """The first process alone speaks: Lightning takes another's number for a crash."""
             if is_first():
-                typed = None if started_elsewhere() else go_on(name, config)
-                how = f"go on with:\n  {typed}" if typed else "the same command goes on"
+                how = "the same command goes on" if started_elsewhere() else f"go on with:\n  {go_on(name, config)}"
                 print(f"{message}; {how}", file=sys.stderr)
             sys.exit(code if is_first() else 0)
 
         try:
+            if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
+                return sweep.job(run.train, config)
             getattr(run, name)(config)
         except Stopped as stopped:
             leave(stopped, 128 + stopped.signal)
@@ -50,6 +52,7 @@ def command(name: str) -> Callable[[], Any]:
             sys.exit(1)
         if name in _NEXT and HydraConfig.get().mode == RunMode.RUN:
             print(f"next: {_typed(_NEXT[name], [word for word in sys.argv[1:] if re.match(_PASSED_ON, word)])}")
+        return None
 
     return main
 

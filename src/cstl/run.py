@@ -1,6 +1,8 @@
 """What the commands do: a run from data to table, its folder, and going on where it stopped."""
 
 import logging
+import re
+import shlex
 import sys
 import time
 import warnings
@@ -24,6 +26,7 @@ from cstl.data.alignment import frame_size
 from cstl.data.check import check_store, contact_sheet, write_check
 from cstl.data.datamodule import GaitDataModule
 from cstl.data.prepare import prepare as prepare_store
+from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store
 from cstl.data.walkers import synthesize as write_walkers
@@ -32,6 +35,7 @@ from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
+from cstl.sweep import AlreadyFinishedError
 
 # All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
 TARGETS = {"cstl.recognizer.GaitRecognizer", "cstl.models.CSTL", "cstl.data.datamodule.GaitDataModule"}
@@ -102,8 +106,12 @@ def evaluate(config: DictConfig) -> Plain:
     data: GaitDataModule = instantiate(config.data, _convert_="all")
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
+    settings = plain(config)
+    if is_first():  # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
+        evaluated = trained | {key: settings[key] for key in ("dataset", "data")}
+        results.write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
     with as_one_run(config, folder, trainer.world_size):
-        return report(folder, plain(config), trainer, recognizer, data, path, {})
+        return report(folder, settings, trainer, recognizer, data, path, {})
 
 
 def export_official(config: DictConfig) -> None:
@@ -119,25 +127,36 @@ def export_official(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig) -> None:
-    """Prepares the data set's store from its raw frames."""
+    """Prepares the data set's store from its raw frames, or one shard of it."""
     dataset = config.dataset
     if dataset.raw is None:
         raise ValueError(
             f"where are the raw frames of {dataset.name}? Name their folder:\n"
             f"  python -m cstl.prepare dataset={dataset.name} res={config.res} dataset.raw=PATH"
         )
-    summary = prepare_store(
-        dataset.raw,
-        dataset.store,
-        dataset=dataset.name,
-        protocol=plain(dataset.protocol),
-        res=config.res,
-        layout=dataset.get("layout", "auto"),
-        workers=config.get("workers"),
-        strict=config.get("strict", False),
-        upsample=config.get("upsample", False),
-    )
+    settings = {
+        "dataset": dataset.name,
+        "protocol": plain(dataset.protocol),
+        "res": config.res,
+        "layout": dataset.get("layout", "auto"),
+        "workers": config.get("workers"),
+        "strict": config.get("strict", False),
+        "upsample": config.get("upsample", False),
+        "typed": typed_to_prepare() if "shard" in config else None,  # training prepares its walkers itself
+    }
+    if config.get("shard") is None:
+        summary = prepare_store(dataset.raw, dataset.store, **settings)
+    else:
+        summary = prepare_shard(dataset.raw, dataset.store, shard=config.shard, shards=config.shards, **settings)
     CONSOLE.print(str(summary), highlight=False, markup=False, soft_wrap=True)
+
+
+def typed_to_prepare() -> str:
+    """What was typed after `python -m cstl.prepare`, without the shard, to be typed again."""
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    overrides = [override for override in hydra.overrides.task if not re.match(r"shards?=", override)]
+    return shlex.join([*(f"--config-dir={folder}" for folder in folders), *overrides])
 
 
 def check(config: DictConfig) -> None:
@@ -212,7 +231,7 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     if differs := differences(plain(before), settings):
         raise ValueError(f"{folder} is a run with other settings; {rename}. What differs:\n  " + "\n  ".join(differs))
     if (folder / "results.json").exists():
-        raise ValueError(f"{folder} is finished, its results are in results.json; to run again {rename}")
+        raise AlreadyFinishedError(f"{folder} is finished, its results are in results.json; to run again {rename}")
     last, problems = last_whole_checkpoint(folder / "checkpoints")
     for problem in problems:
         CONSOLE.print(problem, highlight=False, soft_wrap=True)

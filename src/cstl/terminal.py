@@ -188,7 +188,7 @@ def _means(means: Mapping[str, float | None], sign: str = "") -> str:
 
 def _worth_typing(folder: Path, checkpoint: Path) -> str | None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return f"python -m cstl.compare {shlex.quote(HydraConfig.get().sweep.dir)}"
+        return None  # the end of the sweep says it
     if (page := folder / "report.html").exists():
         return f"python -m webbrowser {page.absolute().as_uri()}"
     if folder in checkpoint.parents:
