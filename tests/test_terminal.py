@@ -88,7 +88,7 @@ def test_a_long_run_is_one_line_of_80_columns() -> None:
     console.print(progress.bars.get_renderable())
     progress.bars.stop()
     line, *_ = [line for line in shown.getvalue().splitlines() if "120040/150000" in line]
-    assert re.fullmatch(r"train +[━╸╺]{5,} 120040/150000 loss 12\.345 rank-1 100\.0 0\.4 steps/s 20:48:20 left", line)
+    assert re.fullmatch(r"train +[━╸╺]{5,} +120040/150000 loss 12\.345 rank-1 100\.0 0\.4 steps/s 20:48:20 left", line)
 
 
 def test_a_run_shows_its_progress(configured: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
