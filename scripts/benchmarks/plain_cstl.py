@@ -101,7 +101,9 @@ class PlainCSTL(nn.Module):
 def take_weights(plain: PlainCSTL, net: CSTL) -> None:
     """Copies the weights of a `CSTL` of the same size (not its running statistics)."""
     encoder, mste, ata, ssfl = net.encoder, net.mste, net.ata, net.ssfl
-    for theirs, ours in zip(plain.convolutions, (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4), strict=True):
+    for theirs, ours in zip(
+        plain.convolutions, (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4), strict=True
+    ):
         theirs.weight.copy_(ours.weight)
     plain.class_weight.copy_(ssfl.class_weight[0])
     plain.embedding.copy_(net.embedding)
