@@ -61,7 +61,7 @@ def go_on(name: str, config: DictConfig) -> str:
     """The command line as it was typed and, where the run is named after the time, with that name."""
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
     words = sys.argv[1:]
-    if "${now:" in unresolved.get("name", ""):
+    if name == "train" and "${now:" in unresolved["name"]:  # an evaluation begins again in any case
         folder = HydraConfig.get().sweep.dir if HydraConfig.get().mode == RunMode.MULTIRUN else config.name
         words = [*words, f"name={Path(folder).name}"]
     return _typed(name, words)
