@@ -131,7 +131,7 @@ def test_your_own_data(
     write_sequence: Callable[[Path, list[np.ndarray]], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for i, subject in enumerate(("anna", "ben", "carl", "dora", "emil", "fay")):
+    for i, subject in enumerate(("p01", "p02", "p03", "p04", "p05", "p06")):
         for j, condition in enumerate(("plain-1", "plain-2", "coat-1")):
             for k, view in enumerate(("left", "right")):
                 frames = [draw_blob(i, time + j, k) for time in range(7 + i)]

@@ -1,4 +1,6 @@
+import os
 import pickle
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,3 +184,16 @@ def test_max_frames_bounds_a_sequence(options: dict) -> None:
         assert batch.lengths.max() <= 7
         for i, silhouettes, length in zip(batch.sequence, batch.silhouettes, batch.lengths, strict=True):
             assert torch.equal(silhouettes[:length], first[int(i)][:length])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process cannot be forked here")
+def test_a_worker_leaves_signals_to_the_run() -> None:
+    """A terminal and a cluster send them to all processes; only a second SIGTERM, the run's own, ends a worker."""
+    if not (child := os.fork()):
+        datamodule._leave_signals_to_the_run(0)
+        for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        signal.alarm(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
