@@ -67,17 +67,18 @@ def _printed(figure: Figure, ending: str, metadata: dict[str, None]) -> bytes:
 
 
 @styled
-def curves(found: Mapping[str, Curve]) -> Figure:
+def curves(found: Mapping[str, Curve], probes: Sequence[str]) -> Figure:
     """The losses and the rank-1 curves over the iterations, from the columns of a run's `metrics.csv`."""
     figure = Figure(figsize=(WIDTH, 2.6))
     losses, rank1 = figure.subplots(1, 2)
     for name, label in LOSSES.items():
         if curve := found.get(f"train/{name}"):
             losses.plot(*curve, label=label)
-    tested = {name: curve for name, curve in found.items() if name.startswith(("test/rank1/", "validation/rank1/"))}
-    for i, (name, curve) in enumerate(tested.items()):
-        label = name.removeprefix("test/rank1/").replace("validation/rank1/", "held out, ")
-        rank1.plot(*curve, marker="o", linestyle=DASHES[i // len(COLOURS) % 4], label=label)
+    for split, prefix, dash in (("test", "", "-"), ("validation", "held out, ", "--")):
+        for i, probe in enumerate([*probes, "mean"]):
+            if curve := found.get(f"{split}/rank1/{probe}"):
+                colour = COLOURS[i % len(COLOURS)]
+                rank1.plot(*curve, marker="o", linestyle=dash, color=colour, label=f"{prefix}{probe}")
     _finish_curve(losses, "loss")
     _finish_curve(rank1, "rank-1 (%)")
     return figure
@@ -207,7 +208,7 @@ def embedding_map(found: Map) -> Figure:
     for view, colour in zip(views, matplotlib.colormaps["cividis"](np.linspace(0, 1, len(views))), strict=True):
         some = found.view == view
         by_view.scatter(x[some], y[some], s=4, color=colour, linewidths=0, label=view)
-    for i, kind in enumerate(dict.fromkeys(["gallery", *found.kind.tolist()])):
+    for i, kind in enumerate(found.kinds):
         some = found.kind == kind
         sign = SIGNS[i % len(SIGNS)]
         by_kind.scatter(
@@ -231,7 +232,7 @@ def attention(found: Look, title: str) -> Figure:
     """ATA's importance of the scales and SSFL's scores over frames and parts, and the frame that SSFL recombines."""
     panels = found.scales | ({"SSFL score": found.scores} if found.scores is not None else {})
     figure = Figure(figsize=(WIDTH, 1.0 + 0.95 * len(panels)))
-    grid = figure.add_gridspec(1 + len(panels), 2, width_ratios=[6, 1], height_ratios=[0.7, *[1] * len(panels)])
+    grid = figure.add_gridspec(1 + len(panels), 2, width_ratios=[5, 1], height_ratios=[0.7, *[1] * len(panels)])
     frames = len(found.silhouettes)
     top = figure.add_subplot(grid[0, 0])
     some = np.linspace(0, frames - 1, min(frames, 16)).round().astype(int)
@@ -255,8 +256,8 @@ def attention(found: Look, title: str) -> Figure:
     if found.scores is not None:
         right = grid[:, 1].subgridspec(2, 1)
         for panel, picture, name in (
-            (right[0], recombine(found), "recombined frame"),
-            (right[1], tinted(found, None, COLOURS), f"its {len(sources(found))} source frames"),
+            (right[0], recombine(found), "recombined"),
+            (right[1], tinted(found, None, COLOURS), f"out of {len(sources(found))} frames"),
         ):
             axes = figure.add_subplot(panel)
             axes.imshow(picture, cmap="gray")

@@ -127,8 +127,8 @@ def _page_of_run(run: Run) -> dict[str, Any]:
 
     page: dict[str, Any] = {
         "run": run,
-        "title": run.name,
-        "subtitle": f"{run.title} · {_state(run)}",
+        "title": f"CSTL on {run.title}",
+        "subtitle": f"run {run.name} · {_state(run)}",
         "stills": stills,
         "tiles": _tiles(run),
         "compares": run.table is not None and any(row.is_difference for row in run.table.rows),
@@ -136,7 +136,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "reported": _reported(run),
         "facts": _facts(run),
         "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
-        "curves": charts.curves({run.name: run.curves}),
+        "curves": charts.curves({run.name: run.curves}, run.probe_names),
         "cross_views": [],
         "lines": [],
         "confusion": None,
@@ -145,7 +145,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "map": [],
     }
     if page["curves"]:
-        still("curves", figures.curves(run.curves))
+        still("curves", figures.curves(run.curves, run.probe_names))
     if run.table:
         for group in run.table.groups():
             rows = [(row.method, row) for row in group if not row.is_difference]
@@ -237,7 +237,7 @@ def _group(runs: list[Run], title: str, names: dict[int, str]) -> dict[str, Any]
                     differ[f"{name}, {probe}"] = rank1 - other
     views = base.probes.views if base and base.probes else []
     curves = {names[id(run)]: run.curves for run in runs if run.curves}
-    curve_charts = charts.curves(curves)
+    curve_charts = charts.curves(curves, probes)
     return {
         "title": title,
         "baseline": first_name,

@@ -17,7 +17,7 @@ from cstl.tables import Row
 POINTS = 2000  # of a curve, at most
 DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = {"o": "circle", "^": "triangle-up", "s": "square"}
-_BAR = {"thickness": 10, "outlinewidth": 0, "title": {"side": "right"}}
+EMPTY = "rgba(127,127,127,0.35)"  # behind a heat map: cells without a value
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,21 @@ class Chart:
     tall: bool = False
 
 
-def curves(runs: Mapping[str, Mapping[str, Curve]]) -> list[Chart]:
+def curves(runs: Mapping[str, Mapping[str, Curve]], probes: Sequence[str]) -> list[Chart]:
     """A plot for each quantity logged: losses and rank-1 first; with several runs, each in a colour of its own.
 
     Args:
         runs: name → the columns of its `metrics.csv`; one run is not named in the legend.
+        probes: names of the probe sets, in the order of the tables.
     """
     names = list(dict.fromkeys(name for columns in runs.values() for name in columns))
     losses = {f"train/{name}": label for name, label in LOSSES.items() if f"train/{name}" in names}
-    rank1 = {name: name.removeprefix("test/rank1/") for name in names if name.startswith("test/rank1/")}
+    rank1 = {f"test/rank1/{probe}": probe for probe in [*probes, "mean"] if f"test/rank1/{probe}" in names}
     if len(runs) > 1:  # a line a run: the total loss and the mean
         losses = {name: label for name, label in losses.items() if name == "train/loss"}
         rank1 = {name: label for name, label in rank1.items() if label == "mean"} or rank1
-    held_out = {name: name.removeprefix("validation/rank1/") for name in names if name.startswith("validation/rank1/")}
+    held_out = {f"validation/{name.removeprefix('test/')}": label for name, label in rank1.items()}
+    held_out = {name: label for name, label in held_out.items() if name in names}
     panels = {"loss": losses, "rank-1 on the test subjects (%)": rank1, "rank-1 on held-out subjects (%)": held_out}
     shown = {name for panel in panels.values() for name in panel} | {f"train/{name}" for name in LOSSES}
     for name in sorted(set(names) - shown):
@@ -110,13 +112,14 @@ def cross_view(title: str, cells: np.ndarray, views: Sequence[str], difference: 
             **scale,
             xgap=1,
             ygap=1,
-            colorbar=_BAR | {"title": {"text": measure}},
+            colorbar=_bar(measure),
             hovertemplate=f"probe view %{{y}}, gallery view %{{x}}: %{{z:.1f}} {measure}<extra></extra>",
         )
     )
     figure.update_layout(
         xaxis=_names_axis(f"gallery view{unit(views)}"),
         yaxis=_names_axis(f"probe view{unit(views)}") | {"autorange": "reversed"},
+        plot_bgcolor=EMPTY,
     )
     other = cells.copy()
     if len(views) > 1:
@@ -145,7 +148,7 @@ def per_view(title: str, rows: Sequence[tuple[str, Row]], views: Sequence[str]) 
         )  # fmt: skip
         said.append(f"{name} mean {percent(row.mean)}")
     figure.update_layout(
-        xaxis=_names_axis(f"probe view{unit(views)}"),
+        xaxis=_names_axis(f"probe view{unit(views)}", grid=True),
         yaxis={"title": {"text": "rank-1 (%)"}, "range": [0, 102]},
         hovermode="x",
     )
@@ -163,12 +166,14 @@ def confusion(found: Confusion) -> Chart:
             z=_cells(wrong),
             colorscale="Cividis",
             zmin=0,
-            colorbar=_BAR | {"title": {"text": "% of comparisons"}},
+            colorbar=_bar("% of comparisons"),
             hovertemplate="%{y} taken for %{x}: %{z:.1f} % of comparisons<extra></extra>",
         )
     )
     figure.update_layout(
-        xaxis=_names_axis("taken for subject"), yaxis=_names_axis("subject of the probe") | {"autorange": "reversed"}
+        xaxis=_names_axis("taken for subject"),
+        yaxis=_names_axis("subject of the probe") | {"autorange": "reversed"},
+        plot_bgcolor=EMPTY,
     )
     said = "; ".join(f"{who} for {other} in {share:.1f} %" for who, other, share in found.pairs[:3]) or "nobody"
     text = f"Matrix of who is taken for whom among {len(found.subjects)} subjects. Most often: {said}."
@@ -180,17 +185,16 @@ def embedding_map(found: Map) -> list[Chart]:
     names = np.array([" ".join(names) for names in zip(found.subject, found.condition, found.view, strict=True)])
     x, y = found.places.T.round(1).tolist()
     x, y = np.array(x), np.array(y)
-    kinds = dict.fromkeys(["gallery", *found.kind.tolist()])
     by_subject, by_view, by_kind = go.Figure(), go.Figure(), go.Figure()
     for i, subject in enumerate(np.unique(found.subject)):
         sign = _SYMBOLS[SIGNS[i // len(COLOURS) % len(SIGNS)]]
         _points(by_subject, x, y, names, found.subject == subject, str(subject), COLOURS[i % len(COLOURS)], sign)
-    for i, kind in enumerate(kinds):
+    for i, kind in enumerate(found.kinds):
         colour, sign = COLOURS[-1 if i == 0 else i - 1], _SYMBOLS[SIGNS[i % len(SIGNS)]]
         _points(by_kind, x, y, names, found.kind == kind, kind, colour, sign)
     views = sorted(set(found.view.tolist()))
     position = {view: i for i, view in enumerate(views)}
-    bar = _BAR | {"tickvals": list(range(len(views))), "ticktext": views, "title": {"text": f"view{unit(views)}"}}
+    bar = _bar(f"view{unit(views)}") | {"tickvals": list(range(len(views))), "ticktext": views}
     by_view.add_scatter(
         x=x.tolist(), y=y.tolist(), text=names.tolist(), mode="markers", showlegend=False,
         hovertemplate="%{text}<extra></extra>",
@@ -252,7 +256,7 @@ def attention(found: Look) -> list[Chart]:
         runs = ", ".join(f"part {part} from frame {frame}" for part, frame in enumerate(found.source.tolist()))
         charts.append(
             Chart(
-                "SSFL: score, and the frame of each part",
+                "SSFL: scores, parts taken",
                 f"Heat map of SSFL's scores. It takes {runs}.",
                 _plain(figure),
             )
@@ -267,20 +271,24 @@ def _frames_by_parts(weights: np.ndarray, low: float, high: float, what: str) ->
             colorscale="Cividis",
             zmin=low,
             zmax=high,
-            colorbar=_BAR | {"title": {"text": what}},
+            colorbar=_bar(what),
             hovertemplate=f"frame %{{x}}, part %{{y}}: {what} %{{z:.3f}}<extra></extra>",
         )
     )
     figure.update_layout(
-        xaxis={"title": {"text": "frame"}},
-        yaxis={"title": {"text": "part (0: head)"}, "autorange": "reversed"},
+        xaxis={"title": {"text": "frame"}, "range": [-0.5, len(weights) - 0.5], "showgrid": False},
+        yaxis={"title": {"text": "part"}, "range": [weights.shape[1] - 0.5, -0.5], "showgrid": False},
     )
     return figure
 
 
-def _names_axis(title: str) -> dict[str, Any]:
+def _names_axis(title: str, grid: bool = False) -> dict[str, Any]:
     """An axis of names: "000" is no number."""
-    return {"title": {"text": title}, "type": "category"}
+    return {"title": {"text": title}, "type": "category", "showgrid": grid}
+
+
+def _bar(title: str) -> dict[str, Any]:
+    return {"thickness": 10, "outlinewidth": 0, "title": {"text": title, "side": "right"}}
 
 
 def _cells(values: np.ndarray, digits: int = 1) -> list[list[float | None]]:

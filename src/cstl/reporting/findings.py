@@ -49,7 +49,8 @@ class Map:
     subject: np.ndarray  # str (M,)
     condition: np.ndarray
     view: np.ndarray
-    kind: np.ndarray  # str (M,): gallery, or the probe set
+    kind: np.ndarray  # str (M,): one of `kinds`
+    kinds: list[str]  # gallery, and the probe sets
     shown: int  # subjects
     of: int
 
@@ -123,15 +124,17 @@ def confusion(run: Run) -> Confusion | None:
 
 
 def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
-    """The probes of a set that are missed in most gallery views, those missed by the largest margin first."""
+    """The probes of a set that are missed in most gallery views, by the largest margin first; each subject once."""
     p = run.probes
     assert p is not None
     counted = compared(p) & (p.match >= 0) & members(run, probe)[:, None]
     missed = counted & ~(p.wrong < 1)
     margin = np.where(missed, p.match_distance - p.nearest_distance, -np.inf)
-    order = np.lexsort((-margin.max(1), -missed.sum(1)))[:count]
+    order = np.lexsort((-margin.max(1), -missed.sum(1)))
+    order = order[missed[order].any(1)]
+    _, first = np.unique(p.subject[order], return_index=True)
     found, name_of = [], _names(run)
-    for n in order[missed[order].any(1)]:
+    for n in order[np.sort(first)[:count]]:
         view = int(margin[n].argmax())
         found.append(
             HardProbe(
@@ -180,6 +183,7 @@ def embedding_map(run: Run, seed: int = 0) -> Map | None:
     if p is None or e is None or len(e.embedding) < 4:
         return None
     from sklearn.manifold import TSNE  # here: it takes a second to import
+    from threadpoolctl import threadpool_limits
 
     tested = np.unique(e.subject)
     per_subject = len(e.subject) / len(tested)
@@ -187,9 +191,9 @@ def embedding_map(run: Run, seed: int = 0) -> Map | None:
     chosen = tested[np.linspace(0, len(tested) - 1, number).round().astype(int)]
     rows = np.flatnonzero(np.isin(e.subject, chosen))[:MAPPED]
     vectors = e.embedding[rows].astype(np.float32)
-    places = TSNE(
-        perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed, n_jobs=-1, max_iter=500
-    ).fit_transform(vectors)
+    tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed, max_iter=500)
+    with threadpool_limits(1):  # its threads wait for each other at every step: a busy machine makes them ten times slower
+        places = tsne.fit_transform(vectors)
     kinds = {name: probe for probe, conditions in run.probe_sets.items() for name in conditions}
     condition = np.array(p.conditions)[e.condition[rows]]
     return Map(
@@ -198,6 +202,7 @@ def embedding_map(run: Run, seed: int = 0) -> Map | None:
         condition,
         np.array(p.views)[e.view[rows]],
         np.array([kinds.get(name, "gallery") for name in condition.tolist()]),
+        ["gallery", *run.probe_sets],
         number,
         len(tested),
     )

@@ -103,6 +103,13 @@ class Run:
         return {name: [name] for i, name in enumerate(self.probes.conditions) if (self.probes.condition == i).any()}
 
     @property
+    def probe_names(self) -> list[str]:
+        """The probe sets, in the order of the tables."""
+        named = list(self.results.get("rank1", {})) or list(self.probe_sets)
+        logged = [name.removeprefix("test/rank1/") for name in self.curves if name.startswith("test/rank1/")]
+        return named or [name for name in logged if name != "mean"]
+
+    @property
     def steps(self) -> tuple[int, int | None]:
         """Iterations logged, and those asked for."""
         done = max((steps[-1] for steps, _ in self.curves.values() if steps), default=0)

@@ -34,14 +34,24 @@
   system.addEventListener("change", showTheme);
 
   // Plots.
-  const touch = matchMedia("(pointer: coarse)").matches; // there a drag scrolls the page
+  const zooms = all("[data-zoom]");
+  const dragZooms = (plot) => zooms.some((one) => one.closest("section").contains(plot) && one.ariaPressed === "true");
+  if (matchMedia("(pointer: coarse)").matches) for (const one of zooms) one.ariaPressed = "false"; // a drag scrolls there
+  for (const one of zooms) {
+    one.addEventListener("click", () => {
+      one.ariaPressed = one.ariaPressed === "true" ? "false" : "true";
+      for (const plot of plots.filter((plot) => one.closest("section").contains(plot))) {
+        Plotly.relayout(plot, { dragmode: dragZooms(plot) ? "zoom" : false });
+      }
+    });
+  }
   function draw(plot, figure) {
     const narrow = plot.clientWidth < 420;
-    const layout = Object.assign({}, figure.layout, {
-      autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    const layout = Object.assign({ plot_bgcolor: "rgba(0,0,0,0)" }, figure.layout, {
+      autosize: true, paper_bgcolor: "rgba(0,0,0,0)",
       font: { size: narrow ? 10 : 12, family: getComputedStyle(document.body).fontFamily },
       margin: { l: 55, r: 12, t: 10, b: 50 },
-      dragmode: touch ? false : "zoom",
+      dragmode: dragZooms(plot) ? "zoom" : false,
       legend: Object.assign({ orientation: "h", y: -0.25, yanchor: "top" }, figure.layout.legend),
     });
     for (const name of ["xaxis", "yaxis"]) layout[name] = Object.assign({ automargin: true }, layout[name]);
