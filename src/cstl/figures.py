@@ -46,6 +46,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def save(figure: Figure, folder: Path, name: str) -> bytes:
     """Writes NAME.pdf and NAME.png → the PNG's content."""
     folder.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()  # laid out once, and not for each format again
+    figure.set_layout_engine("none")
     contents = {"pdf": _printed(figure, "pdf", {"CreationDate": None}), "png": to_png(figure)}
     for ending, content in contents.items():
         part = folder / f"{name}.{ending}.part"

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from cstl import figures, tables
 from cstl.config import differences
@@ -135,7 +135,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "measures": _measures(run),
         "reported": _reported(run),
         "facts": _facts(run),
-        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
+        "config": OmegaConf.to_yaml(OmegaConf.create(run.config)) if run.config else "",
         "curves": charts.curves({run.name: run.curves}, run.probe_names),
         "cross_views": [],
         "lines": [],
@@ -200,7 +200,8 @@ def _page_of_runs(runs: list[Run], notes: list[str]) -> dict[str, Any]:
             *notes,
         ]
     names = _distinct_names(runs)
-    notes = notes + [f"{names[id(run)]}: {note}" for run in runs for note in run.notes if not run.is_finished]
+    unshown = ("Silhouettes", "What the network", "The map")  # a comparison has none of them
+    notes = notes + [f"{names[id(run)]}: {note}" for run in runs for note in run.notes if not note.startswith(unshown)]
     groups = [_group([run for run in runs if run.title == title], title, names) for title in titles]
     return {
         "title": f"{len(runs)} runs compared",

@@ -192,7 +192,9 @@ def embedding_map(run: Run, seed: int = 0) -> Map | None:
     rows = np.flatnonzero(np.isin(e.subject, chosen))[:MAPPED]
     vectors = e.embedding[rows].astype(np.float32)
     tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed, max_iter=500)
-    with threadpool_limits(1):  # its threads wait for each other at every step: a busy machine makes them ten times slower
+    with threadpool_limits(
+        1
+    ):  # its threads wait for each other at every step: a busy machine makes them ten times slower
         places = tsne.fit_transform(vectors)
     kinds = {name: probe for probe, conditions in run.probe_sets.items() for name in conditions}
     condition = np.array(p.conditions)[e.condition[rows]]
