@@ -45,13 +45,13 @@ _MEASURES = (  # what to show, and where results.json has it
 
 @dataclass(frozen=True)
 class Moving:
-    """Silhouettes side by side in one picture, shown one at a time."""
+    """Silhouettes side by side in one picture, shown one at a time; 64 high, whatever their resolution."""
 
     uri: str
     text: str
     frames: int
-    height: int
-    width: int
+    width: float
+    height: int = 64
 
 
 def report_run(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -341,7 +341,9 @@ def _frames(run: Run, line: int) -> np.ndarray:
 
 def _moving(silhouettes: np.ndarray, text: str) -> Moving:
     frames, height, width = silhouettes.shape
-    return Moving(pictures.data_uri(pictures.strip(silhouettes)), f"{text}, {frames} frames", frames, height, width)
+    return Moving(
+        pictures.data_uri(pictures.strip(silhouettes)), f"{text}, {frames} frames", frames, 64 * width / height
+    )
 
 
 def _tiles(run: Run) -> list[dict[str, str]]:

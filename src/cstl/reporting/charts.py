@@ -14,7 +14,7 @@ from cstl.reporting.folder import Curve
 from cstl.reporting.pictures import Look
 from cstl.tables import Row
 
-POINTS = 2000  # of a curve, at most
+POINTS = 1000  # of a curve, at most
 DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = {"o": "circle", "^": "triangle-up", "s": "square"}
 EMPTY = "rgba(127,127,127,0.35)"  # behind a heat map: cells without a value
@@ -47,9 +47,10 @@ def curves(runs: Mapping[str, Mapping[str, Curve]], probes: Sequence[str]) -> li
     held_out = {name: label for name, label in held_out.items() if name in names}
     panels = {"loss": losses, "rank-1 on the test subjects (%)": rank1, "rank-1 on held-out subjects (%)": held_out}
     shown = {name for panel in panels.values() for name in panel} | {f"train/{name}" for name in LOSSES}
-    for name in sorted(set(names) - shown):
+    for name in sorted(set(names) - shown, key=lambda name: (name.startswith("speed/"), name)):
         if name.startswith(("train/", "speed/")):
-            panels[name.partition("/")[2].replace("_", " ")] = {name: name.partition("/")[2].replace("_", " ")}
+            label = name.removeprefix("train/").replace("/", ": ").replace("_", " ")
+            panels[label] = {name: label}
     charts = []
     for title, columns in panels.items():
         lines = [
@@ -267,7 +268,7 @@ def attention(found: Look) -> list[Chart]:
 def _frames_by_parts(weights: np.ndarray, low: float, high: float, what: str) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
-            z=_cells(weights.T, 3),
+            z=_cells(weights.T, 4),
             colorscale="Cividis",
             zmin=low,
             zmax=high,
