@@ -1,15 +1,24 @@
-"""Checkpoints: when they are written, and how a file is written whole or not at all."""
+"""Checkpoints: when they are written, how a file is written whole or not at all, and which one a run goes on from."""
 
+import errno
 import os
+import signal
+import threading
+import zipfile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from cstl.processes import Stopped
+
 BEST = "best.ckpt"
 PART = ".part"  # the ending of a file that is still being written
+DAMAGED = ".damaged"
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -26,13 +35,25 @@ class WholeCheckpoints(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(target)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer says RuntimeError where a write failed
+            part.unlink(missing_ok=True)
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            last = next(reversed(checkpoints(target.parent)), None)
+            kept = f"{last} is whole, and the same command goes on from it" if last else "there is none before it"
+            reason = os.strerror(cause.errno or errno.EIO)
+            raise OSError(cause.errno, f"the checkpoint {target} could not be written ({reason}); {kept}") from error
         except BaseException:
             part.unlink(missing_ok=True)
             raise
 
 
 class Checkpoints(Callback):
-    """Writes `step-0001000.ckpt` every so many steps and at the end, and keeps the last ones.
+    """Writes `step-0001000.ckpt` every so many steps, at the end and when a signal comes, and keeps the last ones.
+
+    SIGTERM, SIGUSR1 (clusters send them before they take a machine back) and a first Ctrl-C raise `Stopped` once the
+    step, or the evaluation, that is under way is over.
 
     A checkpoint is written when the next batch begins: what belongs to the steps before it, an evaluation too, is
     over and logged by then.
@@ -48,11 +69,30 @@ class Checkpoints(Callback):
     def __init__(self, folder: str | Path, every: int, keep: int = 2, best: bool = False) -> None:
         self.folder, self.every, self.keep, self.best = Path(folder), every, keep, best
         self.best_score = -1.0
+        self.saved_step = 0
+        self.signal = 0  # the number of the one that came
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the signals over from Lightning, whose own handler broadcasts, which can hang; it restores them."""
+        self.saved_step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._note)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The final evaluation has nothing to save: a signal ends it at once, and the same command repeats it."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """A checkpoint of the steps so far, where one is due."""
-        if trainer.global_step and trainer.global_step % self.every == 0:
+        """A checkpoint of the steps so far, where one is due or a signal has come to one of the processes."""
+        stopped = self.signal
+        if trainer.world_size > 1:
+            stopped = int(torch.as_tensor(pl_module.all_gather(torch.tensor(stopped, device=pl_module.device))).max())
+        if trainer.global_step and (stopped or trainer.global_step % self.every == 0):
             self._save(trainer)
+        if stopped:
+            raise Stopped(stopped, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last checkpoint, the one that is reported unless `best` is asked for."""
@@ -77,18 +117,47 @@ class Checkpoints(Callback):
         """Takes the best score over."""
         self.best_score = state_dict["best_score"]
 
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == self.signal == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C: at once
+        self.signal = number
+
     def _save(self, trainer: Trainer) -> None:
-        path = self.folder / f"step-{trainer.global_step:07d}.ckpt"
-        if path.exists():
+        if trainer.global_step == self.saved_step:
             return  # resumed from it
+        self.saved_step = trainer.global_step
         for logger in trainer.loggers:
             logger.save()  # the log never lags behind a checkpoint
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(self._path(trainer))
         if trainer.is_global_zero:
             for old in checkpoints(self.folder)[: -self.keep]:
-                old.unlink()
+                old.unlink(missing_ok=True)
+
+    def _path(self, trainer: Trainer) -> Path:
+        return self.folder / f"step-{trainer.global_step:07d}.ckpt"
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run's steps, oldest first."""
     return sorted(folder.glob("step-*.ckpt"))
+
+
+def last_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is undamaged, None where there is none, and a line on each newer one that is not.
+
+    A damaged one is renamed, so that it is looked at no more: PyTorch notes a checksum of everything it writes.
+    """
+    problems: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if (wrong := archive.testzip()) is None:
+                    return path, problems
+            reason = f"{wrong} is not what was written"
+        except (OSError, zipfile.BadZipFile) as error:
+            reason = f"cut short or unreadable: {error}"
+        damaged = path.with_name(path.name + DAMAGED)
+        problems.append(f"{path} is damaged ({reason}); it is now called {damaged.name}, the one before it is used")
+        if path.exists():
+            path.replace(damaged)
+    return None, problems

@@ -103,6 +103,8 @@ def _pairwise_distances(embeddings: Tensor) -> Tensor:
         x = embeddings.transpose(0, 1).to(torch.promote_types(embeddings.dtype, torch.float32))  # (P, B, D)
         square = x.square().sum(-1)  # (P, B)
         squared = torch.baddbmm(square[:, :, None] + square[:, None, :], x, x.mT, alpha=-2)
+        same = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        squared = squared.masked_fill(same, 0)  # exactly: through the root, rounding would become a random gradient
         return squared.relu().sqrt()  # relu, not clamp: its gradient at 0 is 0, that of sqrt would make it NaN
 
 

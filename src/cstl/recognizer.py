@@ -14,6 +14,7 @@ from cstl.data.protocol import Protocol
 from cstl.losses import TripletLoss
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.models import set_batch_norm
+from cstl.models.collective import of_all_processes
 from cstl.tables import rows
 
 
@@ -53,8 +54,8 @@ class GaitRecognizer(LightningModule):
         self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
         self.learning_rate, self.milestones, self.gamma = learning_rate, list(milestones), gamma
         self.half_embeddings = half_embeddings
-        self.patience, self.bad_steps = patience, 0
-        self.metrics: list[CrossViewAccuracy] = []  # of the test subjects and of held-out training subjects
+        self.patience, self.bad_steps = patience, torch.tensor(0)
+        self.metrics: dict[str, CrossViewAccuracy] = {}  # of the test subjects and of held-out training subjects
         self.result: CrossViewResult | None = None  # of the test subjects
         self.mean_embeddings: tuple[Tensor, Tensor]  # theirs, see CrossViewAccuracy.mean_embeddings
         self.config: dict[str, Any] | None = None  # plain containers; goes into the checkpoints
@@ -63,11 +64,12 @@ class GaitRecognizer(LightningModule):
         """Makes the metrics for the protocol of the data module in use."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, GaitDataModule)
-        self.metrics = [cross_view_accuracy(data.protocol, self.half_embeddings) for _ in range(2)]
+        splits = ["test"] if stage == "test" or not data.protocol.validation else ["test", "validation"]
+        self.metrics = {split: cross_view_accuracy(data.protocol, self.half_embeddings) for split in splits}
 
     def configure_optimizers(self) -> Any:
         """Adam without weight decay, and the step schedule when there is one."""
-        optimizer = torch.optim.Adam(self.parameters(), self.learning_rate)
+        optimizer = torch.optim.Adam(self.parameters(), self.learning_rate, fused=True)
         if not self.milestones:
             return optimizer
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, self.milestones, self.gamma)
@@ -75,16 +77,20 @@ class GaitRecognizer(LightningModule):
 
     def embed(self, silhouettes: Tensor, lengths: Tensor | None = None) -> Any:
         """The network's output for uint8 silhouettes (B, T, H, W)."""
-        return self.network(silhouettes.float() / 255, lengths)
+        return self.network(silhouettes.to(self.dtype) / 255, lengths)
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:  # noqa: D102
         embeddings, logits = self.embed(batch.silhouettes)
-        triplet = self.triplet(embeddings, batch.labels)
+        # Every process has the triplets of the whole batch, and the gradients of all processes are averaged: with the
+        # gradient that the gathering passes on, that is the gradient of one process with the whole batch.
+        triplet = self.triplet(of_all_processes(embeddings), of_all_processes(batch.labels))
         parts = logits.shape[1]
         cross_entropy = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat_interleave(parts))
         loss = self.triplet_weight * triplet.loss + self.cross_entropy_weight * cross_entropy
+        cross_entropy = of_all_processes(cross_entropy.detach()[None]).mean()
         self.log("step", self.global_step + 1.0)  # the iteration is every log's axis, also after a resumption
-        self.log("train/loss", loss, prog_bar=True)
+        whole = self.triplet_weight * triplet.loss + self.cross_entropy_weight * cross_entropy
+        self.log("train/loss", whole, prog_bar=True)
         self.log("train/triplet", triplet.loss)
         self.log("train/cross_entropy", cross_entropy)
         self.log("train/active_triplets", triplet.active.float().mean())
@@ -92,33 +98,34 @@ class GaitRecognizer(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Skips a step whose gradient is not finite, and stops when there were `patience` of them in a row."""
+        """Skips a step whose gradient is not finite, and stops when there were `patience` of them in a row.
+
+        The GPU is asked for the number of such steps only when there is something to log, so that it need not wait.
+        """
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         self.log("train/gradient_norm", norm)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        if torch.isfinite(norm):
-            self.bad_steps = 0
+        bad = ~torch.isfinite(norm)
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # of 1: fused Adam changes nothing
+        self.bad_steps = (self.bad_steps.to(bad.device) + 1) * bad
+        if norm.is_cuda and (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        optimizer.zero_grad()  # Adam leaves parameters without a gradient alone
-        self.bad_steps += 1
-        if self.bad_steps >= self.patience:
-            first = self.global_step - self.bad_steps + 2  # counted from 1
+        if (count := int(self.bad_steps)) >= self.patience:
+            first = self.global_step - count + 2  # counted from 1
             raise FloatingPointError(
-                f"the gradient was not finite for {self.bad_steps} steps in a row, first at step {first}; the weights "
+                f"the gradient was not finite for {count} steps in a row, first at step {first}; the weights "
                 "are those before it. Try a lower model.learning_rate or trainer.precision=bf16-mixed or 32-true"
             )
 
     def validation_step(self, batch: TestBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
         embeddings, _ = self.embed(batch.silhouettes, batch.lengths)
-        metric = self.metrics[dataloader_idx]
+        metric = list(self.metrics.values())[dataloader_idx]
         metric.update(embeddings, batch.subject, batch.condition, batch.view, batch.sequence)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `test/rank1/…` and `validation/rank1/…`: each probe and, as `mean`, all; keeps `self.result`."""
-        for split, metric in zip(("test", "validation"), self.metrics, strict=True):
-            if not metric.update_called:
-                continue
+        for split, metric in self.metrics.items():
             result = metric.compute()
             if split == "test":
                 self.result, self.mean_embeddings = result, metric.mean_embeddings()
@@ -138,8 +145,8 @@ class GaitRecognizer(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
 
-def cross_view_accuracy(protocol: Protocol, half_embeddings: bool = False) -> CrossViewAccuracy:
-    """The metric of a protocol."""
+def cross_view_accuracy(protocol: Protocol, half_embeddings: bool = False, **settings: Any) -> CrossViewAccuracy:
+    """The metric of a protocol; `settings` are torchmetrics' own."""
     return CrossViewAccuracy(
         protocol.conditions,
         protocol.views,
@@ -148,4 +155,5 @@ def cross_view_accuracy(protocol: Protocol, half_embeddings: bool = False) -> Cr
         cross_view_gallery=protocol.cross_view_gallery,
         cross_view_probes=protocol.cross_view_probes,
         store_dtype=torch.float16 if half_embeddings else None,
+        **settings,
     )

@@ -1,7 +1,8 @@
 """What the commands do: a run from data to table, its folder, and going on where it stopped."""
 
-import csv
 import logging
+import re
+import shlex
 import sys
 import time
 import warnings
@@ -16,27 +17,30 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import CSVLogger
 from rich.console import Console
 
 from cstl import results, tables
-from cstl.callbacks import BEST, WholeCheckpoints, checkpoints
+from cstl.callbacks import BEST, WholeCheckpoints, checkpoints, last_whole_checkpoint
 from cstl.checkpoint import load_weights, network_settings, to_official, transfer
 from cstl.config import Plain, differences, digest, plain
 from cstl.data.alignment import frame_size
 from cstl.data.check import check_store, contact_sheet, write_check
 from cstl.data.datamodule import GaitDataModule
 from cstl.data.prepare import prepare as prepare_store
+from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store
 from cstl.data.walkers import synthesize as write_walkers
+from cstl.loggers import CSVLog
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
+from cstl.processes import as_one_run, check_processes, is_first, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
+from cstl.sweep import AlreadyFinishedError
 
 # All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
 TARGETS = {"cstl.recognizer.GaitRecognizer", "cstl.models.CSTL", "cstl.data.datamodule.GaitDataModule"}
-CONSOLE = Console(width=None if sys.stdout.isatty() else 80)
+CONSOLE = Console(width=None if sys.stdout.isatty() else 80, quiet=not is_first())
 
 
 def train(config: DictConfig) -> Plain:
@@ -49,7 +53,12 @@ def train(config: DictConfig) -> Plain:
     with open_dict(config):
         config.model.network.num_classes = data.num_classes
     folder, settings = Path(HydraConfig.get().runtime.output_dir), plain(config)
+    trainer = make_trainer(config, folder)
+    check_processes(config, trainer)
     last = open_run(folder, settings)
+    for logger in trainer.loggers:
+        if last is not None and isinstance(logger, CSVLog):
+            logger.resume(step=int(last.stem.removeprefix("step-")))
 
     seed_everything(config.seed, workers=True, verbose=False)
     recognizer: GaitRecognizer = instantiate(config.model, _convert_="all")
@@ -57,17 +66,17 @@ def train(config: DictConfig) -> Plain:
     if config.init_from is not None and last is None:
         transferred = transfer(recognizer.network, load_weights(config.init_from).state_dict)
         CONSOLE.print(f"{config.init_from}: {transferred}", highlight=False)
-    trainer = make_trainer(config, folder, last)
-    started = time.monotonic()
-    trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
-    seconds = {"training": time.monotonic() - started}
-    reported = checkpoints(folder / "checkpoints")[-1]  # the last, unless the best on held-out subjects is asked for
-    if (best := folder / "checkpoints" / BEST).exists():
-        reported = best
-        recognizer.network.load_state_dict(load_weights(best).state_dict)
-    done = report(folder, settings, trainer, recognizer, data, reported, seconds)
-    results.draw_curves(folder / "metrics.csv", folder / "curves.png")
-    return done
+    with as_one_run(config, folder, trainer.world_size):
+        started = time.monotonic()
+        trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
+        seconds = {"training": time.monotonic() - started}
+        reported = checkpoints(folder / "checkpoints")[
+            -1
+        ]  # the last, unless the best on held-out subjects is asked for
+        if (best := folder / "checkpoints" / BEST).exists():
+            reported = best
+            recognizer.network.load_state_dict(load_weights(best).state_dict)
+        return report(folder, settings, trainer, recognizer, data, reported, seconds)
 
 
 def evaluate(config: DictConfig) -> Plain:
@@ -96,7 +105,14 @@ def evaluate(config: DictConfig) -> Plain:
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     data: GaitDataModule = instantiate(config.data, _convert_="all")
-    return report(folder, plain(config), make_trainer(config, folder, None), recognizer, data, path, {})
+    trainer = make_trainer(config, folder)
+    check_processes(config, trainer)
+    settings = plain(config)
+    if is_first():  # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
+        evaluated = trained | {key: settings[key] for key in ("dataset", "data")}
+        results.write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
+    with as_one_run(config, folder, trainer.world_size):
+        return report(folder, settings, trainer, recognizer, data, path, {})
 
 
 def export_official(config: DictConfig) -> None:
@@ -112,25 +128,36 @@ def export_official(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig) -> None:
-    """Prepares the data set's store from its raw frames."""
+    """Prepares the data set's store from its raw frames, or one shard of it."""
     dataset = config.dataset
     if dataset.raw is None:
         raise ValueError(
             f"where are the raw frames of {dataset.name}? Name their folder:\n"
             f"  python -m cstl.prepare dataset={dataset.name} res={config.res} dataset.raw=PATH"
         )
-    summary = prepare_store(
-        dataset.raw,
-        dataset.store,
-        dataset=dataset.name,
-        protocol=plain(dataset.protocol),
-        res=config.res,
-        layout=dataset.get("layout", "auto"),
-        workers=config.get("workers"),
-        strict=config.get("strict", False),
-        upsample=config.get("upsample", False),
-    )
+    settings = {
+        "dataset": dataset.name,
+        "protocol": plain(dataset.protocol),
+        "res": config.res,
+        "layout": dataset.get("layout", "auto"),
+        "workers": config.get("workers"),
+        "strict": config.get("strict", False),
+        "upsample": config.get("upsample", False),
+        "typed": typed_to_prepare() if "shard" in config else None,  # training prepares its walkers itself
+    }
+    if config.get("shard") is None:
+        summary = prepare_store(dataset.raw, dataset.store, **settings)
+    else:
+        summary = prepare_shard(dataset.raw, dataset.store, shard=config.shard, shards=config.shards, **settings)
     CONSOLE.print(str(summary), highlight=False, markup=False, soft_wrap=True)
+
+
+def typed_to_prepare() -> str:
+    """What was typed after `python -m cstl.prepare`, without the shard, to be typed again."""
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    overrides = [override for override in hydra.overrides.task if not re.match(r"shards?=", override)]
+    return shlex.join([*(f"--config-dir={folder}" for folder in folders), *overrides])
 
 
 def check(config: DictConfig) -> None:
@@ -179,9 +206,13 @@ def name_subjects(config: DictConfig) -> None:
 
 def make_missing_walkers(config: DictConfig) -> None:
     """Synthetic walkers are made and prepared on first use; other data sets are the user's to prepare."""
-    if "synthesis" in config.dataset and not Path(config.dataset.store).exists():
+    if "synthesis" not in config.dataset or (store := Path(config.dataset.store)).exists():
+        return
+    if is_first():
         synthesize(config)
         prepare(config)
+    else:
+        wait_for(store)
 
 
 def open_run(folder: Path, settings: Plain) -> Path | None:
@@ -193,24 +224,24 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     file = folder / "config.yaml"
     rename = "choose another name=, or delete the folder"
     if not file.exists():
-        file.write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
+        if is_first():
+            results.write_text(file, OmegaConf.to_yaml(settings))
         return None
     before = OmegaConf.load(file)
     assert isinstance(before, DictConfig)
     if differs := differences(plain(before), settings):
         raise ValueError(f"{folder} is a run with other settings; {rename}. What differs:\n  " + "\n  ".join(differs))
     if (folder / "results.json").exists():
-        raise ValueError(f"{folder} is finished, its results are in results.json; to run again {rename}")
-    return next(reversed(checkpoints(folder / "checkpoints")), None)
+        raise AlreadyFinishedError(f"{folder} is finished, its results are in results.json; to run again {rename}")
+    last, problems = last_whole_checkpoint(folder / "checkpoints")
+    for problem in problems:
+        CONSOLE.print(problem, highlight=False, soft_wrap=True)
+    return last
 
 
-def make_trainer(config: DictConfig, folder: Path, last: Path | None) -> Trainer:
-    """Lightning's trainer as configured; the CSV log goes on from the checkpoint `last`."""
+def make_trainer(config: DictConfig, folder: Path) -> Trainer:
+    """Lightning's trainer as configured."""
     quiet_lightning()
-    loggers = [instantiate(logger) for logger in config.logger.values()]
-    for logger in loggers:
-        if last is not None and isinstance(logger, CSVLogger):
-            keep_rows(logger, step=int(last.stem.removeprefix("step-")))
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     if CONSOLE.is_terminal:
         callbacks.append(RichProgressBar(leave=True))
@@ -219,7 +250,7 @@ def make_trainer(config: DictConfig, folder: Path, last: Path | None) -> Trainer
     return instantiate(
         config.trainer,
         default_root_dir=str(folder),
-        logger=loggers,
+        logger=[instantiate(logger) for logger in config.logger.values()],
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(steps, 1)),
@@ -229,17 +260,6 @@ def make_trainer(config: DictConfig, folder: Path, last: Path | None) -> Trainer
         enable_progress_bar=CONSOLE.is_terminal,
         _convert_="all",
     )
-
-
-def keep_rows(logger: CSVLogger, step: int) -> None:
-    """Carries the rows up to `step` over into a log that starts again: the logger itself deletes the old file."""
-    file = Path(logger.log_dir) / "metrics.csv"
-    if not file.exists():
-        return
-    with file.open(newline="") as rows:
-        before = [row for row in csv.DictReader(rows) if int(row["step"]) <= step]
-    logger.experiment.metrics = before
-    logger.save()
 
 
 def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
@@ -291,9 +311,11 @@ def report(
     checkpoint: Path,
     seconds: dict[str, float],
 ) -> Plain:
-    """Evaluates on the test subjects, prints the paper's table, writes `results.json`, tables and `cross_view.png`."""
+    """Evaluates on the test subjects; the first process prints the paper's table and writes what a run leaves."""
     started = time.monotonic()
     trainer.test(recognizer, datamodule=data, verbose=False)
+    if not is_first():
+        return {}
     seconds = seconds | {"evaluation": time.monotonic() - started}
     result, trained = recognizer.result, recognizer.config
     assert result is not None
@@ -331,6 +353,8 @@ def report(
     results.write_probes(result, data.test_subjects, data.protocol.conditions, folder / "probes.npz")
     results.write_embeddings(*recognizer.mean_embeddings, folder / "embeddings.npz")
     results.draw_cross_view(result, folder / "cross_view.png")
+    if (metrics := folder / "metrics.csv").exists():
+        results.draw_curves(metrics, folder / "curves.png")
     results.write_json(folder / "results.json", content)
     CONSOLE.print(f"\nresults, tables and pictures: {folder}", highlight=False, soft_wrap=True)
     return content
@@ -343,8 +367,9 @@ def is_published_split(dataset: Plain) -> bool:
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
     """The baseline: the mean silhouette of a sequence and its nearest neighbour (Han & Bhanu, TPAMI 2006)."""
-    metric = cross_view_accuracy(data.protocol, half_embeddings=True)  # an image of H·W values a sequence
-    for batch in data.test_dataloader():
+    # an image of H·W values a sequence; the first process alone makes them
+    metric = cross_view_accuracy(data.protocol, half_embeddings=True, sync_on_compute=False)
+    for batch in data.test_dataloader(dealt=False):
         sums = batch.silhouettes.sum(dim=1, dtype=torch.float32).flatten(1)  # (B, H·W); padding is zero
         images = sums / (255 * batch.lengths[:, None])
         metric.update(images[:, None], batch.subject, batch.condition, batch.view)
@@ -353,12 +378,16 @@ def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
 
 def quiet_lightning() -> None:
     """Silences what Lightning says of a choice that is ours: the batch sampler resumes by itself, a CPU is fine."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*your dataloader is not resumable.*",
         ".*does not have many workers.*",
         ".*Experiment logs directory.*",
         ".*GPU available but not used.*",
         ".*LeafSpec.*",
+        ".*`compute` method of metric CrossViewAccuracy was called before.*",  # a process without a sequence
+        ".*sync_dist=True.*",  # every process has the same value
+        ".*Grad strides do not match bucket view strides.*",
     ):
         warnings.filterwarnings("ignore", message)

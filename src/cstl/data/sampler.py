@@ -31,6 +31,8 @@ def frame_window(length: int, frames: int, generator: np.random.Generator) -> np
 class TrainBatches(Sampler[TrainIndex]):
     """P subjects × K sequences × T frames, for steps `start` … `steps` − 1; its length stays `steps`, for resumption.
 
+    The whole batch is drawn, then dealt: each process takes P / `processes` subjects of it, in the order of the ranks.
+
     Args:
         labels: class of every sequence of the store, int64 (N,), −1 for those that are not trained on.
         starts: first frame of every sequence in the store, int64 (N,).
@@ -41,9 +43,10 @@ class TrainBatches(Sampler[TrainIndex]):
         steps: number of batches of the whole run.
         seed: non-negative.
         start: the first step, where a run goes on.
+        rank, processes: which share of each batch, of how many.
 
     Raises:
-        ValueError: fewer subjects than a batch needs.
+        ValueError: fewer subjects than a batch needs, or ones that cannot be dealt evenly.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class TrainBatches(Sampler[TrainIndex]):
         steps: int,
         seed: int,
         start: int = 0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         chosen = np.flatnonzero(labels >= 0)
         self.order = chosen[np.argsort(labels[chosen], kind="stable")]  # sequences of class 0, of class 1, …
@@ -69,23 +74,44 @@ class TrainBatches(Sampler[TrainIndex]):
                 f"a batch needs {subjects} subjects, the store has training sequences of {len(self.counts)}; "
                 f"ask for fewer (data.subjects={max(len(self.counts), 1)}) or prepare more"
             )
+        check_deal(subjects, processes)
         self.subjects, self.sequences, self.frames = subjects, sequences, frames
         self.steps, self.seed, self.start = steps, seed, start
+        share = subjects * sequences // processes
+        self.share = slice(rank * share, (rank + 1) * share)
 
     def batch(self, step: int) -> TrainIndex:
-        """The batch of one step: the sequences of a subject one after another."""
+        """The whole batch of one step: the sequences of a subject one after another."""
         generator = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
         classes = generator.choice(len(self.counts), self.subjects, replace=False)[:, None]  # (P, 1)
         picks = generator.integers(self.counts[classes], size=(self.subjects, self.sequences))  # (P, K)
         chosen = self.order[self.firsts[classes] + picks].ravel()  # (B,)
-        windows = [frame_window(length, self.frames, generator) for length in self.lengths[chosen].tolist()]
-        return TrainIndex(self.starts[chosen, None] + np.stack(windows), np.repeat(classes, self.sequences))
+        room = self.lengths[chosen] - self.frames
+        if (room >= 0).all():  # the same numbers as below, drawn at once: five times faster
+            windows = generator.integers(room + 1)[:, None] + np.arange(self.frames)
+        else:
+            windows = np.stack([frame_window(n, self.frames, generator) for n in self.lengths[chosen].tolist()])
+        return TrainIndex(self.starts[chosen, None] + windows, np.repeat(classes, self.sequences))
 
     def __iter__(self) -> Iterator[TrainIndex]:
-        return map(self.batch, range(self.start, self.steps))
+        for step in range(self.start, self.steps):
+            rows, labels = self.batch(step)
+            yield TrainIndex(rows[self.share], labels[self.share])
 
     def __len__(self) -> int:
         return self.steps
+
+
+def check_deal(subjects: int, processes: int) -> None:
+    """Refuses processes that a batch's subjects cannot be dealt to evenly: ValueError with what would work."""
+    if subjects % processes:
+        fitting = [str(n) for n in range(1, subjects + 1) if subjects % n == 0]
+        below, above = subjects // processes * processes, -(-subjects // processes) * processes
+        others = " or ".join(f"data.subjects={n}" for n in dict.fromkeys((below, above)) if n)
+        raise ValueError(
+            f"a batch of {subjects} subjects cannot be dealt evenly to {processes} processes: take "
+            f"{', '.join(fitting)} of them (trainer.devices × trainer.num_nodes), or {others}"
+        )
 
 
 def length_buckets(lengths: Sequence[int] | np.ndarray, budget: int, padding: float = 0.1) -> list[np.ndarray]:

@@ -1,10 +1,11 @@
 """Batch normalisation of every body part, and the choice of whose statistics: a process's, everybody's, a slice's."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
+from cstl.models.collective import of_all_processes, world_size
 from cstl.models.parts import at_least_float32
 
 POPULATIONS = ("replica", "synchronised", "ghost")
@@ -60,7 +61,7 @@ class PartBatchNorm(nn.Module):
 
     def _division(self, sequences: int) -> tuple[int, int]:
         """Slices in this process's `sequences`, and processes that share one slice; one of the two is 1."""
-        processes = _processes()
+        processes = world_size()
         slices = {"replica": processes, "synchronised": 1, "ghost": self.ghosts}[self.population]  # of all processes
         if slices % processes and processes % slices:
             raise ValueError(
@@ -99,7 +100,7 @@ class PartBatchNorm(nn.Module):
         with torch.no_grad():
             unbiased = variance * (count / (count - 1))
             first = torch.stack([mean[:, 0].flatten(), unbiased[:, 0].flatten()])
-            if _processes() > 1:
+            if world_size() > 1:
                 distributed.broadcast(first, src=0)
             self.running_mean.lerp_(first[0], self.momentum)
             self.running_var.lerp_(first[1], self.momentum)
@@ -135,32 +136,9 @@ def _shared(count: Tensor, mean: Tensor, variance: Tensor, sharers: int) -> tupl
     """
     rank = distributed.get_rank()
     mine = torch.stack([count.expand_as(mean), mean, variance])  # (3, P, 1, C)
-    table = mine.new_zeros(_processes(), *mine.shape)
-    table[rank] = mine
     first = rank // sharers * sharers
-    n, means, variances = _SumOverProcesses.apply(table)[first : first + sharers].unbind(1)  # (sharers, P, 1, C)
+    n, means, variances = of_all_processes(mine[None])[first : first + sharers].unbind(1)  # (sharers, P, 1, C)
     total = n.sum(0)
     mean = (n * means).sum(0) / total
     variance = (n * (variances + (means - mean).square())).sum(0) / total
     return total[0, :, :1], mean, variance
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes, whose gradient is the sum of all processes' gradients; on any device."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
-
-
-def _processes() -> int:
-    together = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if together else 1

@@ -1,0 +1,120 @@
+"""Several processes of one run: who they are, how they are started, and what cannot work."""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_only
+
+from cstl.data.sampler import check_deal
+
+_SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_OF_THE_SWEEP = (
+    "hydra/launcher=",
+    "hydra.launcher.",
+    "hydra/sweeper=",
+    "hydra.sweeper.",
+    "hydra.sweep.",
+    "hydra.mode=",
+)
+
+
+class Stopped(Exception):  # not an error
+    """A signal asked the run to stop; it did so after `step` steps, with a checkpoint."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.signal = signal.Signals(number)
+        what = f"with a checkpoint after {step} steps" if step else "before the first step"
+        super().__init__(f"stopped by {self.signal.name} {what}; the same command goes on from there")
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes, of all processes of the run."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def started_elsewhere() -> bool:
+    """Whether torchrun, srun or Lightning has started this process beside others."""
+    return "LOCAL_RANK" in os.environ or (int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ)
+
+
+def check_processes(config: DictConfig, trainer: Trainer) -> None:
+    """Refuses what several processes cannot do: ValueError with what would work."""
+    processes = trainer.world_size
+    if trainer.accumulate_grad_batches > 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} would change the loss: triplets are "
+            "mined within a batch. Take a larger batch on more devices (trainer=ddp), or fewer frames a sequence"
+        )
+    if "steps" in config.data and trainer.max_steps > 0:
+        check_deal(config.data.subjects, processes)
+    if processes == 1:
+        return
+    unresolved: Any = OmegaConf.to_container(config, resolve=False)
+    if started_elsewhere() and "${now:" in unresolved["name"]:
+        raise ValueError(
+            f"the {processes} processes that torchrun or srun started would each make a run of their own, named after "
+            "the time: give the run a name with name=NAME, which also lets it go on after a stop"
+        )
+    launcher = HydraConfig.get().launcher._target_.rsplit(".", 1)[-1]
+    if is_multirun() and not started_elsewhere() and launcher != "BasicLauncher":
+        raise ValueError(
+            f"a sweep with {launcher} starts several jobs at once, and each of them would start {processes} processes "
+            "of its own, which it cannot. Leave hydra/launcher= out (one job after the other), use "
+            "hydra/launcher=submitit_slurm with hydra.launcher.tasks_per_node= the number of devices, or take "
+            "trainer.devices=1"
+        )
+
+
+def is_multirun() -> bool:
+    """Whether this is a job of a sweep."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+@contextmanager
+def as_one_run(config: DictConfig, folder: Path, processes: int) -> Iterator[None]:
+    """Lets Lightning start the other processes as this run: with this name, in this folder, also within a sweep.
+
+    Lightning repeats the command line of this process for them. That of a sweep would start the whole sweep again, and
+    a name made of the time would be another one.
+    """
+    if processes == 1:
+        yield
+        return
+    hydra: Any = HydraConfig.get()
+    argv, environment, run_dir = sys.argv[:], os.environ.copy(), hydra.run.dir
+    flags = [word for word in argv[1:] if word not in ("-m", "--multirun") and not re.match(r"[~+]*[\w./@]+=", word)]
+    chosen = [*hydra.overrides.task, *hydra.overrides.hydra]
+    chosen = [override for override in chosen if not override.startswith(_OF_THE_SWEEP)]
+    sys.argv[1:] = [*flags, *chosen, f"name='{config.name}'"]
+    with read_write(hydra):
+        hydra.run.dir = str(folder)
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        sys.argv[:] = argv
+        for name in _SET_BY_LIGHTNING:
+            os.environ.pop(name, None)
+            if name in environment:
+                os.environ[name] = environment[name]
+        with read_write(hydra):
+            hydra.run.dir = run_dir
+
+
+def wait_for(path: Path) -> None:
+    """Waits until the first process has made a file or folder; whoever started the processes ends this one, too."""
+    while not path.exists():
+        time.sleep(0.2)

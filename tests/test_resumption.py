@@ -1,0 +1,279 @@
+"""A run that was killed goes on as if nothing had happened; a damaged checkpoint is noticed; signals are obeyed."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from cstl.callbacks import checkpoints
+from cstl.config import CONFIG_PATH
+
+TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "baseline=false")
+Patch = Callable[[], None]
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_step(step: int, number: int = signal.SIGKILL) -> Patch:
+    """A signal in the middle of a training step."""
+
+    def patch() -> None:
+        from cstl.recognizer import GaitRecognizer
+
+        train = GaitRecognizer.training_step
+
+        def training_step(self: GaitRecognizer, *arguments: object) -> torch.Tensor:
+            if self.global_step == step:
+                os.kill(os.getpid(), number)
+            return train(self, *arguments)
+
+        GaitRecognizer.training_step = training_step
+
+    return patch
+
+
+class Killed:
+    """Kill points; each is called in the process before the run."""
+
+    @staticmethod
+    def writing_a_checkpoint() -> None:
+        """When half of the second one is on the disk."""
+        save, seen = torch.save, []
+
+        def half(content: object, file: object) -> None:
+            seen.append(save(content, file))
+            if len(seen) == 2:
+                file.truncate(file.tell() // 2)
+                kill()
+
+        torch.save = half
+
+    @staticmethod
+    def putting_a_checkpoint_in_its_place() -> None:
+        fsync, seen = os.fsync, []
+
+        def late(file: int) -> None:
+            fsync(file)
+            seen.append(file)
+            if len(seen) == 2:
+                kill()
+
+        os.fsync = late
+
+    @staticmethod
+    def evaluating() -> None:
+        """In the evaluation after step 3, of which the checkpoint of step 2 knows nothing."""
+        from cstl.recognizer import GaitRecognizer
+
+        GaitRecognizer.validation_step = lambda *arguments: kill()
+
+    @staticmethod
+    def evaluating_the_last_model() -> None:
+        from cstl.recognizer import GaitRecognizer
+
+        GaitRecognizer.test_step = lambda *arguments: kill()
+
+    @staticmethod
+    def rewriting_the_log() -> None:
+        """When the first evaluation brings new columns."""
+        replace, seen = os.replace, []
+
+        def late(source: Path, target: Path) -> None:
+            seen.append(target.name)
+            if seen.count("metrics.csv") == 2:
+                source.write_text(source.read_text()[:50])
+                kill()
+            replace(source, target)
+
+        os.replace = late
+
+
+def resumed_log() -> None:
+    """Killed when a resumed run has just cut its log."""
+    from cstl.loggers import CSVLog
+
+    resume = CSVLog.resume
+
+    def cut(self: CSVLog, step: int) -> None:
+        resume(self, step)
+        kill()
+
+    CSVLog.resume = cut
+
+
+def train(conf: Path, folder: Path, patch: Patch | str | None) -> None:
+    """What a fresh process does; its output goes to a file beside the run."""
+    sys.stdout = sys.stderr = open(f"{folder}.log", "a")  # noqa: SIM115
+    torch.set_num_threads(1)
+    from cstl import run
+    from cstl.processes import Stopped
+
+    folder.mkdir(exist_ok=True)
+    fixed = [f"hydra.searchpath=[file://{conf}]", f"hydra.runtime.output_dir={folder}", "name=run"]
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        config = compose("train", overrides=[*fixed, *TINY], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    if patch is not None:
+        (getattr(Killed, patch) if isinstance(patch, str) else patch)()
+    try:
+        run.train(config)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        os._exit(128 + stopped.signal)
+    except OSError as error:
+        print(error, flush=True)
+        os._exit(1)
+
+
+class AtStep:
+    """`at_step`, as something that can be sent to another process."""
+
+    def __init__(self, step: int, number: int = signal.SIGKILL) -> None:
+        self.step, self.number = step, number
+
+    def __call__(self) -> None:
+        at_step(self.step, self.number)()
+
+
+Start = Callable[[str, Patch | str | None], BaseProcess]
+
+
+@pytest.fixture(scope="module")
+def start(user_conf: Path, folder: Path) -> Start:
+    """Starts a run of that name in a process forked from one that has imported everything, and waits for its end."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cstl.run"])
+
+    def start(name: str, patch: Patch | str | None) -> BaseProcess:
+        process = context.Process(target=train, args=(user_conf, folder / name, patch))
+        process.start()
+        process.join(120)
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resumption")
+
+
+@pytest.fixture(scope="module")
+def whole(start: Start, folder: Path) -> Path:
+    """A run that was never killed."""
+    assert start("whole", None).exitcode == 0, (folder / "whole.log").read_text()
+    return folder / "whole"
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same weights, optimiser state, log and results, bit by bit."""
+    ours, theirs = (torch.load(checkpoints(run / "checkpoints")[-1], weights_only=True) for run in (one, other))
+    assert list(_tensors(ours["state_dict"])) == list(_tensors(theirs["state_dict"]))
+    assert list(_tensors(ours["optimizer_states"])) == list(_tensors(theirs["optimizer_states"]))
+    assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+    ours, theirs = (json.loads((run / "results.json").read_text()) for run in (one, other))
+    assert [ours[what] for what in ("rank1", "measures")] == [theirs[what] for what in ("rank1", "measures")]
+
+
+def _tensors(node: object) -> Iterator[bytes]:
+    if isinstance(node, torch.Tensor):
+        yield node.numpy().tobytes()
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _tensors(child)
+
+
+@pytest.mark.parametrize("point", [name for name in vars(Killed) if not name.startswith("_")])
+def test_killed_at_a_bad_moment(point: str, start: Start, whole: Path) -> None:
+    name = point
+    assert start(name, point).exitcode == -signal.SIGKILL
+    assert start(name, None).exitcode == 0, (whole.parent / f"{name}.log").read_text()
+    assert_same(whole, whole.parent / name)
+
+
+def test_killed_three_times(start: Start, whole: Path) -> None:
+    """At a random step, when it had just gone on, and at a later step."""
+    first = random.Random(7).randint(2, 4)
+    for patch in (AtStep(first), resumed_log, AtStep(5)):
+        assert start("thrice", patch).exitcode == -signal.SIGKILL
+    assert start("thrice", None).exitcode == 0
+    assert_same(whole, whole.parent / "thrice")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_signals_leave_a_checkpoint_first(name: str, start: Start, whole: Path) -> None:
+    """The signal comes in the fifth step, which no checkpoint would follow."""
+    number = getattr(signal, name)
+    assert start(name, AtStep(4, number)).exitcode == 128 + number
+    run = whole.parent / name
+    assert f"stopped by {name} with a checkpoint after 5 steps" in (whole.parent / f"{name}.log").read_text()
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-0000004.ckpt", "step-0000005.ckpt"]
+    assert start(name, None).exitcode == 0
+    assert_same(whole, run)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage: str, start: Start, whole: Path) -> None:
+    name = f"damaged-{damage}"
+    assert start(name, AtStep(5)).exitcode == -signal.SIGKILL
+    last = checkpoints(whole.parent / name / "checkpoints")[-1]
+    assert last.name == "step-0000004.ckpt"
+    content = bytearray(last.read_bytes())
+    if damage == "flipped":  # one bit of the weights, in the largest record
+        with zipfile.ZipFile(last) as archive:
+            record = max(archive.infolist(), key=lambda info: info.file_size)
+        content[record.header_offset + record.file_size // 2] ^= 1
+    last.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
+
+    assert start(name, None).exitcode == 0, (whole.parent / f"{name}.log").read_text()
+    said = (whole.parent / f"{name}.log").read_text()
+    assert f"{last} is damaged" in said
+    assert "step-0000004.ckpt.damaged, the one before it is used" in said
+    assert (last.parent / "step-0000004.ckpt.damaged").exists()
+    assert_same(whole, whole.parent / name)
+
+
+def full_disk() -> None:
+    """Files of more than 100 kB cannot be written from step 3 on."""
+
+    def fill() -> None:
+        from cstl.recognizer import GaitRecognizer
+
+        train = GaitRecognizer.training_step
+
+        def training_step(self: GaitRecognizer, *arguments: object) -> torch.Tensor:
+            if self.global_step == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            return train(self, *arguments)
+
+        GaitRecognizer.training_step = training_step
+
+    fill()
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(start: Start, whole: Path) -> None:
+    assert start("full", full_disk).exitcode == 1
+    run = whole.parent / "full"
+    said = (whole.parent / "full.log").read_text()
+    assert "step-0000004.ckpt could not be written" in said
+    assert "step-0000002.ckpt is whole, and the same command goes on from it" in said
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-0000002.ckpt"]
+    assert start("full", None).exitcode == 0
+    assert_same(whole, run)
