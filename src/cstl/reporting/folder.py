@@ -133,7 +133,7 @@ def read_run(folder: Path) -> Run:
     run.config = _read(run, "config.yaml", _read_yaml) or {}
     run.results = _read(run, "results.json", _read_json) or {}
     run.table = _read(run, "table.csv", _read_table)
-    run.curves = _read(run, "metrics.csv", _read_curves) or {}
+    run.curves = _read(run, "metrics.csv", read_curves) or {}
     run.probes = _read(run, "probes.npz", _read_probes)
     run.embeddings = _read(run, "embeddings.npz", lambda path: _arrays(path, Embeddings))
     _find_checkpoint(run)
@@ -191,10 +191,11 @@ def _read_table(path: Path) -> Table:
     return Table(title.removeprefix("# "), tuple(header[2:-1]), tuple(rows))
 
 
-def _read_curves(path: Path) -> dict[str, Curve]:
+def read_curves(path: Path) -> dict[str, Curve]:
+    """The columns of a `metrics.csv`; a last line that is still being written is left out."""
     text = path.read_text(encoding="utf-8")
     curves: dict[str, Curve] = {}
-    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):  # a line that is being written is left out
+    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
         for name, value in row.items():
             if name not in (None, "step", "epoch") and value and math.isfinite(float(value)):
                 steps, values = curves.setdefault(name, ([], []))
