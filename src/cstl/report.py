@@ -138,6 +138,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "config": OmegaConf.to_yaml(OmegaConf.create(run.config)) if run.config else "",
         "curves": charts.curves({run.name: run.curves}, run.probe_names),
         "cross_views": [],
+        "cells": {},
         "lines": [],
         "confusion": None,
         "hardest": [],
@@ -160,6 +161,10 @@ def _page_of_run(run: Run) -> dict[str, Any]:
             page["cross_views"].append(
                 charts.cross_view(f"{probe}: rank-1, mean {figures.percent(mean)}", rank1, views)
             )
+        page["cells"] = {
+            probe: [[MISSING if np.isnan(value) else f"{value:.1f}" for value in line] for line in rank1]
+            for probe, rank1 in cells.items()
+        }
         if cells:
             still("cross_view", figures.cross_view(cells, views))
         if matrix := findings.confusion(run):
@@ -459,12 +464,12 @@ def _value(config: Any, key: str) -> str:
 
 
 def _distinct_names(runs: list[Run]) -> dict[int, str]:
-    """A name for each run: its folder's, with the parent's before it where two are the same."""
+    """A name for each run: its folder's; where two are the same with the parent's before it, or else a number."""
     names = [run.name for run in runs]
-    return {
-        id(run): run.name if names.count(run.name) == 1 else f"{run.folder.resolve().parent.name}/{run.name}"
-        for run in runs
-    }
+    if len(set(names)) < len(names):
+        names = [f"{run.folder.resolve().parent.name}/{run.name}" for run in runs]
+    numbered = [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
+    return {id(run): name for run, name in zip(runs, numbered, strict=True)}
 
 
 def _uri(figure: Figure) -> str:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from cstl.checkpoint import Weights, load_weights
 from cstl.config import Plain
+from cstl.data.alignment import frame_size
 from cstl.data.store import Store, open_store
 from cstl.tables import Row, Table
 
@@ -89,7 +90,7 @@ class Run:
     def title(self) -> str:
         """The data set for the reader, with the size of the silhouettes: CASIA-B 128×88."""
         title = self.config.get("dataset", {}).get("title") or self.dataset or "unknown data set"
-        size = self.results.get("resolution")
+        size = self.results.get("resolution") or (frame_size(self.config["res"]) if "res" in self.config else None)
         return f"{title} {size[0]}×{size[1]}" if size else title
 
     @property
@@ -113,7 +114,8 @@ class Run:
     def steps(self) -> tuple[int, int | None]:
         """Iterations logged, and those asked for."""
         done = max((steps[-1] for steps, _ in self.curves.values() if steps), default=0)
-        return done, self.config.get("trainer", {}).get("max_steps")
+        asked = self.config.get("trainer", {}).get("max_steps") or 0
+        return done, asked if asked > 0 else None
 
 
 def read_run(folder: Path) -> Run:
