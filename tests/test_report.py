@@ -263,6 +263,18 @@ def test_a_run_that_is_being_written(spoilt: Path) -> None:
     assert "Curves" in text
 
 
+def test_a_job_that_failed(spoilt: Path, tmp_path: Path) -> None:
+    (spoilt / "results.json").unlink()
+    early = tmp_path / "early"
+    early.mkdir()
+    for folder in (spoilt, early):
+        (folder / "error.txt").write_text("Traceback …\n\nValueError: margin is −1\n", encoding="utf-8")
+    assert "It failed: ValueError: margin is −1" in read_page(report.report_run(spoilt)).text
+    text = read_page(report.compare_runs([spoilt, early], tmp_path / "all.html")).text
+    assert "early: It failed: ValueError: margin is −1" in text
+    assert "It failed: ValueError" in read_page(report.report_run(early)).text
+
+
 def test_the_store_is_gone_or_another(spoilt: Path, store: Store, tmp_path: Path) -> None:
     config = OmegaConf.load(spoilt / "config.yaml")
     config.data.store = str(tmp_path / "nowhere")

@@ -17,6 +17,7 @@ from cstl.checkpoint import Weights, load_weights
 from cstl.config import Plain
 from cstl.data.alignment import frame_size
 from cstl.data.store import Store, open_store
+from cstl.sweep import ERROR
 from cstl.tables import Row, Table
 
 RUN_FILES = ("config.yaml", "results.json", "metrics.csv")  # a folder with one of them is a run
@@ -126,7 +127,7 @@ def read_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no run folder at {folder}; runs lie in runs/NAME where they were started")
-    if not any((folder / name).is_file() for name in RUN_FILES):
+    if not _is_run(folder):
         raise FileNotFoundError(
             f"{folder} is no run folder: expected {', '.join(RUN_FILES)} or one of them, found none; "
             "name the folder that python -m cstl.train or cstl.evaluate wrote, runs/NAME"
@@ -150,10 +151,14 @@ def read_run(folder: Path) -> Run:
 
 def find_runs(folder: Path) -> list[Path]:
     """The folder itself; of a sweep's folder, those of its jobs, in the order of their numbers."""
-    if any((folder / name).is_file() for name in RUN_FILES) or not folder.is_dir():
+    if _is_run(folder) or not folder.is_dir():
         return [folder]
-    jobs = [job for job in folder.iterdir() if any((job / name).is_file() for name in RUN_FILES)]
+    jobs = [job for job in folder.iterdir() if _is_run(job)]
     return sorted(jobs, key=lambda job: (not job.name.isdigit(), int(job.name) if job.name.isdigit() else 0, job.name))
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (*RUN_FILES, ERROR))  # a job may fail before it writes anything
 
 
 def _read(run: Run, name: str, reader: Callable[[Path], T]) -> T | None:
@@ -304,6 +309,9 @@ def _explain(run: Run) -> None:
             progress = f"{done:,} of {asked:,} iterations are logged" if asked else f"{done:,} iterations are logged"
         else:
             progress = "no iteration is logged yet"
+        if (run.folder / ERROR).is_file():
+            lines = (run.folder / ERROR).read_text(encoding="utf-8", errors="replace").splitlines()
+            run.notes.insert(0, f"It failed: {lines[-1] if lines else 'no message'}")
         run.notes.insert(
             0,
             f"This run is not finished: {progress}, and results.json is not there. The same command goes on with it; "
