@@ -25,7 +25,7 @@ from benchmarks.harness import Curve, Row
 from rich.console import Console
 from rich.table import Table
 
-MODULES = ("loading", "embedding", "evaluation", "preparation", "store")
+MODULES = ("training", "loading", "embedding", "evaluation", "preparation", "store")
 PACKAGES = ("cstl", "torch", "pytorch-lightning", "torchmetrics", "numpy", "opencv-python-headless")
 COLUMNS = ("what", "takes", "floor", "ratio", "ask", "met")
 

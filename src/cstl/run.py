@@ -1,6 +1,8 @@
 """What the commands do: a run from data to table, its folder, and going on where it stopped."""
 
+import ctypes
 import logging
+import platform
 import re
 import shlex
 import sys
@@ -20,7 +22,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 
 from cstl import results, tables
-from cstl.callbacks import BEST, WholeCheckpoints, checkpoints, last_whole_checkpoint
+from cstl.callbacks import BEST, Profile, WholeCheckpoints, checkpoints, last_whole_checkpoint
 from cstl.checkpoint import load_weights, network_settings, to_official, transfer
 from cstl.config import Plain, differences, digest, plain
 from cstl.data.alignment import frame_size
@@ -66,13 +68,18 @@ def train(config: DictConfig) -> Plain:
     if config.init_from is not None and last is None:
         transferred = transfer(recognizer.network, load_weights(config.init_from).state_dict)
         CONSOLE.print(f"{config.init_from}: {transferred}", highlight=False)
+    keep_freed_memory()
     with as_one_run(config, folder, trainer.world_size):
         started = time.monotonic()
         trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
         seconds = {"training": time.monotonic() - started}
-        reported = checkpoints(folder / "checkpoints")[
-            -1
-        ]  # the last, unless the best on held-out subjects is asked for
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Profile):  # five steps are not worth an evaluation
+                CONSOLE.print(f"operators by their own time: {callback.operators}", highlight=False, soft_wrap=True)
+                how = "open it at https://ui.perfetto.dev or chrome://tracing"
+                CONSOLE.print(f"trace: {callback.trace}; {how}", highlight=False, soft_wrap=True)
+                return {"trace": str(callback.trace), "operators": str(callback.operators), "seconds": seconds}
+        reported = checkpoints(folder / "checkpoints")[-1]  # the last, unless the best on held-out subjects is wanted
         if (best := folder / "checkpoints" / BEST).exists():
             reported = best
             recognizer.network.load_state_dict(load_weights(best).state_dict)
@@ -260,6 +267,20 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
         enable_progress_bar=CONSOLE.is_terminal,
         _convert_="all",
     )
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory of freed tensors for the next ones; with glibc on Linux, elsewhere nothing.
+
+    glibc gives every large block back to the kernel at once and asks for it again in the next step, where each page
+    is cleared when it is first touched: on the CPU a fifth of a training step.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
