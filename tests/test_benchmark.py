@@ -81,7 +81,16 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command(tmp_path: Path) -> None:
     out, page = tmp_path / "benchmark.json", tmp_path / "page.md"
     page.write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
-    only = ["--only", "batches 64×44", "evaluation time", "evaluation memory", "preparation 64", "float32", "opening"]
+    only = [
+        "--only",
+        "batches 64×44",
+        "evaluation time",
+        "evaluation memory",
+        "preparation 64",
+        "set, float32",
+        "opening",
+    ]
+    only += ["step, bf16 mixed, over its four"]
     done = run("benchmark.py", "--quick", "--out", str(out), "--markdown", str(page), *only)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100
@@ -97,6 +106,7 @@ def test_the_command(tmp_path: Path) -> None:
         "evaluation time",
         "evaluation memory",
         "preparation 64×44",
+        "training step, bf16 mixed, over its four convolutions",
     } <= rows.keys()
     assert not {"batches 128×88", "preparation 128×88", "embedding a test set, bf16"} & rows.keys()
     for name, row in rows.items():

@@ -17,6 +17,10 @@ from cstl.recognizer import GaitRecognizer
 from cstl.run import keep_freed_memory
 
 CHANNELS, CLASSES = (32, 64, 128), 73
+CHOICES: dict[str, Callable[[CSTL], Any]] = {  # not taken by default; below 1 one would pay
+    "torch.compile": lambda net: torch.compile(net),
+    "the plain memory layout": lambda net: net.to(memory_format=torch.contiguous_format),
+}
 
 
 def rows(quick: bool = False) -> Iterator[Row]:
@@ -41,26 +45,25 @@ def rows(quick: bool = False) -> Iterator[Row]:
             counted = activations(dtype, sequences, frames)
             detail = f"{peak / 2**20:.0f} MiB at most, {counted / 2**20:.0f} MiB counted"
             yield Row(name, peak / counted, 1.5, AT_MOST, float("nan"), float("nan"), detail)
-    for dtype, precision in ((torch.bfloat16, "bf16 mixed"), (torch.float32, "float32")):
-        changed: tuple[tuple[str, Callable[[CSTL], Any]], ...] = (
-            ("torch.compile", lambda net: torch.compile(net)),
-            ("the plain memory layout", lambda net: net.to(memory_format=torch.contiguous_format)),
-        )
-        for what, change in changed:
-            if wanted(name := f"training step, {precision}, with {what} over without"):
-                theirs = training_step(change(CSTL(64, CLASSES, CHANNELS)), dtype, sequences, frames)
-                ours = training_step(CSTL(64, CLASSES, CHANNELS), dtype, sequences, frames)
-                ratio, own, without = paired_ratio(theirs, ours, pairs)
-                detail = "below 1 it would pay; for comparison, nothing is asked"
-                yield Row(name, ratio, float("inf"), AT_MOST, own, without, detail)
 
 
 def curves(quick: bool = False) -> Iterator[Curve]:
     """Seconds and memory of a bf16 step over frames, sequences and parts (32 parts at 64×44, 64 at 128×88)."""
     keep_freed_memory()
+    if wanted(name := "what other choices cost in a training step"):
+        curve = Curve(name, "choice")
+        sequences, frames, pairs = (4, 4, 1) if quick else (16, 30, 5)
+        for precision, dtype in (("bf16 mixed", torch.bfloat16), ("float32", torch.float32)):
+            for choice, change in CHOICES.items():
+                theirs = training_step(change(CSTL(64, CLASSES, CHANNELS)), dtype, sequences, frames)
+                ours = training_step(CSTL(64, CLASSES, CHANNELS), dtype, sequences, frames)
+                ratio, with_it, without = paired_ratio(theirs, ours, pairs)
+                figures = {"with over without": ratio, "seconds with": with_it, "seconds without": without}
+                curve.points.append({"choice": f"{choice}, {precision}", **figures})
+        yield curve
     sizes: dict[str, list[tuple[int, int, int]]] = {  # axis → sequences, frames, height
         "frames": [(8, frames, 64) for frames in ((2, 4) if quick else (10, 20, 30, 60))],
-        "sequences": [(n, 30, 64) for n in ((4, 8) if quick else (4, 8, 16, 32))] if not quick else [(4, 2, 64)],
+        "sequences": [(n, 2 if quick else 30, 64) for n in ((4, 8) if quick else (4, 8, 16, 32))],
         "parts": [(4, 2 if quick else 30, height) for height in (64, 128)],
     }
     for axis, points in sizes.items():

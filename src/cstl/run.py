@@ -88,6 +88,7 @@ def train(config: DictConfig) -> Plain:
 def evaluate(config: DictConfig) -> Plain:
     """Evaluates a checkpoint, on the data set it was trained on or on another → what `results.json` says."""
     check_device(config.trainer.accelerator)
+    keep_freed_memory()
     path = Path(config.checkpoint)
     recognizer, trained = load_recognizer(path)
     if config.res not in (None, trained["res"]):
