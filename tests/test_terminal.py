@@ -118,6 +118,8 @@ def test_closing_words(
     assert following[:2] == ["python", "-m"]
     assert too_wide(last) == []
 
+    page = tmp_path / "run" / "report.html"
+    page.touch()
     rows = [
         Row("NM", "CSTL", (90.0,), 90.0),
         Row("NM", "CSTL (paper)", (98.0,), 98.0),
@@ -129,6 +131,8 @@ def test_closing_words(
         "rank-1 NM 90.0, CL – % on 50 test subjects\npaper  NM 98.0 %; difference NM −8.0\nevaluation 1:01:40\n\nrun/\n"
     )
     assert "  other.ckpt" in told
+    assert "  report.html" in told
+    assert told.endswith(f"\nnext: python -m webbrowser {page.as_uri()}")
 
 
 @pytest.mark.parametrize(("typed", "expected"), [

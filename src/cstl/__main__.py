@@ -3,7 +3,7 @@
 import sys
 
 COMMANDS = {  # name → what it does, an example
-    "train": ("trains a run, or goes on with it, and evaluates its last model", "experiment=demo"),
+    "train": ("trains a run, or goes on with it, and evaluates its model", "experiment=demo"),
     "evaluate": ("the paper's table from a checkpoint", "checkpoint=runs/NAME/checkpoints/step-0000200.ckpt"),
     "report": ("one HTML page of a run, or of several side by side", "runs/NAME"),
     "compare": ("a leaderboard of runs, with intervals over the test subjects", "runs/SWEEP"),
