@@ -154,7 +154,13 @@ def figure(name: str, value: Any) -> str:
     """A value of a curve for a table: a duration where its name speaks of seconds, else a number."""
     if name.startswith("seconds"):
         return duration(value)
-    return f"{value:,.{2 if value < 10 else 1}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    return (
+        f"{value:,.{2 if value < 10 else 1}f}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else str(value)
+    )
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
