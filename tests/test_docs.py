@@ -37,12 +37,14 @@ WALKERS = (
     "dataset.protocol.train=[001-003]", "dataset.protocol.test=[033-034]", "dataset.protocol.views=['000','090']",
     "dataset.synthesis.frames=6",
 )  # fmt: skip
+NO_REPORT = ("report=false",)  # it takes seconds
+EVALUATE = ("data.workers=0", "trainer=cpu", *NO_REPORT)
 SMALL = {
-    "first_run.md": {"train": (*BATCH, *WALKERS), "evaluate": ("data.workers=0", "trainer=cpu")},
+    "first_run.md": {"train": (*BATCH, *WALKERS, *NO_REPORT), "evaluate": EVALUATE},
     "reading_the_report.md": {"train": (*BATCH, *WALKERS)},
-    "ablation.md": {"train": (*BATCH, *WALKERS)},
-    "casiab.md": {"prepare": ("workers=1",), "train": BATCH, "evaluate": ("data.workers=0", "trainer=cpu")},
-    "your_own_data.md": {"prepare": ("workers=1",), "train": BATCH, "evaluate": ("data.workers=0", "trainer=cpu")},
+    "ablation.md": {"train": (*BATCH, *WALKERS, *NO_REPORT)},
+    "casiab.md": {"prepare": ("workers=1",), "train": (*BATCH, *NO_REPORT), "evaluate": EVALUATE},
+    "your_own_data.md": {"prepare": ("workers=1",), "train": (*BATCH, *NO_REPORT), "evaluate": EVALUATE},
 }
 
 Run = Callable[[str], None]

@@ -148,7 +148,14 @@ def test_prepares_in_jobs_of_which_one_fails(
 
 def test_trains_in_jobs_of_which_one_fails(tmp_path: Path, user_conf: Path) -> None:
     """Real processes of joblib."""
-    tiny = [f"--config-dir={user_conf}", "dataset=tiny", "trainer=cpu", "data.workers=0", "baseline=false"]
+    tiny = [
+        f"--config-dir={user_conf}",
+        "dataset=tiny",
+        "trainer=cpu",
+        "data.workers=0",
+        "baseline=false",
+        "report=false",
+    ]
     jobs = sweep(
         "train", *tiny, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=both", "trainer.max_steps=1",
         "model.mining=semi,all", cwd=tmp_path,

@@ -23,7 +23,7 @@ from cstl.callbacks import checkpoints
 Configure = Callable[..., DictConfig]
 TINY = (
     "dataset=tiny", "data.workers=0", "trainer=ddp", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
-    "data.subjects=4", "dataset.recipe.batch_norm=synchronised", "trainer.max_steps=5", "baseline=false",
+    "data.subjects=4", "dataset.recipe.batch_norm=synchronised", "trainer.max_steps=5", "baseline=false", "report=false",
     "model.learning_rate=1e-4",
 )  # fmt: skip
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=4", "-m")
@@ -104,7 +104,7 @@ def test_an_evaluation_is_that_of_one_process(
     """Twelve sequences in two batches: the third process has nothing to do."""
     checkpoint = "checkpoint=runs/32-1/checkpoints/step-0000005.ckpt"
     several = ("trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", f"name=evaluated-{processes}")
-    process = start("evaluate", checkpoint, "data.workers=0", "baseline=false", *several)
+    process = start("evaluate", checkpoint, "data.workers=0", "baseline=false", "report=false", *several)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     one, several_ = (

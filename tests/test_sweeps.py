@@ -18,7 +18,7 @@ from cstl.processes import Stopped
 Configure = Callable[..., DictConfig]
 TINY = (
     "dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "trainer.max_steps=2",
-    "baseline=false",
+    "baseline=false", "report=false",
 )  # fmt: skip
 SEARCH = ("hparams_search=optuna", "dataset.protocol.validation=2")
 

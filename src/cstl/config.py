@@ -20,6 +20,7 @@ _FREE = (
     "dataset.raw",
     "dataset.store",
     "callbacks",
+    "report",
     "trainer.accelerator",
     "trainer.strategy",  # a batch is the same however many processes share it
     "trainer.devices",

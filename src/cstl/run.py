@@ -41,6 +41,7 @@ from cstl.sweep import AlreadyFinishedError
 
 # All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
 TARGETS = {"cstl.recognizer.GaitRecognizer", "cstl.models.CSTL", "cstl.data.datamodule.GaitDataModule"}
+LOG = logging.getLogger(__name__)
 CONSOLE = Console(width=None if sys.stdout.isatty() else 80, quiet=not is_first())
 
 
@@ -377,10 +378,22 @@ def report(
     if (metrics := folder / "metrics.csv").exists():
         results.draw_curves(metrics, folder / "curves.png")
     results.write_json(folder / "results.json", content)
+    if settings["report"]:
+        write_report(folder)
     CONSOLE.print()
     last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint)
     CONSOLE.print(last_words, highlight=False, markup=False, soft_wrap=True)
     return content
+
+
+def write_report(folder: Path) -> None:
+    """Writes `report.html` and `figures/`; what goes wrong there is said, but does not undo a finished run."""
+    from cstl.report import report_run  # here: libraries for plots that nothing else needs
+
+    try:
+        report_run(folder)
+    except Exception as error:
+        LOG.warning("the report of %s could not be written: %s: %s", folder, type(error).__name__, error)
 
 
 def is_published_split(dataset: Plain) -> bool:
