@@ -23,8 +23,8 @@ from cstl.callbacks import checkpoints
 Configure = Callable[..., DictConfig]
 TINY = (
     "dataset=tiny", "data.workers=0", "trainer=ddp", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
-    "data.subjects=4", "dataset.recipe.batch_norm=synchronised", "trainer.max_steps=5", "baseline=false", "report=false",
-    "model.learning_rate=1e-4",
+    "data.subjects=4", "dataset.recipe.batch_norm=synchronised", "trainer.max_steps=5", "baseline=false",
+    "report=false", "model.learning_rate=1e-4",
 )  # fmt: skip
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=4", "-m")
 
