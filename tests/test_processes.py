@@ -23,8 +23,8 @@ from cstl.callbacks import checkpoints
 Configure = Callable[..., DictConfig]
 TINY = (
     "dataset=tiny", "data.workers=0", "trainer=ddp", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
-    "data.subjects=4", "dataset.recipe.batch_norm=synchronised", "trainer.max_steps=5", "baseline=false",
-    "report=false", "model.learning_rate=1e-4",
+    "data.subjects=4", "dataset.recipe.batch_norm=synchronised", "trainer.max_steps=5",
+    "model.learning_rate=1e-4", "baseline=false", "report=false",
 )  # fmt: skip
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=4", "-m")
 
@@ -187,4 +187,4 @@ def test_launchers_that_start_several_jobs_at_once(configured: Configure) -> Non
     launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"}
     message = refusal(configured, "trainer.devices=2", mode="MULTIRUN", launcher=launcher)
     assert "JoblibLauncher" in message
-    assert "hydra/launcher=submitit_slurm" in message
+    assert "hydra/launcher=slurm_gpus" in message

@@ -154,6 +154,7 @@ def test_the_command_that_goes_on(
         HydraConfig.instance().cfg = None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 def test_ctrl_c_in_a_terminal(user_conf: Path, tmp_path: Path) -> None:
     """In a terminal all processes of a run are interrupted, the workers that gather batches too."""
