@@ -100,7 +100,9 @@ def walkers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", ["first_run.md", "ablation.md", "reading_the_report.md"])
-def test_tutorials_on_walkers(page: str, run_page: Run, walkers: Path, tmp_path: Path) -> None:
+def test_tutorials_on_walkers(
+    page: str, run_page: Run, walkers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(walkers, tmp_path / "data")
     run_page(page)
     expected = {
@@ -108,6 +110,7 @@ def test_tutorials_on_walkers(page: str, run_page: Run, walkers: Path, tmp_path:
         "ablation.md": [*(f"ablation/{job}/results.json" for job in range(4)), "ablation/comparison.csv"],
         "reading_the_report.md": ["first/report.html"],
     }
+    assert "INFO" not in capsys.readouterr().out  # libraries that talk to themselves
     assert [name for name in expected[page] if not (tmp_path / "runs" / name).is_file()] == []
 
 

@@ -413,8 +413,11 @@ def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
 
 
 def quiet_lightning() -> None:
-    """Silences what Lightning says of a choice that is ours: the batch sampler resumes by itself, a CPU is fine."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
+    """Silences what Lightning says of a choice that is ours: the batch sampler resumes by itself, a CPU is fine.
+
+    And what matplotlib and fontTools tell of their work when a figure becomes a PDF.
+    """
+    for name in ("pytorch_lightning", "lightning_fabric", "matplotlib", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*your dataloader is not resumable.*",
