@@ -63,6 +63,11 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def draw_cross_view(result: CrossViewResult, path: Path) -> None:
+    """Writes `cross_view` as a picture."""
+    cross_view(result).savefig(path, dpi=120)
+
+
+def cross_view(result: CrossViewResult) -> Figure:
     """A heat map of rank-1 over probe view × gallery view for each probe; cells without a probe stay grey."""
     count, views = len(result.accuracy), result.views
     figure = Figure(figsize=(1.2 + 5.2 * count, 5.4), layout="constrained")
@@ -82,7 +87,7 @@ def draw_cross_view(result: CrossViewResult, path: Path) -> None:
             colour = "white" if rank1[i, j] < 60 else "black"
             axes.text(j, i, f"{rank1[i, j]:.0f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, ax=figure.axes, label="rank-1 (%)", shrink=0.8)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def draw_curves(metrics: Path, path: Path) -> None:

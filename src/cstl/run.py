@@ -28,7 +28,7 @@ from cstl.data.prepare import prepare as prepare_store
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store
 from cstl.data.walkers import synthesize as write_walkers
-from cstl.loggers import CSVLog
+from cstl.loggers import CSVLog, TensorBoardLog, closing, is_logger
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
@@ -53,7 +53,7 @@ def train(config: DictConfig) -> Plain:
     check_processes(config, trainer)
     last = open_run(folder, settings)
     for logger in trainer.loggers:
-        if last is not None and isinstance(logger, CSVLog):
+        if last is not None and isinstance(logger, CSVLog | TensorBoardLog):
             logger.resume(step=int(last.stem.removeprefix("step-")))
 
     seed_everything(config.seed, workers=True, verbose=False)
@@ -62,7 +62,7 @@ def train(config: DictConfig) -> Plain:
     if config.init_from is not None and last is None:
         transferred = transfer(recognizer.network, load_weights(config.init_from).state_dict)
         CONSOLE.print(f"{config.init_from}: {transferred}", highlight=False)
-    with as_one_run(config, folder, trainer.world_size):
+    with as_one_run(config, folder, trainer.world_size), closing(trainer.loggers):
         started = time.monotonic()
         trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
         seconds = {"training": time.monotonic() - started}
@@ -231,7 +231,7 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
     return instantiate(
         config.trainer,
         default_root_dir=str(folder),
-        logger=[instantiate(logger) for logger in config.logger.values()],
+        logger=[instantiate(logger) for logger in config.logger.values() if is_logger(logger)],
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(steps, 1)),
@@ -306,7 +306,7 @@ def report(
     dataset, size = settings["dataset"], frame_size(settings["res"])
     origin = trained["dataset"]["name"] if "dataset" in trained else "the authors' weights"
     title = dataset["title"] + (f", trained on {origin}" if origin != dataset["name"] else "")
-    published = origin in (dataset["name"], "the authors' weights") and is_published_split(dataset)
+    published = origin in (dataset["name"], "the authors' weights") and tables.is_published_split(dataset)
     table = tables.paper_table(methods, title, dataset["name"] if published else None, size)
     CONSOLE.print()
     CONSOLE.print(tables.to_terminal(table, CONSOLE.width), highlight=False)
@@ -339,11 +339,6 @@ def report(
     results.write_json(folder / "results.json", content)
     CONSOLE.print(f"\nresults, tables and pictures: {folder}", highlight=False, soft_wrap=True)
     return content
-
-
-def is_published_split(dataset: Plain) -> bool:
-    """Whether a data set is split as in the papers' tables: CASIA-B's large split, OU-MVLP's only one."""
-    return dataset.get("split", "LT") == "LT" and dataset.get("split_file") is None
 
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
