@@ -122,8 +122,8 @@ class Pictures(Callback):
         """The settings, and the silhouettes unless the run goes on."""
         for logger in (loggers := dashboards(trainer)):
             logger.log_hyperparams(settings(pl_module))
-        if loggers and trainer.global_step == 0:
-            image = draw_silhouettes(samples(trainer))
+        if loggers and trainer.global_step == 0 and (sequences := samples(trainer)):
+            image = draw_silhouettes(sequences)
             for logger in loggers:
                 logger.log_image("pictures/silhouettes", [image], step=0)
 
@@ -223,37 +223,33 @@ def samples(trainer: Trainer) -> Samples:
 
 def draw_silhouettes(sequences: Samples) -> np.ndarray:
     """The first frames of each sequence, one sequence a line → uint8 (H, W, 3)."""
-    figure = Figure(figsize=(8, 1.1 * max(len(sequences), 1)), layout="constrained")
-    for axes, (name, frames) in zip(_lines(figure, len(sequences), 1)[:, 0], sequences.items(), strict=False):
-        axes.imshow(np.hstack(list(frames[: 2 * SHOWN])), cmap="gray")
-        axes.set_title(name, fontsize=7, loc="left", pad=2)
-    return rendered(figure)
+    lines = []
+    for name, frames in sequences.items():
+        panels = [_tinted(frame, np.zeros(len(frame), bool), dim=255) for frame in frames[: 2 * SHOWN]]
+        lines.append((panels, [name] + [""] * (len(panels) - 1)))
+    return _mosaic(lines)
 
 
 def draw_salient_frames(recognizer: GaitRecognizer, sequences: Samples) -> np.ndarray | None:
     """The frames from which SSFL takes most parts of each sequence, these rows in colour, and what it makes of them.
 
+    Each is titled with the frame and the number of parts; the recombined one stands first, under the sequence's name.
+
     Returns:
-        uint8 (H, W, 3); None where the network has no SSFL, and where there is no sequence.
+        uint8 (H, W, 3); None where the network has no SSFL.
     """
-    if not sequences or (scores := frame_scores(recognizer, sequences)) is None:
+    if (scores := frame_scores(recognizer, sequences)) is None:
         return None
-    figure = Figure(figsize=(9, 1.25 * len(sequences)), layout="constrained")
-    panels = _lines(figure, len(sequences), SHOWN + 1)
-    for line, (name, frames), score in zip(panels, sequences.items(), scores, strict=True):
-        source = score.argmax(0)  # (P,), the frame of each part
-        height = frames.shape[1]
+    lines = []
+    for (name, frames), score in zip(sequences.items(), scores, strict=True):
+        source, height = score.argmax(0), frames.shape[1]  # (P,), the frame of each part
         of_row = source[np.arange(height) * len(source) // height]  # (H,)
         chosen, parts = np.unique(source, return_counts=True)
         most = np.sort(np.argsort(-parts, kind="stable")[:SHOWN])  # in the order of time
-        for axes, i in zip(line, most, strict=False):
-            axes.imshow(_tinted(frames[chosen[i]], of_row == chosen[i]))
-            axes.set_title(f"{chosen[i] + 1}: {parts[i]}", fontsize=6, pad=2)
-        line[-1].imshow(_tinted(frames[of_row, np.arange(height)], np.ones(height, bool)))
-        line[-1].set_title("recombined", fontsize=6, pad=2)
-        line[0].text(0, -0.05, name, transform=line[0].transAxes, fontsize=6, va="top")
-    figure.suptitle("frame: parts that SSFL takes from it", fontsize=8)
-    return rendered(figure)
+        recombined = _tinted(frames[of_row, np.arange(height)], np.ones(height, bool))
+        panels = [recombined, recombined * 0, *(_tinted(frames[chosen[i]], of_row == chosen[i]) for i in most)]
+        lines.append((panels, [name, "", *(f"{chosen[i] + 1}: {parts[i]}" for i in most)]))
+    return _mosaic(lines)
 
 
 def frame_scores(recognizer: GaitRecognizer, sequences: Samples) -> list[np.ndarray] | None:
@@ -278,15 +274,24 @@ def rendered(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _lines(figure: Figure, lines: int, columns: int) -> np.ndarray:
-    """Empty panels, (lines, columns)."""
-    panels = figure.subplots(max(lines, 1), columns, squeeze=False)
-    for axes in panels.flat:
-        axes.axis("off")
-    return panels
+def _mosaic(lines: list[tuple[list[np.ndarray], list[str]]]) -> np.ndarray:
+    """Lines of panels (H, W, 3), each with a title above it → uint8 (H', W', 3). One axes: many of them are slow."""
+    height, width = lines[0][0][0].shape[:2]
+    gap, columns = height // 6, max(len(panels) for panels, _ in lines)
+    canvas = np.zeros((len(lines) * (gap + height), columns * width, 3), np.uint8)
+    figure = Figure(figsize=(columns * width * 1.2 / height, len(canvas) * 1.2 / height), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for i, (panels, titles) in enumerate(lines):
+        top = i * (gap + height)
+        for j, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+            canvas[top + gap : top + gap + height, j * width : (j + 1) * width] = panel
+            axes.text(j * width + 1, top + gap - 1, title, color="white", fontsize=8, va="bottom")
+    axes.imshow(canvas, aspect="auto")
+    return rendered(figure)
 
 
-def _tinted(frame: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _tinted(frame: np.ndarray, rows: np.ndarray, dim: int = 70) -> np.ndarray:
     """A silhouette (H, W) as (H, W, 3), the chosen rows in colour and the others dim."""
-    colour = np.where(rows[:, None], CHOSEN, 70)  # (H, 3)
+    colour = np.where(rows[:, None], CHOSEN, dim)  # (H, 3)
     return (frame[:, :, None] / 255 * colour[:, None]).astype(np.uint8)

@@ -136,16 +136,17 @@ class WandbLog(WandbLogger):
         folder: str | Path,
         mode: Literal["online", "offline"] = "online",
         project: str = "cstl",
-        name: str | None = None,
+        name: str | int | None = None,
         timeout: float = 60,
         **kwargs: Any,
     ) -> None:
         if mode not in ("online", "offline"):
             raise ValueError(f"logger.mode is {mode!r}; choose one of online, offline, disabled")
-        if is_multirun():
-            kwargs.setdefault("group", name)
-            name = f"{name}-{HydraConfig.get().job.num}"
-        super().__init__(name=name, save_dir=str(folder), project=project, **kwargs)
+        label = None if name is None else str(name)  # name=7 is a number to Hydra
+        if HydraConfig.initialized() and is_multirun():
+            kwargs.setdefault("group", label)
+            label = f"{label}-{HydraConfig.get().job.num}"
+        super().__init__(name=label, save_dir=str(folder), project=project, **kwargs)
         self.folder, self.mode, self.timeout = Path(folder), mode, timeout
 
     @property
@@ -212,10 +213,10 @@ class WandbLog(WandbLogger):
             save_code=False,
             disable_git=True,  # of the folder that the run was started in, and with the remote's address
             x_disable_meta=True,
-            init_timeout=self.timeout,
-            finish_timeout=self.timeout,
-            finish_timeout_raises=True,
         )
+        if mode == "online":  # writing to the disk is waited for in any case
+            settings.init_timeout = settings.finish_timeout = self.timeout
+            settings.finish_timeout_raises = True
         return wandb.init(**{**self._wandb_init, **self._identity()}, mode=mode, settings=settings)
 
     def _identity(self) -> dict[str, str | None]:
