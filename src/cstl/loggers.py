@@ -23,6 +23,7 @@ from cstl.processes import is_multirun
 
 Row = dict[str, float]
 AXIS = "iteration"  # the horizontal axis of every chart in Weights & Biases
+MODES = ("online", "offline", "disabled")  # of Weights & Biases
 
 
 class CSVLog(Logger):
@@ -124,9 +125,6 @@ class WandbLog(WandbLogger):
         project, name: there. The jobs of a sweep share the group NAME and are called NAME-0, NAME-1, …
         timeout: seconds to wait for the service, for its first answer and for the last upload.
         kwargs: of `wandb.init`, such as entity, group, tags, notes.
-
-    Raises:
-        ValueError: another mode.
     """
 
     unreachable: ClassVar[bool] = False
@@ -140,8 +138,6 @@ class WandbLog(WandbLogger):
         timeout: float = 60,
         **kwargs: Any,
     ) -> None:
-        if mode not in ("online", "offline"):
-            raise ValueError(f"logger.mode is {mode!r}; choose one of online, offline, disabled")
         label = None if name is None else str(name)  # name=7 is a number to Hydra
         if HydraConfig.initialized() and is_multirun():
             kwargs.setdefault("group", label)
@@ -191,7 +187,7 @@ class WandbLog(WandbLogger):
                 _say(f"W&B: {run.url}")
             except (wandb.Error, TimeoutError, OSError) as error:
                 WandbLog.unreachable = True
-                reason = str(error).partition("\n")[0]
+                reason = " ".join(str(error).split())
                 _say(f"W&B: {reason}. Training goes on, logged offline; later this sends it:\n  {self._sync[1:-1]}")
                 wandb.teardown()  # it still holds the id
                 wandb.setup(wandb.Settings(silent=True))
@@ -274,9 +270,16 @@ class TensorBoardLog(TensorBoardLogger):
 Dashboard = WandbLog | TensorBoardLog
 
 
-def is_logger(node: Any) -> bool:
-    """Whether an entry of the configuration's `logger` is one to be made: `mode` is none, and a disabled one is not."""
-    return isinstance(node, DictConfig) and node.get("mode") != "disabled"
+def wanted(config: DictConfig) -> list[DictConfig]:
+    """The entries of the configuration's `logger` that are to be made: those that its `mode` does not disable.
+
+    Raises:
+        ValueError: another mode.
+    """
+    if (mode := config.get("mode", MODES[0])) not in MODES:
+        raise ValueError(f"logger.mode is {mode!r}; choose one of {', '.join(MODES)}")
+    nodes = [node for node in config.values() if isinstance(node, DictConfig)]
+    return [node for node in nodes if node.get("mode") != "disabled"]
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from cstl.data.prepare import prepare as prepare_store
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store
 from cstl.data.walkers import synthesize as write_walkers
-from cstl.loggers import CSVLog, TensorBoardLog, closing, is_logger
+from cstl.loggers import CSVLog, TensorBoardLog, closing, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
@@ -231,7 +231,7 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
     return instantiate(
         config.trainer,
         default_root_dir=str(folder),
-        logger=[instantiate(logger) for logger in config.logger.values() if is_logger(logger)],
+        logger=[instantiate(logger) for logger in wanted(config.logger)],
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(steps, 1)),
