@@ -1,16 +1,20 @@
 # make demo    the synthetic walkers: made, prepared, trained on, evaluated; a few minutes on two cores
-# make test    the tests
+# make test    the tests, without the long ones
+# make test-all  all tests
 # make check   lint, format and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m cstl.train experiment=demo
 
 test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 check: $(VENV)/installed-dev

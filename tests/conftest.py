@@ -104,7 +104,7 @@ def configured(tmp_path: Path, user_conf: Path) -> Iterator[Callable[..., DictCo
         output.mkdir(exist_ok=True)
         fixed = [f"hydra.searchpath=[file://{user_conf}]", f"hydra.runtime.output_dir={output}"]
         if command in ("train", "evaluate"):
-            fixed.append(f"name={folder}")
+            fixed += [f"name={folder}", "report=false"]  # it takes seconds
         with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
             config = compose(command, overrides=[*fixed, *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(config)

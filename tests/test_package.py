@@ -18,7 +18,8 @@ assert conf.is_relative_to(sys.prefix), conf
 with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
     for file in sorted(conf.rglob("*.yaml")):
         group = file.parent.relative_to(conf).as_posix()
-        compose(*(("train", [f"{group}={file.stem}"]) if group != "." else (file.stem,)))
+        if not group.startswith(("hydra/launcher", "hparams_search")):  # they need extras
+            compose(*(("train", [f"{group}={file.stem}"]) if group != "." else (file.stem,)))
         print(file.relative_to(conf).as_posix())
 """
 

@@ -21,7 +21,14 @@ from omegaconf import open_dict
 from cstl.callbacks import checkpoints
 from cstl.config import CONFIG_PATH
 
-TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "baseline=false")
+TINY = (
+    "dataset=tiny",
+    "data.workers=0",
+    "trainer=cpu",
+    "trainer.log_every_n_steps=1",
+    "baseline=false",
+    "report=false",
+)
 Patch = Callable[[], None]
 
 

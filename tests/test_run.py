@@ -36,11 +36,11 @@ def cstl(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProces
 def test_a_run_leaves_what_it_promises(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = run.train(configured("train", *TINY))
+    report = run.train(configured("train", *TINY, "report=true"))
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.yaml", "metrics.csv", "checkpoints", "results.json", "cross_view.png", "curves.png"}
-    assert names >= {"table.md", "table.tex", "table.csv"}
+    assert names >= {"table.md", "table.tex", "table.csv", "probes.npz", "embeddings.npz", "report.html", "figures"}
     assert [path.name for path in checkpoints(folder / "checkpoints")] == ["step-0000004.ckpt", "step-0000006.ckpt"]
     assert report == json.loads((folder / "results.json").read_text())
     assert (report["dataset"], report["resolution"]) == ("tiny", [64, 44])
@@ -69,6 +69,19 @@ def test_a_run_leaves_what_it_promises(
     )
     for what in ("rank1", "rank1_matched", "measures", "configuration", "dataset"):
         assert again[what] == report[what]
+
+
+def test_a_report_that_fails_does_not_undo_the_run(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(folder: Path) -> None:
+        raise RuntimeError("no room for pictures")
+
+    monkeypatch.setattr("cstl.report.report_run", fail)
+    run.train(configured("train", *TINY, "trainer.max_steps=1", "report=true"))
+    assert (tmp_path / "run" / "results.json").exists()
+    assert "report of" in caplog.text
+    assert "RuntimeError: no room for pictures" in caplog.text
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(

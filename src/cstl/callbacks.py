@@ -161,3 +161,33 @@ def last_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         if path.exists():
             path.replace(damaged)
     return None, problems
+
+
+class Profile(Callback):
+    """Records where the time of training steps goes, once `warmup` of them are over.
+
+    Leaves in `folder`, when training ends:
+        trace.json: every operator in time, for https://ui.perfetto.dev or chrome://tracing.
+        operators.txt: the operators with most time of their own, as a table.
+    """
+
+    def __init__(self, folder: str | Path, warmup: int = 2) -> None:
+        self.trace, self.operators = Path(folder) / "trace.json", Path(folder) / "operators.txt"
+        self.warmup = warmup
+        self.profiler = torch.profiler.profile(record_shapes=True)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Begins with the first step that is to be recorded."""
+        if trainer.global_step == self.warmup:
+            self.profiler.start()
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        """Writes both files."""
+        if trainer.global_step <= self.warmup:
+            raise ValueError(f"a profile needs more than warmup={self.warmup} steps, found {trainer.global_step}")
+        self.profiler.stop()
+        self.profiler.export_chrome_trace(str(self.trace))
+        device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
+        averages = self.profiler.key_averages()
+        table = averages.table(sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=60)
+        self.operators.write_text(table, encoding="utf-8")

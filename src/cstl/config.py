@@ -20,6 +20,7 @@ _FREE = (
     "dataset.raw",
     "dataset.store",
     "callbacks",
+    "report",
     "trainer.accelerator",
     "trainer.strategy",  # a batch is the same however many processes share it
     "trainer.devices",
@@ -36,10 +37,14 @@ def plain(config: DictConfig) -> Plain:
     return {str(key): value for key, value in container.items()}
 
 
+def decisive(config: Plain) -> dict[str, Any]:
+    """The settings that decide a result: dotted key → value, such as `model.margin` → 0.2."""
+    return {key: value for key, value in _leaves(config) if not _is_free(key)}
+
+
 def digest(config: Plain) -> str:
     """12 hexadecimal digits that are the same for two runs that must give the same result."""
-    decisive = sorted((key, value) for key, value in _leaves(config) if not _is_free(key))
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(sorted(decisive(config).items())).encode()).hexdigest()[:12]
 
 
 def differences(before: Plain, now: Plain) -> list[str]:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-_BLOCK = 1024  # sequences compared at once: enough for full speed, few enough to stay near the processor
+_ROWS = 512  # probes whose distances of one part are made at once: few enough to stay near the processor
+_BLOCK = 1024  # stored sequences that are joined to one tensor
 _LARGEST = 1e18  # a norm whose square, and the squared distances with it, float32 still holds
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -350,11 +351,11 @@ class CrossViewAccuracy(Metric):
         shape = len(sought.labels), len(galleries)
         scores = torch.full((*shape, 3), torch.nan, dtype=torch.float64)
         nearest, match = (torch.full((*shape, 2), torch.inf, dtype=torch.float64) for _ in range(2))
-        block = max(1, min(_BLOCK, self.chunk // max(1, len(gallery.labels))))
+        block = max(1, self.chunk // max(1, len(gallery.labels)))
         for first in range(0, len(sought.labels), block) if len(gallery.labels) else ():
             some = slice(first, first + block)
             labels = sought.labels[some]
-            distances = _distances(sought.take(some), gallery)
+            distances = _distances(sought.select(some), gallery)
             for i, columns in enumerate(galleries):
                 near = distances if joint else distances[:, columns.to(distances.device)]
                 wanted = gallery.labels[columns]
@@ -379,9 +380,13 @@ class CrossViewAccuracy(Metric):
         The labels are subject, condition, view and sequence; the order is that of `sequence`.
         """
         stored = self._sequences(self.conditions)
-        blocks = (stored.take(slice(i, i + _BLOCK)) for i in range(0, len(stored.labels), _BLOCK))
-        means = [block.mean(1, dtype=torch.float32).to(torch.float16).cpu() for block in blocks]
-        return (torch.cat(means) if means else torch.empty(0, 0, dtype=torch.float16)), stored.labels
+        if not stored.batches:
+            return torch.empty(0, 0, dtype=torch.float16), stored.labels
+        parts = stored.batches[0].shape[1]
+        mean = torch.zeros(len(stored.labels), stored.batches[0].shape[2], device=stored.batches[0].device)
+        for part in range(parts):
+            mean += stored.part(part, torch.float32) / parts
+        return mean.to(torch.float16).cpu(), stored.labels
 
     def _sequences(self, conditions: Sequence[str]) -> "_Sequences":
         """The stored sequences of some conditions."""
@@ -392,7 +397,7 @@ class CrossViewAccuracy(Metric):
         row = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[batch]
         chosen = torch.isin(labels[:, 1], wanted).nonzero().squeeze(1)
         chosen = chosen[labels[chosen, 3].argsort(stable=True)]
-        return _Sequences(list(self.embeddings), batch[chosen], row[chosen], labels[chosen])
+        return _Sequences(self.embeddings, batch[chosen], row[chosen], labels[chosen])
 
     def _count(
         self,
@@ -494,37 +499,37 @@ class _Sequences(NamedTuple):
     row: Tensor  # int64 (n,): which row of it
     labels: Tensor  # int64 (n, 4), on the CPU
 
-    def pieces(self, some: slice = slice(None)) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Batches with their rows (k,) that are wanted, and where these belong (k,) among `some` sequences."""
-        found = []
-        for number in self.batch[some].unique().tolist():
-            batch, places = self.batches[number], (self.batch[some] == number).nonzero().squeeze(1)
-            found.append((batch, self.row[some][places].to(batch.device), places.to(batch.device)))
+    def select(self, some: slice) -> "_Sequences":
+        """Some of them."""
+        return _Sequences(self.batches, self.batch[some], self.row[some], self.labels[some])
+
+    def part(self, part: int, dtype: torch.dtype) -> Tensor:
+        """The embeddings of one part, (n, D): those of all parts would be a copy too large to make."""
+        first = self.batches[0]
+        found = torch.empty(len(self.labels), first.shape[2], dtype=dtype, device=first.device)
+        for number in self.batch.unique().tolist():
+            places = (self.batch == number).nonzero().squeeze(1)
+            rows = self.batches[number][:, part].index_select(0, self.row[places].to(first.device))
+            found[places.to(first.device)] = rows.to(dtype)
         return found
 
-    def take(self, some: slice) -> Tensor:
-        """The embeddings of some of them, (k, P, D)."""
-        taken = self.batches[0].new_empty(len(self.labels[some]), *self.batches[0].shape[1:])
-        for batch, rows, places in self.pieces(some):
-            taken[places] = batch[rows]
-        return taken
 
-
-def _distances(probes: Tensor, gallery: _Sequences) -> Tensor:
-    """Mean over the parts of the Euclidean distances: (n, P, D) and G sequences → (n, G)."""
-    dtype = torch.promote_types(probes.dtype, torch.float32)
-    total = torch.zeros(len(probes), len(gallery.labels), dtype=dtype, device=probes.device)
-    squared = torch.empty_like(total)
-    pieces = gallery.pieces()
-    y = torch.empty(len(gallery.labels), probes.shape[2], dtype=dtype, device=probes.device)
-    with torch.autocast(probes.device.type, enabled=False):
-        for part in range(probes.shape[1]):
-            x = probes[:, part].to(dtype)  # (n, D)
-            for batch, rows, places in pieces:
-                y[places] = batch[:, part].index_select(0, rows).to(dtype)  # (G, D)
-            torch.add(_square(x)[:, None], _square(y), out=squared)
-            total += squared.addmm_(x, y.T, alpha=-2).relu_().sqrt_()
-    return total.div_(probes.shape[1])
+def _distances(probes: _Sequences, gallery: _Sequences) -> Tensor:
+    """Mean over the parts of the Euclidean distances between n and G sequences: (n, G)."""
+    first = gallery.batches[0]
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    total = torch.zeros(len(probes.labels), len(gallery.labels), dtype=dtype, device=first.device)
+    squared = torch.empty_like(total[:_ROWS])
+    with torch.autocast(first.device.type, enabled=False):
+        for part in range(first.shape[1]):
+            x, y = probes.part(part, dtype), gallery.part(part, dtype)  # (n, D), (G, D)
+            x_square, y_square = _square(x)[:, None], _square(y)
+            for some in range(0, len(x), _ROWS):
+                rows = slice(some, some + _ROWS)
+                out = squared[: len(x[rows])]
+                torch.add(x_square[rows], y_square, out=out)
+                total[rows] += out.addmm_(x[rows], y.T, alpha=-2).relu_().sqrt_()
+    return total.div_(first.shape[1])
 
 
 def _nearest(distances: Tensor, labels: Tensor) -> Tensor:

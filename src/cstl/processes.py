@@ -72,8 +72,7 @@ def check_processes(config: DictConfig, trainer: Trainer) -> None:
         raise ValueError(
             f"a sweep with {launcher} starts several jobs at once, and each of them would start {processes} processes "
             "of its own, which it cannot. Leave hydra/launcher= out (one job after the other), use "
-            "hydra/launcher=submitit_slurm with hydra.launcher.tasks_per_node= the number of devices, or take "
-            "trainer.devices=1"
+            "hydra/launcher=slurm_gpus trainer=slurm, or take trainer.devices=1"
         )
 
 

@@ -1,10 +1,7 @@
 """What a run leaves beside its tables: results.json and the pictures."""
 
-import csv
 import json
-import math
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +11,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from cstl import figures
 from cstl.metrics import CrossViewResult
-from cstl.tables import MISSING, rows
+from cstl.reporting.folder import read_curves
 
 
 def versions() -> dict[str, str]:
@@ -64,52 +62,17 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def draw_cross_view(result: CrossViewResult, path: Path) -> None:
     """Writes `cross_view` as a picture."""
-    cross_view(result).savefig(path, dpi=120)
+    cross_view(result).savefig(path)
 
 
 def cross_view(result: CrossViewResult) -> Figure:
     """A heat map of rank-1 over probe view × gallery view for each probe; cells without a probe stay grey."""
-    count, views = len(result.accuracy), result.views
-    figure = Figure(figsize=(1.2 + 5.2 * count, 5.4), layout="constrained")
-    for axes, (probe, accuracy) in zip(
-        figure.subplots(1, count, squeeze=False)[0], result.accuracy.items(), strict=True
-    ):
-        rank1 = accuracy[:, :, 0].numpy()
-        axes.set_facecolor("0.85")
-        image = axes.imshow(rank1, vmin=0, vmax=100, cmap="viridis")
-        axes.set_xticks(range(len(views)), views, rotation=90)
-        axes.set_yticks(range(len(views)), views)
-        axes.set_xlabel("gallery view (°)")
-        axes.set_ylabel("probe view (°)")
-        mean = rows(result)[probe]["mean"]
-        axes.set_title(f"{probe}: rank-1, mean {MISSING if mean is None else f'{mean:.1f}'} %")
-        for i, j in ((i, j) for i in range(len(views)) for j in range(len(views)) if math.isfinite(rank1[i, j])):
-            colour = "white" if rank1[i, j] < 60 else "black"
-            axes.text(j, i, f"{rank1[i, j]:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(image, ax=figure.axes, label="rank-1 (%)", shrink=0.8)
-    return figure
+    rank1 = {probe: accuracy[:, :, 0].numpy() for probe, accuracy in result.accuracy.items()}
+    return figures.cross_view(rank1, result.views)
 
 
 def draw_curves(metrics: Path, path: Path) -> None:
     """The losses and the rank-1 curves over the iterations, read from a run's `metrics.csv`."""
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with metrics.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if name.startswith(("train/", "test/")) and value:
-                    curves[name].append((int(row["step"]), float(value)))
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    losses, rank1 = figure.subplots(1, 2)
-    for name in ("train/loss", "train/triplet", "train/cross_entropy"):
-        losses.plot(*zip(*curves[name], strict=True) if curves[name] else ([], []), label=name.removeprefix("train/"))
-    for name in (name for name in curves if name.startswith("test/rank1/")):
-        rank1.plot(*zip(*curves[name], strict=True), marker="o", label=name.removeprefix("test/rank1/"))
-    losses.set_ylabel("loss")
-    rank1.set_ylabel("rank-1, identical views excluded (%)")
-    rank1.set_ylim(0, 100)
-    for axes in (losses, rank1):
-        axes.set_xlabel("iteration")
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
-    figure.savefig(path, dpi=120)
+    curves = read_curves(metrics)
+    probes = [name.removeprefix("test/rank1/") for name in curves if name.startswith("test/rank1/")]
+    figures.curves(curves, [probe for probe in probes if probe != "mean"]).savefig(path)

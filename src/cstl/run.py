@@ -1,6 +1,10 @@
 """What the commands do: a run from data to table, its folder, and going on where it stopped."""
 
+import ctypes
 import logging
+import platform
+import re
+import shlex
 import sys
 import time
 import warnings
@@ -18,13 +22,14 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 
 from cstl import results, tables
-from cstl.callbacks import BEST, WholeCheckpoints, checkpoints, last_whole_checkpoint
+from cstl.callbacks import BEST, Profile, WholeCheckpoints, checkpoints, last_whole_checkpoint
 from cstl.checkpoint import load_weights, network_settings, to_official, transfer
 from cstl.config import Plain, differences, digest, plain
 from cstl.data.alignment import frame_size
 from cstl.data.check import check_store, contact_sheet, write_check
 from cstl.data.datamodule import GaitDataModule
 from cstl.data.prepare import prepare as prepare_store
+from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store
 from cstl.data.walkers import synthesize as write_walkers
@@ -33,9 +38,11 @@ from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
+from cstl.sweep import AlreadyFinishedError
 
 # All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
 TARGETS = {"cstl.recognizer.GaitRecognizer", "cstl.models.CSTL", "cstl.data.datamodule.GaitDataModule"}
+LOG = logging.getLogger(__name__)
 CONSOLE = Console(width=None if sys.stdout.isatty() else 80, quiet=not is_first())
 
 
@@ -62,13 +69,18 @@ def train(config: DictConfig) -> Plain:
     if config.init_from is not None and last is None:
         transferred = transfer(recognizer.network, load_weights(config.init_from).state_dict)
         CONSOLE.print(f"{config.init_from}: {transferred}", highlight=False)
+    keep_freed_memory()
     with as_one_run(config, folder, trainer.world_size), closing(trainer.loggers):
         started = time.monotonic()
         trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
         seconds = {"training": time.monotonic() - started}
-        reported = checkpoints(folder / "checkpoints")[
-            -1
-        ]  # the last, unless the best on held-out subjects is asked for
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Profile):  # five steps are not worth an evaluation
+                CONSOLE.print(f"operators by their own time: {callback.operators}", highlight=False, soft_wrap=True)
+                how = "open it at https://ui.perfetto.dev or chrome://tracing"
+                CONSOLE.print(f"trace: {callback.trace}; {how}", highlight=False, soft_wrap=True)
+                return {"trace": str(callback.trace), "operators": str(callback.operators), "seconds": seconds}
+        reported = checkpoints(folder / "checkpoints")[-1]  # the last, unless the best on held-out subjects is wanted
         if (best := folder / "checkpoints" / BEST).exists():
             reported = best
             recognizer.network.load_state_dict(load_weights(best).state_dict)
@@ -78,6 +90,7 @@ def train(config: DictConfig) -> Plain:
 def evaluate(config: DictConfig) -> Plain:
     """Evaluates a checkpoint, on the data set it was trained on or on another → what `results.json` says."""
     check_device(config.trainer.accelerator)
+    keep_freed_memory()
     path = Path(config.checkpoint)
     recognizer, trained = load_recognizer(path)
     if config.res not in (None, trained["res"]):
@@ -103,8 +116,12 @@ def evaluate(config: DictConfig) -> Plain:
     data: GaitDataModule = instantiate(config.data, _convert_="all")
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
+    settings = plain(config)
+    if is_first():  # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
+        evaluated = trained | {key: settings[key] for key in ("dataset", "data")}
+        results.write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
     with as_one_run(config, folder, trainer.world_size):
-        return report(folder, plain(config), trainer, recognizer, data, path, {})
+        return report(folder, settings, trainer, recognizer, data, path, {})
 
 
 def export_official(config: DictConfig) -> None:
@@ -120,25 +137,36 @@ def export_official(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig) -> None:
-    """Prepares the data set's store from its raw frames."""
+    """Prepares the data set's store from its raw frames, or one shard of it."""
     dataset = config.dataset
     if dataset.raw is None:
         raise ValueError(
             f"where are the raw frames of {dataset.name}? Name their folder:\n"
             f"  python -m cstl.prepare dataset={dataset.name} res={config.res} dataset.raw=PATH"
         )
-    summary = prepare_store(
-        dataset.raw,
-        dataset.store,
-        dataset=dataset.name,
-        protocol=plain(dataset.protocol),
-        res=config.res,
-        layout=dataset.get("layout", "auto"),
-        workers=config.get("workers"),
-        strict=config.get("strict", False),
-        upsample=config.get("upsample", False),
-    )
+    settings = {
+        "dataset": dataset.name,
+        "protocol": plain(dataset.protocol),
+        "res": config.res,
+        "layout": dataset.get("layout", "auto"),
+        "workers": config.get("workers"),
+        "strict": config.get("strict", False),
+        "upsample": config.get("upsample", False),
+        "typed": typed_to_prepare() if "shard" in config else None,  # training prepares its walkers itself
+    }
+    if config.get("shard") is None:
+        summary = prepare_store(dataset.raw, dataset.store, **settings)
+    else:
+        summary = prepare_shard(dataset.raw, dataset.store, shard=config.shard, shards=config.shards, **settings)
     CONSOLE.print(str(summary), highlight=False, markup=False, soft_wrap=True)
+
+
+def typed_to_prepare() -> str:
+    """What was typed after `python -m cstl.prepare`, without the shard, to be typed again."""
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    overrides = [override for override in hydra.overrides.task if not re.match(r"shards?=", override)]
+    return shlex.join([*(f"--config-dir={folder}" for folder in folders), *overrides])
 
 
 def check(config: DictConfig) -> None:
@@ -213,7 +241,7 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     if differs := differences(plain(before), settings):
         raise ValueError(f"{folder} is a run with other settings; {rename}. What differs:\n  " + "\n  ".join(differs))
     if (folder / "results.json").exists():
-        raise ValueError(f"{folder} is finished, its results are in results.json; to run again {rename}")
+        raise AlreadyFinishedError(f"{folder} is finished, its results are in results.json; to run again {rename}")
     last, problems = last_whole_checkpoint(folder / "checkpoints")
     for problem in problems:
         CONSOLE.print(problem, highlight=False, soft_wrap=True)
@@ -241,6 +269,20 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
         enable_progress_bar=CONSOLE.is_terminal,
         _convert_="all",
     )
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory of freed tensors for the next ones; with glibc on Linux, elsewhere nothing.
+
+    glibc gives every large block back to the kernel at once and asks for it again in the next step, where each page
+    is cleared when it is first touched: on the CPU a fifth of a training step.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
@@ -337,8 +379,20 @@ def report(
     if (metrics := folder / "metrics.csv").exists():
         results.draw_curves(metrics, folder / "curves.png")
     results.write_json(folder / "results.json", content)
+    if settings["report"]:
+        write_report(folder)
     CONSOLE.print(f"\nresults, tables and pictures: {folder}", highlight=False, soft_wrap=True)
     return content
+
+
+def write_report(folder: Path) -> None:
+    """Writes `report.html` and `figures/`; what goes wrong there is said, but does not undo a finished run."""
+    from cstl.report import report_run  # here: libraries for plots that nothing else needs
+
+    try:
+        report_run(folder)
+    except Exception as error:
+        LOG.warning("the report of %s could not be written: %s: %s", folder, type(error).__name__, error)
 
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:

@@ -257,7 +257,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         ["probe", "method", *map(_markdown, table.views), "mean"],
         ["---", "---", *["---:"] * (len(table.views) + 1)],
-        *([_markdown(row.probe), _markdown(row.method), *_numbers(row)] for row in table.rows),
+        *([_markdown(row.probe), _markdown(row.method), *cells(row)] for row in table.rows),
     ]
     return "\n".join([f"**{_markdown(table.title)}**", "", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
@@ -278,7 +278,7 @@ def to_latex(table: Table) -> str:
         lines.append(r"    \midrule")
         for row in group:
             names = [_latex(row.probe) if row is group[0] else "", _latex(row.method)]
-            lines.append("    " + " & ".join([*names, *map(_latex, _numbers(row))]).lstrip() + r" \\")
+            lines.append("    " + " & ".join([*names, *map(_latex, cells(row))]).lstrip() + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
 
@@ -342,7 +342,8 @@ def _short(number: float | None, is_difference: bool) -> str:
     return text if len(text) <= 4 or number is None else _shown(float(round(number)), is_difference)[:-2]
 
 
-def _numbers(row: Row) -> list[str]:
+def cells(row: Row) -> list[str]:
+    """The numbers of a row as every table shows them: one decimal, a sign where it is a difference."""
     return [_shown(number, row.is_difference) for number in row.numbers]
 
 

@@ -308,7 +308,7 @@ def test_chunks_of_changed_files_or_settings_are_made_again(
     assert finished(other.chunk(0)) is None
     shutil.rmtree(raw / "001/bg-01/000")  # every later sequence moves to another place
     assert finished(plan_preparation(raw, tmp_path / "tiny-64", **options).chunk(0)) is None
-    chunk.frames_path.write_bytes(b"short")
+    chunk.frames_path(third.digest).write_bytes(b"short")
     assert finished(chunk) is None
 
 

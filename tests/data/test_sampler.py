@@ -100,3 +100,15 @@ def test_buckets_start_with_the_longest_and_are_as_full_as_they_may_be() -> None
     found = length_buckets([5, 30, 5, 10, 10, 5], budget=20)
     assert [bucket.tolist() for bucket in found] == [[1], [3, 4], [0, 2, 5]]  # 30 is over the budget, alone
     assert length_buckets([], budget=20) == []
+
+
+def test_windows_drawn_at_once_are_those_drawn_one_by_one() -> None:
+    lengths = np.array([30, 31, 95, 30, 40, 200, 33, 60, 120, 45])
+    starts = np.cumsum(lengths) - lengths
+    sampler = TrainBatches(np.arange(10) // 2, starts, lengths, subjects=4, sequences=4, frames=30, steps=50, seed=3)
+    for step in range(50):
+        generator = np.random.default_rng(np.random.SeedSequence([3, step]))
+        classes = generator.choice(5, 4, replace=False)[:, None]
+        chosen = (2 * classes + generator.integers(2, size=(4, 4))).ravel()
+        expected = [starts[i] + frame_window(lengths[i], 30, generator) for i in chosen]
+        np.testing.assert_array_equal(sampler.batch(step).rows, expected)

@@ -54,7 +54,7 @@ def align_or_reason(silhouette: np.ndarray, size: int) -> np.ndarray | str:
         return NO_PERSON  # a vertical line, not a body
     scaled = cv2.resize(rows, (width, size), interpolation=cv2.INTER_CUBIC)
     mass = cv2.reduce(scaled, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0].cumsum()  # up to every column
-    centre = int(mass.searchsorted(mass[-1] / 2, side="right"))  # the first column past half of the mass
+    centre = int(mass.searchsorted(mass[-1] // 2, side="right"))  # the first column past half of the mass
     if centre == 0:
         return OFF_CENTRE
     left = centre - size // 2

@@ -61,11 +61,10 @@ class StoreFrames(Dataset):
 
     def __getitems__(self, index: TrainIndex | TestIndex) -> TrainBatch | TestBatch:
         """The batch that an index names."""
-        silhouettes = np.take(np.asarray(self.store.frames), index.rows, axis=0, mode="clip")  # (B, T, H, W)
+        silhouettes = torch.from_numpy(_gather(np.asarray(self.store.frames), index.rows))  # (B, T, H, W)
         if isinstance(index, TrainIndex):
-            return TrainBatch(torch.from_numpy(silhouettes), torch.from_numpy(index.labels))
-        silhouettes[index.rows < 0] = 0
-        return TestBatch(torch.from_numpy(silhouettes), *map(torch.from_numpy, index[1:]))
+            return TrainBatch(silhouettes, torch.from_numpy(index.labels))
+        return TestBatch(silhouettes, *map(torch.from_numpy, index[1:]))
 
 
 class TestBatches(Sampler[TestIndex]):
@@ -266,6 +265,22 @@ class GaitDataModule(LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _gather(frames: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Frames by their rows (B, T), −1 at the end for padding → uint8 (B, T, H, W), padding zero.
+
+    Consecutive frames are copied at once, which takes half the time of copying one by one. The memory is NumPy's: it
+    comes in huge pages, PyTorch's does not.
+    """
+    lengths, window = (rows >= 0).sum(1), np.arange(rows.shape[1])
+    runs = (rows == np.where(window < lengths[:, None], rows[:, :1] + window, -1)).all(1)  # (B,), consecutive frames
+    gathered = np.empty((*rows.shape, *frames.shape[1:]), frames.dtype)
+    for i, (first, length, run) in enumerate(zip(rows[:, 0].tolist(), lengths.tolist(), runs.tolist(), strict=True)):
+        gathered[i, :length] = frames[first : first + length] if run else frames[rows[i, :length]]
+    if (lengths < rows.shape[1]).any():
+        gathered[rows < 0] = 0
+    return gathered
 
 
 def _positions(names: np.ndarray, among: Sequence[str]) -> np.ndarray:

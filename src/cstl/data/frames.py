@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+_NUMBER = re.compile(r"(\d+)")
+
 UNREADABLE = "unreadable"
 NOT_GREY = "not 8-bit grey"
 NO_NUMBER = "no number in its name"  # gei.png, background.png, … are not frames
@@ -47,7 +49,9 @@ def list_files(folder: str) -> Files:
         if lower.endswith((".pkl", ".pickle")):
             files.pickles.append(path)
         elif lower.endswith(".png"):
-            order = tuple(int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", lower)))
+            parts: list[str | int] = [*_NUMBER.split(lower)]  # text, number, text, …
+            parts[1::2] = map(int, parts[1::2])
+            order = tuple(parts)
             if len(order) == 1 or order in numbered:
                 files.faults.append((path, NO_NUMBER if len(order) == 1 else SAME_NUMBER))
             else:

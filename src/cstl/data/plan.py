@@ -34,10 +34,9 @@ class Chunk:
     raw: str
     strict: bool
 
-    @property
-    def frames_path(self) -> Path:
-        """The aligned frames, without a header."""
-        return self.partial / f"chunk-{self.number:05d}.frames"
+    def frames_path(self, digest: str) -> Path:
+        """The aligned frames, without a header, named by what they are made of: two jobs at once cannot mix theirs."""
+        return self.partial / f"chunk-{self.number:05d}-{digest[:8]}{digest[-8:]}.frames"
 
     @property
     def outcome_path(self) -> Path:

@@ -4,7 +4,10 @@
     prepare_chunk(plan.chunk(k))              for every k, in any order, process or machine that sees the disk
     join(plan, [outcomes])                    one store of all chunks, moved to its place as the last step
 
-`prepare` does the three on one machine. Everything unfinished lies in `OUT.partial`.
+`prepare` does the three on one machine. `prepare_shard` does the middle one for its share of the chunks, in as many
+jobs as there are shards, and `prepare` then joins. What is unfinished lies in `OUT.partial`. Nothing is locked, since
+the file systems of clusters lock badly: every file appears whole and under a name that says what it is made of, so that
+the worst that comes of two jobs with the same work is the work done twice.
 """
 
 import csv
@@ -13,12 +16,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+import secrets
 import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -41,6 +45,8 @@ from cstl.data.protocol import Protocol, as_protocol
 from cstl.data.store import COLUMNS, FORMAT, Store, open_store, partial_folder
 
 SHORT = 15  # sequences of fewer usable frames are reported
+SHARDS = 64  # jobs that share a preparation, unless told otherwise
+ABANDONED = 3600  # seconds without a change after which a store that was being joined is taken for a killed job's
 
 NATURAL = (NO_PERSON, OFF_CENTRE)  # frames dropped for any other reason are faulty
 EMPTY = "empty"
@@ -80,11 +86,13 @@ class Summary:
     examples: list[str]  # the first files that could not be used, and why
     notes: list[str]
     already: bool = False
+    part: str = ""  # which part of the store this is, where it is a shard
 
     def __str__(self) -> str:
         """For the terminal."""
         done = "already prepared" if self.already else "prepared"
-        lines = [f"{self.store}: {done}, {self.sequences:,} sequences, {self.frames:,} frames"]
+        part = f"{self.part} " if self.part else ""
+        lines = [f"{self.store}: {part}{done}, {self.sequences:,} sequences, {self.frames:,} frames"]
         for what, dropped in (("frames", self.dropped_frames), ("sequences", self.dropped_sequences)):
             if dropped:
                 lines.append(f"  {what} dropped:")
@@ -95,7 +103,7 @@ class Summary:
         if self.short:
             lines.append(f"  {self.short:,} sequences have fewer than {SHORT} usable frames: short_sequences.csv")
         if self.dropped_frames or self.dropped_sequences:
-            lines.append("  every one is named in dropped.csv")
+            lines.append(f"  every one {'will be' if self.part else 'is'} named in dropped.csv")
         lines += (f"  {note}" for note in self.notes)
         return "\n".join(lines)
 
@@ -112,11 +120,13 @@ def prepare(
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
+    typed: str | None = None,
 ) -> Summary:
     """Align every frame of a raw tree and write a store; interrupted and called again, it goes on.
 
     Silhouettes that are aligned already (64x64, 64x44, 128x128 or 128x88 in the whole tree) are only brought to the
-    store's size.
+    store's size. Where `prepare_shard` has been at work, nothing is aligned here: the shards are joined, or those that
+    are missing are named.
 
     Args:
         raw: folder of the raw tree.
@@ -129,39 +139,115 @@ def prepare(
         workers: processes; all cores when None, none but this one when 0 or 1.
         strict: stop at the first file or folder that cannot be used, instead of leaving it out.
         progress: show a progress bar, where standard error is a terminal.
+        typed: what the user types after `python -m cstl.prepare` to prepare this store, for messages.
 
     Returns:
         What was kept and dropped. `dropped.csv` in the store names every dropped frame and sequence,
         `short_sequences.csv` every sequence with fewer than 15 usable frames.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: no raw folder there.
+        FileNotFoundError, NotADirectoryError: no raw folder there; shards that are missing.
         ValueError: a raw tree that is empty or of another layout, that mixes raw and aligned silhouettes, has a
             sequence twice, or of which the protocol knows nothing; an unknown resolution, or one that needs
             `upsample`; a damaged store at `out`; with `strict`, a file that cannot be used.
         FileExistsError: a store that was made with other settings, or a folder that is no store, lies at `out`.
         OSError: the disk is full; the finished chunks stay, and the next call goes on.
     """
-    out = Path(out)
-    if out.exists():
-        summary = _already(out, store_settings(dataset, as_protocol(protocol), res), strict)
-        shutil.rmtree(partial_folder(out), ignore_errors=True)  # a kill after the move leaves it
+    settings = store_settings(dataset, as_protocol(protocol), res)
+    if summary := _already(Path(out), settings, strict):
         return summary
     plan = plan_preparation(
         raw, out, dataset=dataset, protocol=protocol, res=res, layout=layout, upsample=upsample, strict=strict
     )
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        with _progress_bar(progress) as bar:
-            task = bar.add_task(f"preparing {dataset} {res}", total=len(plan.sequences))
-            for chunk in _run(plan, min(workers, plan.chunks)):
-                bar.advance(task, len(chunk.sequences))
+        if (shards := _sharding(plan)) is None:
+            _run(plan, range(plan.chunks), workers, progress)
+        elif missing := sorted({number % shards for number in unfinished(plan)}):
+            raise FileNotFoundError(_missing_shards(plan, missing, shards, typed or _typed(plan)))
         return join(plan)
     except OSError as error:
+        if summary := _already(plan.out, settings, strict):
+            return summary  # another process joined the same chunks meanwhile, and took OUT.partial away
         if error.errno not in _FULL:
             raise
         raise OSError(error.errno, _disk_full(plan, error)) from error
+
+
+def prepare_shard(
+    raw: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    shard: int,
+    shards: int = SHARDS,
+    dataset: str,
+    protocol: Protocol | Mapping[str, Any],
+    res: int,
+    layout: str = AUTO,
+    upsample: bool = False,
+    workers: int | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    typed: str | None = None,
+) -> Summary:
+    """Align the frames of one share of a raw tree, in one of `shards` jobs; `prepare` joins them when all are done.
+
+    Shard k has the chunks k, k + shards, k + 2·shards, …; a shard that was interrupted goes on when it is called again.
+
+    Args:
+        shard: 0 … shards − 1.
+        shards: into how many jobs the preparation is cut; the same in all of them.
+        raw, out, dataset, protocol, res, layout, upsample, workers, strict, progress, typed: as for `prepare`.
+
+    Returns:
+        What was kept and dropped of this share; of the whole store, where that is there already.
+
+    Raises:
+        ValueError: a shard that is not among the shards.
+        FileNotFoundError, NotADirectoryError, ValueError, FileExistsError, OSError: as for `prepare`.
+    """
+    if not (isinstance(shard, int) and isinstance(shards, int) and 0 <= shard < shards):
+        many = max(shard + 1, 1) if isinstance(shard, int) else SHARDS
+        raise ValueError(
+            f"shard={shard} of shards={shards}: expected 0 … shards − 1. Give the number of jobs in both keys, "
+            f"for {many} of them: shards={many} shard='range(0,{many})'"
+        )
+    settings = store_settings(dataset, as_protocol(protocol), res)
+    if summary := _already(Path(out), settings, strict):
+        return summary
+    plan = plan_preparation(
+        raw, out, dataset=dataset, protocol=protocol, res=res, layout=layout, upsample=upsample, strict=strict
+    )
+    numbers = range(shard, plan.chunks, shards)
+    try:
+        partial_folder(plan.out).mkdir(parents=True, exist_ok=True)
+        with _replacing(_sharding_path(plan)) as file:
+            file.write(json.dumps({"shards": shards}).encode())
+        _run(plan, numbers, workers, progress)
+        outcomes = [finished(plan.chunk(number)) for number in numbers]
+    except OSError as error:
+        if summary := _already(plan.out, settings, strict):
+            return summary
+        if error.errno not in _FULL:
+            raise
+        raise OSError(error.errno, _disk_full(plan, error)) from error
+    if summary := _already(plan.out, settings, strict):
+        return summary  # all was there, and joined meanwhile
+    done = [outcome for outcome in outcomes if outcome is not None]
+    count = _count([row for outcome in done for row in outcome.dropped], done)
+    return Summary(
+        store=partial_folder(plan.out),
+        sequences=sum(len(outcome.kept) for outcome in done),
+        frames=sum(length for outcome in done for *_, length in outcome.kept),
+        dropped_frames=count["frame"],
+        dropped_sequences=count["sequence"],
+        short=sum(len(outcome.short) for outcome in done),
+        examples=[path for outcome in done for path in outcome.faulty][:5],
+        notes=[
+            f"{len(numbers):,} of the {plan.chunks:,} chunks; when all shards are done, join them with:",
+            f"  python -m cstl.prepare {typed or _typed(plan)}",
+        ],
+        part=f"shard {shard} (0 … {shards - 1})",
+    )
 
 
 def prepare_chunk(chunk: Chunk) -> None:
@@ -173,11 +259,13 @@ def prepare_chunk(chunk: Chunk) -> None:
     """
     listed = [list_files(sequence.folder) for sequence in chunk.sequences]
     outcome = Outcome(_identity(chunk) + _state(listed))
-    if (earlier := finished(chunk)) and earlier.digest == outcome.digest and not (chunk.strict and earlier.faulty):
+    if (earlier := finished(chunk)) and earlier.digest == outcome.digest:
         return
-    chunk.outcome_path.unlink(missing_ok=True)
+    if (earlier := _outcome(chunk)) and earlier.digest != outcome.digest:  # of other files or settings
+        chunk.outcome_path.unlink(missing_ok=True)
+        chunk.frames_path(earlier.digest).unlink(missing_ok=True)
     chunk.partial.mkdir(parents=True, exist_ok=True)
-    with _replacing(chunk.frames_path) as file:
+    with _replacing(chunk.frames_path(outcome.digest)) as file:
         for sequence, files in zip(chunk.sequences, listed, strict=True):
             file.writelines(_prepare_sequence(sequence, files, chunk, outcome))
     with _replacing(chunk.outcome_path) as file:
@@ -185,15 +273,32 @@ def prepare_chunk(chunk: Chunk) -> None:
 
 
 def finished(chunk: Chunk) -> Outcome | None:
-    """What became of a chunk that was finished with these settings and sequences, else None."""
+    """What became of a chunk that was finished with these settings and sequences, else None.
+
+    With `strict`, a chunk that leaves out files that cannot be used is not finished.
+    """
+    if (outcome := _outcome(chunk)) is None or not outcome.digest.startswith(_identity(chunk)):
+        return None
     try:
-        outcome = Outcome(**json.loads(chunk.outcome_path.read_text(encoding="utf-8")))
-        size = chunk.frames_path.stat().st_size
-    except (OSError, ValueError, TypeError):
+        size = chunk.frames_path(outcome.digest).stat().st_size
+    except OSError:
         return None
     height, width = chunk.settings["height"], chunk.settings["width"]
     whole = size == sum(kept[3] for kept in outcome.kept) * height * width
-    return outcome if whole and outcome.digest.startswith(_identity(chunk)) else None
+    return outcome if whole and not (chunk.strict and outcome.faulty) else None
+
+
+def unfinished(plan: Plan) -> list[int]:
+    """The numbers of the chunks that are not finished."""
+    return [number for number in range(plan.chunks) if finished(plan.chunk(number)) is None]
+
+
+def _outcome(chunk: Chunk) -> Outcome | None:
+    """What was written last of a chunk, with whatever settings; None where nothing can be read."""
+    try:
+        return Outcome(**json.loads(chunk.outcome_path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def join(plan: Plan) -> Summary:
@@ -214,9 +319,7 @@ def join(plan: Plan) -> Summary:
     dropped = [*plan.skipped, *(row for outcome in outcomes for row in outcome.dropped)]
     short = [row for outcome in outcomes for row in outcome.short]
     frames = sum(length for *_, length in kept)
-    count = {what: dict(Counter(reason for w, reason, _ in dropped if w == what)) for what in ("frame", "sequence")}
-    if unused := sum(outcome.unused for outcome in outcomes):
-        count["frame"]["in dropped sequences"] = unused
+    count = _count(dropped, outcomes)
     if not kept:
         raise ValueError(f"{plan.raw}: no sequence is left to store; dropped were {_counts(count)}")
     faulty = [f"{path} ({why})" for what, why, path in plan.skipped if what == "frame"]
@@ -235,8 +338,8 @@ def join(plan: Plan) -> Summary:
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"cstl": version("cstl"), "numpy": np.__version__, "opencv": cv2.__version__},
     }
-    folder = partial_folder(plan.out) / "store"
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear_abandoned(partial_folder(plan.out))
+    folder = partial_folder(plan.out) / f"store-{secrets.token_hex(8)}"
     try:
         folder.mkdir()
         starts = np.cumsum([0] + [length for *_, length in kept])
@@ -250,8 +353,8 @@ def join(plan: Plan) -> Summary:
         with _replacing(folder / "frames.npy") as file:
             shape = (frames, plan.settings["height"], plan.settings["width"])
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for chunk in chunks:
-                with open(chunk.frames_path, "rb") as part:
+            for chunk, outcome in zip(chunks, outcomes, strict=True):
+                with open(chunk.frames_path(outcome.digest), "rb") as part:
                     shutil.copyfileobj(part, file, 1 << 20)
         with _replacing(folder / "store.json") as file:
             file.write(json.dumps(about, indent=1).encode())
@@ -261,6 +364,25 @@ def join(plan: Plan) -> Summary:
         raise
     shutil.rmtree(partial_folder(plan.out), ignore_errors=True)
     return _summary(Store(plan.out))
+
+
+def _clear_abandoned(partial: Path) -> None:
+    """Remove what killed joins left; another process may be joining at this moment, so only what nobody writes to."""
+    for folder in partial.glob("store-*"):
+        with suppress(OSError):
+            changed = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - changed > ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _count(dropped: Iterable[tuple[str, str, str]], outcomes: list[Outcome]) -> dict[str, dict[str, int]]:
+    """ "frame" and "sequence" → reason → how many were dropped."""
+    counts = {"frame": Counter[str](), "sequence": Counter[str]()}
+    for what, reason, _ in dropped:
+        counts[what][reason] += 1
+    if unused := sum(outcome.unused for outcome in outcomes):
+        counts["frame"]["in dropped sequences"] = unused
+    return {what: dict(count) for what, count in counts.items()}
 
 
 def _notes(plan: Plan, kept: list[tuple[str, str, str, int]], sizes: list[str]) -> Iterator[str]:
@@ -346,9 +468,50 @@ def _state(listed: list[Files]) -> str:
     return digest.hexdigest()
 
 
-def _run(plan: Plan, workers: int) -> Iterator[Chunk]:
-    """Prepare all chunks, yield each as it is finished."""
-    chunks = (plan.chunk(number) for number in range(plan.chunks))
+def _sharding_path(plan: Plan) -> Path:
+    return partial_folder(plan.out) / "shards.json"
+
+
+def _sharding(plan: Plan) -> int | None:
+    """Into how many jobs the preparation was cut; None where it was not."""
+    try:
+        return int(json.loads(_sharding_path(plan).read_text(encoding="utf-8"))["shards"])
+    except FileNotFoundError:
+        return None
+
+
+def _missing_shards(plan: Plan, missing: list[int], shards: int, typed: str) -> str:
+    """Which shards are missing, and what to type."""
+    first, last = missing[0], missing[-1]
+    several = len(missing) > 1 and len(missing) == last - first + 1
+    chosen = f"'range({first},{last + 1})'" if several else ",".join(map(str, missing))
+    command = "python -m cstl.prepare"
+    return (
+        f"{plan.out} is prepared in {shards} shards, of which {len(missing)} are not finished: "
+        f"{some([str(shard) for shard in missing], 20)}. Prepare what is missing with\n"
+        f"  {command} -m {typed} hydra/launcher=submitit_slurm shards={shards} shard={chosen}\n"
+        f"or here, in one job, with\n  {command} {typed} shards=1 shard=0\nand join then with\n  {command} {typed}"
+    )
+
+
+def _typed(plan: Plan) -> str:
+    return f"dataset={plan.settings['dataset']} res={plan.settings['height']} dataset.raw=PATH"
+
+
+def _run(plan: Plan, numbers: Sequence[int], workers: int | None, progress: bool) -> None:
+    """Prepare the chunks of these numbers, in `workers` processes."""
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chunks = [plan.chunk(number) for number in numbers]
+    with _progress_bar(progress) as bar:
+        about = f"preparing {plan.settings['dataset']} {plan.settings['height']}"
+        task = bar.add_task(about, total=sum(len(chunk.sequences) for chunk in chunks))
+        for chunk in _prepared(chunks, min(workers, len(chunks))):
+            bar.advance(task, len(chunk.sequences))
+
+
+def _prepared(chunks: list[Chunk], workers: int) -> Iterator[Chunk]:
+    """Prepare chunks, yield each as it is finished."""
     if workers <= 1:
         for chunk in chunks:
             prepare_chunk(chunk)
@@ -377,7 +540,7 @@ def _start_worker() -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name when it is whole and on the disk, or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # processes of several machines may write here
     try:
         with open(part, "wb") as file:
             yield file
@@ -397,8 +560,10 @@ def _write_csv(path: Path, header: str, rows: Iterable[Iterable[object]]) -> Non
         writer.writerows(rows)
 
 
-def _already(out: Path, settings: dict[str, Any], strict: bool) -> Summary:
-    """The summary of a store that is there; FileExistsError if it was made with other settings."""
+def _already(out: Path, settings: Mapping[str, Any], strict: bool) -> Summary | None:
+    """The summary of a store that is there, None where there is none; FileExistsError if it was made otherwise."""
+    if not out.exists():
+        return None
     if not (out / "store.json").is_file():
         raise FileExistsError(f"{out} exists and is no store; move it away or give dataset.store=PATH")
     store = open_store(out)
@@ -418,6 +583,7 @@ def _already(out: Path, settings: dict[str, Any], strict: bool) -> Summary:
             f"{out} was prepared without strict=true and leaves files out that cannot be used, "
             f"{about['examples'][0]} the first of them (dropped.csv names all); delete the folder to prepare it again"
         )
+    shutil.rmtree(partial_folder(out), ignore_errors=True)  # a kill after the move leaves it, or a shard that came late
     return _summary(store, already=True)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstl.models.mste import SCALES, TemporalScales
-from cstl.models.parts import PartConv, at_least_float32
+from cstl.models.parts import PartConv, at_least_float32, weighted_mean
 
 AGGREGATIONS = ("ata", "mean", "max", "concatenation")
 
@@ -23,14 +23,13 @@ class AdaptiveTemporalAggregation(nn.Module):
         self.out_conv = PartConv(parts, width // reduction, width)
 
     def forward(self, t: TemporalScales, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """→ aggregated (P, N, C) and the importances A (P, N, T, S, C); at least float32."""
-        u = torch.cat(_cumulative(t, self.scales), dim=-1)  # (P, N, T, S·C)
-        A = at_least_float32(self.out_conv(F.leaky_relu(self.in_conv(u))).sigmoid())
+        """→ aggregated (P, N, C), at least float32, and the importances A (P, N, T, S, C)."""
+        u = torch.stack(_cumulative(t, self.scales), dim=3)  # (P, N, T, S, C)
+        A = self.out_conv(F.leaky_relu(self.in_conv(u.flatten(3)))).sigmoid()  # (P, N, T, S·C)
         if mask is not None:
             A = A * mask[None, :, :, None]
-        shape = (len(self.scales), t.frame.shape[-1])
-        u, A = u.unflatten(-1, shape), A.unflatten(-1, shape)  # (P, N, T, S, C)
-        aggregated = (A * u).sum(dim=(2, 3)) / A.sum(dim=(2, 3))  # both sums before the division
+        A = A.unflatten(3, u.shape[3:])
+        aggregated = weighted_mean(u, A, dim=(2, 3))[:, :, 0, 0]  # both sums before the division
         return F.leaky_relu(aggregated), A
 
 

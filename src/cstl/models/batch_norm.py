@@ -1,6 +1,6 @@
 """Batch normalisation of every body part, and the choice of whose statistics: a process's, everybody's, a slice's."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -83,7 +83,7 @@ class PartBatchNorm(nn.Module):
         if mask is None:
             smallest = x.shape[2] * x.shape[3]
             count = x.new_full((x.shape[1], 1), smallest)  # (S, 1)
-            variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+            mean, variance = _Moments.apply(x)
         else:
             valid = mask.unflatten(0, x.shape[1:3])[None, ..., None].to(x.dtype)  # (1, S, N/S, T, 1)
             count = valid.sum((2, 3))[0]
@@ -142,3 +142,24 @@ def _shared(count: Tensor, mean: Tensor, variance: Tensor, sharers: int) -> tupl
     mean = (n * means).sum(0) / total
     variance = (n * (variances + (means - mean).square())).sum(0) / total
     return total[0, :, :1], mean, variance
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and biased variance (P, S, C) over the sequences and frames of x (P, S, N/S, T, C).
+
+    `torch.var_mean` takes ten times as long where the channels come last, and its gradient four passes instead of one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean((2, 3), keepdim=True)
+        variance = (x - mean).square_().mean((2, 3))
+        ctx.save_for_backward(x, mean)
+        return mean[:, :, 0, 0], variance
+
+    @staticmethod
+    def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.shape[2] * x.shape[3]
+        to_mean, slope = to_mean[:, :, None, None] / count, to_variance[:, :, None, None] * (2 / count)
+        return torch.addcmul(to_mean - slope * mean, x, slope)

@@ -142,7 +142,7 @@ class CSTL(nn.Module):
             embeddings = torch.bmm(torch.cat(features, dim=-1), self.embedding)  # (P, N, D)
         output = CSTLOutput(embeddings.transpose(0, 1), logits.transpose(0, 1))
         return output, Attention(
-            importance.permute(1, 2, 0, 3, 4) if importance is not None else None,
+            at_least_float32(importance.permute(1, 2, 0, 3, 4)) if importance is not None else None,
             scores.permute(1, 2, 0) if scores is not None else None,
         )
 

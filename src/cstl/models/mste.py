@@ -7,13 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstl.models.batch_norm import PartBatchNorm
-from cstl.models.parts import PartConv, at_least_float32
+from cstl.models.parts import PartConv, weighted_mean
 
 SCALES = ("frame", "short", "long")
 
 
 class TemporalScales(NamedTuple):
-    """The temporal scales of a sequence, (P, N, T, C) each; None: not made in this ablation."""
+    """The temporal scales of a sequence, (P, N, T, C); the long term, the same in all frames, is (P, N, 1, C).
+
+    None: not made in this ablation.
+    """
 
     frame: Tensor
     short: Tensor | None
@@ -49,8 +52,7 @@ class MultiScaleTemporalExtraction(nn.Module):
         return a + self.short_norm2(self.short_conv2(a), mask)  # 5 frames
 
     def _long_term(self, f: Tensor, mask: Tensor | None) -> Tensor:
-        w = at_least_float32(self.long_out(F.leaky_relu(self.long_norm(self.long_in(f), mask))).sigmoid())
+        w = self.long_out(F.leaky_relu(self.long_norm(self.long_in(f), mask))).sigmoid()
         if mask is not None:
             w = w * mask[None, :, :, None]
-        t_l = (w * f).sum(dim=2, keepdim=True) / w.sum(dim=2, keepdim=True)  # (P, N, 1, C)
-        return t_l.to(f.dtype).expand_as(f)
+        return weighted_mean(f, w, dim=(2,)).to(f.dtype)  # t_l, (P, N, 1, C)

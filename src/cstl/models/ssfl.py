@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cstl.models.batch_norm import PartBatchNorm
 from cstl.models.mste import SCALES, TemporalScales
-from cstl.models.parts import PartConv, at_least_float32
+from cstl.models.parts import PartConv, at_least_float32, weighted_mean
 
 SSFL = {  # what of SSFL goes into the embedding
     "both": ("weighted", "selected"),
@@ -48,20 +48,21 @@ class SalientSpatialFeatureLearning(nn.Module):
         self.class_weight = _class_matrix(channels, num_classes)
 
     def forward(self, t: TemporalScales, mask: Tensor | None) -> Salient:  # noqa: D102
-        stacked = torch.cat([scale for scale in t if scale is not None], dim=-1)  # the scales themselves, (P, N, T, 3C)
-        with torch.autocast(stacked.device.type, enabled=False):  # in bf16 one arg-max in 25 is another frame
-            scores = self._scores(at_least_float32(stacked), mask)  # (P, N, T)
+        scales = [at_least_float32(scale) for scale in t if scale is not None]  # themselves, not their sums
+        with torch.autocast(t.frame.device.type, enabled=False):  # in bf16 one arg-max in 25 is another frame
+            scores = self._scores(scales, mask)  # (P, N, T)
 
-        s = scores if mask is None else scores * mask  # (P, N, T)
-        d = self.decay(stacked)
-        weighted = (d * s[..., None]).sum(dim=2) / s.sum(dim=2)[..., None]  # (P, N, C)
+            s = scores if mask is None else scores * mask  # (P, N, T)
+            # The mean over time before the linear map d instead of after it: the same, and a T-th of the work.
+            means = [scale if scale.shape[2] == 1 else weighted_mean(scale, s[..., None], (2,)) for scale in scales]
+            weighted = self.decay(*means).squeeze(2)  # Σ d·s / Σ s, (P, N, C)
 
         best = s.argmax(dim=2)[..., None, None].expand(-1, -1, -1, t.frame.shape[-1])  # (P, N, 1, C)
         selected = t.frame.gather(2, best).squeeze(2)
         return Salient(weighted, selected, _logits(weighted, self.class_norm, self.class_weight), scores)
 
-    def _scores(self, stacked: Tensor, mask: Tensor | None) -> Tensor:
-        hidden = F.leaky_relu(self.score_norm(self.score_in(stacked), mask))
+    def _scores(self, scales: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        hidden = F.leaky_relu(self.score_norm(self.score_in(*scales), mask))
         return self.score_out(hidden).sigmoid().squeeze(-1)
 
 

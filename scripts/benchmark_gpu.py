@@ -1,0 +1,224 @@
+"""Measures training on one GPU at the paper's size: 8 × 8 sequences × 30 frames of 128×88, bf16 mixed precision.
+
+    python scripts/benchmark_gpu.py --out gpu.json
+    python scripts/benchmark_gpu.py --out gpu.json --markdown docs/benchmarks.md
+    python scripts/benchmark_gpu.py --out cpu.json --device cpu --quick        the same code at tiny size
+
+The configuration is that of `python -m cstl.train dataset=casiab res=128 trainer=gpu trainer.precision=bf16-mixed`; the
+store holds noise and is made in a temporary folder. Needs no data set and a few minutes.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks import harness
+from benchmarks.store import sequence_names, write_store
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.profilers import SimpleProfiler
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from cstl.config import CONFIG_PATH
+from cstl.data.datamodule import TrainBatch
+from cstl.run import quiet_lightning
+
+CLASSES, ITERATIONS = 73, 150_000  # CASIA-B's training subjects, and the authors' iterations
+FIGURE_TO_BEAT = 2.0  # hours for them on one H200
+PAPER = ["dataset=casiab", "res=128", "trainer.precision=bf16-mixed"]
+QUICK = [
+    *("dataset=casiab", "res=64", "trainer.precision=bf16-mixed"),
+    *("dataset.recipe.channels=[4,8,16]", "dataset.recipe.subjects=2"),
+    *("dataset.recipe.sequences=2", "dataset.recipe.frames=4"),
+]
+COLUMNS = ("torch.compile", "step", "sequences/s", "of the matrix rate", "memory", "waiting", "150,000 steps")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Training with or without torch.compile; memory is None where there is no GPU."""
+
+    compiled: bool
+    step_seconds: float
+    sequences_per_second: float
+    operations_per_step: float  # of the matrix products and convolutions, forward and backward
+    share_of_matrix_rate: float
+    memory_bytes: int | None
+    share_waiting_for_data: float  # of the process's time; the device may have work left meanwhile
+    hours: float  # for 150,000 iterations, without evaluations
+
+    def cells(self) -> tuple[str, ...]:
+        """As text, in the order of `COLUMNS`."""
+        memory = "–" if self.memory_bytes is None else f"{self.memory_bytes / 1e9:.1f} GB"
+        return (
+            "on" if self.compiled else "off",
+            harness.duration(self.step_seconds),
+            f"{self.sequences_per_second:,.0f}",
+            f"{100 * self.share_of_matrix_rate:.1f} %",
+            memory,
+            f"{100 * self.share_waiting_for_data:.2f} %",
+            f"{self.hours:.2f} h",
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
+    parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off", "on"], help="torch.compile")
+    parser.add_argument("--steps", type=int, default=200, help="that are measured, after as many as a quarter of them")
+    parser.add_argument("--quick", action="store_true", help="tiny size: shows that it runs, the figures mean nothing")
+    parser.add_argument("--markdown", type=Path, metavar="PAGE", help="also put the table between the page's markers")
+    options = parser.parse_args(arguments)
+    if options.device == "gpu" and not torch.cuda.is_available():
+        parser.error(
+            f"PyTorch {torch.__version__} sees no GPU here: check that `nvidia-smi` lists one and that PyTorch was "
+            "installed with CUDA (https://pytorch.org/get-started), or see the code run with --device cpu --quick"
+        )
+    if not options.out.parent.is_dir():
+        parser.error(f"--out {options.out}: no folder {options.out.parent}")
+    quiet_lightning()
+    device = torch.device("cuda" if options.device == "gpu" else "cpu")
+    rate = matrix_rate(device, 256 if options.quick else 8192)
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder) / "store", options.quick)
+        fixed = [f"trainer={options.device}", f"data.store={store}", "name=benchmark"]
+        with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+            config = compose("train", [*(QUICK if options.quick else PAPER), *fixed])
+        rows = [measure(config, device, rate, options.steps, way == "on") for way in options.compile]
+
+    found = {
+        "quick": options.quick,
+        "device": device_name(device),
+        "versions": {"python": platform.python_version(), "cstl": version("cstl"), "torch": torch.__version__},
+        "batch": {key: config.data[key] for key in ("subjects", "sequences", "frames")} | {"height": config.res},
+        "matrix_operations_per_second": rate,
+        "figure_to_beat_hours": FIGURE_TO_BEAT,
+        "rows": [asdict(row) for row in rows],
+    }
+    options.out.write_text(json.dumps(found, indent=1, allow_nan=False), encoding="utf-8")
+    text = markdown(found, rows)
+    Console(width=100).print(text, highlight=False, markup=False)
+    if options.markdown:
+        harness.replace_marked(options.markdown, "benchmark-gpu", text)
+
+
+def make_store(path: Path, quick: bool) -> Path:
+    """Sequences of the first training subjects, of 60 to 120 frames of noise."""
+    number, res, longest = (220, 64, 8) if quick else (8 * 110, 128, 120)
+    lengths = np.random.default_rng(0).integers(longest // 2, longest + 1, number)
+    return write_store(path, sequence_names(number), lengths, res)
+
+
+def matrix_rate(device: torch.device, size: int, repeats: int = 20) -> float:
+    """Operations a second in a large bf16 matrix product, the median of some: what the device reaches at best."""
+    x, y = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    taken = []
+    for _ in range(repeats):
+        synchronise(device)
+        started = time.perf_counter()
+        x @ y
+        synchronise(device)
+        taken.append(time.perf_counter() - started)
+    return 2 * size**3 / median(taken)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class Clock(Callback):
+    """Seconds from the end of step `first` to the end of the last, both waited for."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last, self.seconds = first, last, 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:  # noqa: D102
+        if trainer.global_step in (self.first, self.last):
+            synchronise(module.device)
+            self.seconds = time.perf_counter() - self.seconds
+
+
+def measure(config: DictConfig, device: torch.device, rate: float, steps: int, compiled: bool) -> Measured:
+    """Train for some steps as the configuration says."""
+    warmup = max(2, steps // 4)
+    config.model.network.num_classes = CLASSES
+    data = instantiate(config.data, steps=warmup + steps, _convert_="all")
+    recognizer = instantiate(config.model, _convert_="all")
+    operations = count_operations(recognizer, data, device)
+    if compiled:
+        recognizer.network.compile()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    clock, profiler = Clock(warmup, warmup + steps), SimpleProfiler()
+    trainer = instantiate(
+        config.trainer,
+        max_steps=warmup + steps,
+        limit_val_batches=0,
+        callbacks=[clock],
+        profiler=profiler,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        _convert_="all",
+    )
+    trainer.fit(recognizer, datamodule=data)
+    waits = next(times for name, times in profiler.recorded_durations.items() if name.endswith("dataloader_next"))
+    seconds = clock.seconds / steps
+    return Measured(
+        compiled=compiled,
+        step_seconds=seconds,
+        sequences_per_second=data.subjects * data.sequences / seconds,
+        operations_per_step=operations,
+        share_of_matrix_rate=operations / seconds / rate,
+        memory_bytes=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        share_waiting_for_data=sum(waits[warmup : warmup + steps]) / clock.seconds,
+        hours=seconds * ITERATIONS / 3600,
+    )
+
+
+def count_operations(recognizer: Any, data: Any, device: torch.device) -> float:
+    """Of a step's matrix products and convolutions, forward and backward; a multiply-add counts as two."""
+    batch: TrainBatch = next(iter(data.train_dataloader()))
+    network = recognizer.to(device).network
+    silhouettes = batch.silhouettes.to(device).float() / 255
+    with FlopCounterMode(display=False) as counter:
+        output = network(silhouettes)
+        (output.embeddings.sum() + output.logits.sum()).backward()
+    recognizer.zero_grad()
+    return float(counter.get_total_flops())
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or "CPU"."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+
+
+def markdown(found: dict[str, Any], rows: Sequence[Measured]) -> str:
+    """The table as it stands in the docs."""
+    batch = "{subjects} × {sequences} sequences × {frames} frames, {height} rows".format(**found["batch"])
+    rate = found["matrix_operations_per_second"] / 1e12
+    lines = [f"{found['device']}, {batch}, PyTorch {found['versions']['torch']}; bf16 matrix rate {rate:.3g} TFLOP/s."]
+    if found["quick"]:
+        lines.append("\n**Tiny size (`--quick`): these figures mean nothing.**")
+    return "\n".join([*lines, "", harness.markdown_table(COLUMNS, [row.cells() for row in rows])])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `scripts/benchmark.py` measures, a module for each part of the software: `rows(quick)` and `curves(quick)`."""

@@ -1,0 +1,775 @@
+"""Compare runs: `python -m cstl.compare runs/SWEEP`, or any run folders.
+
+Runs that differ in nothing but the seed are one row: mean ± standard deviation, best first, the difference to a
+baseline with an interval from resampling the test subjects, and of the settings only those that differ.
+"""
+
+import argparse
+import csv
+import io
+import json
+import shlex
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NoReturn
+
+import numpy as np
+import rich.table
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich import box
+from rich.console import Console
+from rich.text import Text
+from yaml import YAMLError
+
+from cstl.config import CONFIG_PATH, Plain, decisive
+from cstl.data.alignment import WIDTHS
+from cstl.data.protocol import as_protocol
+from cstl.sweep import ERROR, held_out_score
+
+MISSING, UNKNOWN = "–", "?"
+RULE = "rank-1 (%), every probe counted, identical views excluded"
+FEW_SUBJECTS = 20  # fewer than these, and an interval from resampling them is too narrow
+# Settings by which no row is told from another: the seed makes the runs of a row, the others change no result or
+# follow from another setting.
+_NO_SETTING = (
+    *("seed", "data.seed", "baseline", "evaluate_every", "dataset.recipe.evaluate_every"),
+    *("dataset.recipe.checkpoint_every", "dataset.title", "trainer.log_every_n_steps"),
+    *("data.protocol", "data.steps", "model.network.num_classes"),
+)
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito: safe for colour-blind eyes
+_MARKERS = "osD^vP"
+
+Identity = tuple[Any, ...]  # what two runs must share to be compared: data set, resolution, protocol, test subjects
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which probes of each test subject were recognised: S subjects, V views.
+
+    Attributes:
+        subjects: the S names.
+        hits: probe → float64 (S, V probe views, V gallery views), sequences recognised at rank 1.
+        seen: probe → float64 (S, V), probe sequences.
+        gallery: bool (V,), the views that have gallery sequences.
+    """
+
+    subjects: tuple[str, ...]
+    hits: dict[str, np.ndarray]
+    seen: dict[str, np.ndarray]
+    gallery: np.ndarray
+
+    def rank1(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Rank-1 of each probe set when subject s counts `weights[r, s]` times: (R, S) → float64 (R,), percent.
+
+        Every probe counts, identical views are excluded where there are others; the mean over the gallery views, then
+        over the probe views. The gallery stays whole.
+        """
+        scores, views = {}, len(self.gallery)
+        compared = self.gallery & (~np.eye(views, dtype=bool) if views > 1 else np.ones((1, 1), bool))
+        for probe, hits in self.hits.items():
+            recognised = (weights @ hits.reshape(len(hits), -1)).reshape(-1, views, views)  # (R, V, V)
+            sought = (weights @ self.seen[probe])[:, :, None]  # (R, V, 1)
+            cells = np.where(compared & (sought > 0), 100 * recognised / np.maximum(sought, 1), np.nan)
+            scores[probe] = _mean(_mean(cells))
+        return scores
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, as far as it got.
+
+    Attributes:
+        config: the resolved configuration, {} where it is not known.
+        whole: the configuration is that of `config.yaml`; else what Hydra noted before the run began.
+        results: of `results.json`; None: not finished.
+        state: finished, failed or unfinished.
+        message: the error of a failed run, where an unfinished one is.
+        outcome: None where `probes.npz` is not there or does not fit.
+        held_out: mean rank-1 on held-out training subjects, where there are any.
+    """
+
+    folder: Path
+    config: Plain
+    whole: bool
+    results: Plain | None
+    state: str
+    message: str = ""
+    outcome: Outcome | None = None
+    held_out: float | None = None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Dotted key → value of what may tell the run from others."""
+        every = decisive(self.config)
+        settings = {key: value for key, value in every.items() if not _is_no_setting(key)}
+        if self.config.get("callbacks", {}).get("checkpoints", {}).get("best"):
+            settings["callbacks.checkpoints.best"] = True
+            settings["evaluate_every"] = every[
+                "evaluate_every"
+            ]  # it decides which checkpoints there are to choose from
+        if self.results and self.results["trained_on"] != self.results["dataset"]:
+            settings["trained_on"] = self.results["trained_on"]
+        return {
+            key: value for key, value in settings.items() if value not in ("???", None)
+        }  # null is as good as absent
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Probe → rank-1, percent, of the probes that have any sequence."""
+        rows = self.results["rank1"] if self.results else {}
+        return {probe: row["mean"] for probe, row in rows.items() if row["mean"] is not None}
+
+    @cached_property
+    def identity(self) -> Identity | None:
+        """What it must share with a run that it is compared with; None: not known."""
+        try:
+            protocol = as_protocol(self.config["dataset"]["protocol"]) if self.config else None
+        except (ValueError, KeyError, TypeError):
+            protocol = None
+        tested = self.outcome.subjects if self.outcome else protocol.test_subjects if protocol else ()
+        rules = (protocol.views, protocol.gallery, tuple(protocol.probes.items())) if protocol else ()
+        if self.results:
+            return self.results["dataset"], tuple(self.results["resolution"]), tested, rules
+        res = self.config.get("res")
+        if protocol is None or res not in WIDTHS:
+            return None
+        return self.config["dataset"]["name"], (res, WIDTHS[res]), tested, rules
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of the same settings, or a single run that has no result.
+
+    Attributes:
+        means: probe → rank-1 of each run, percent; "mean" → their mean over the table's probes.
+        difference: probe and "mean" → points more than the baseline; empty: not compared.
+        interval: the same → the lowest and highest that resampling gives; empty: not known.
+    """
+
+    runs: tuple[Run, ...]
+    means: dict[str, list[float]] = field(default_factory=dict)
+    difference: dict[str, float] = field(default_factory=dict)
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of its runs."""
+        return self.runs[0].settings
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has results."""
+        return self.runs[0].state == "finished"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs on the same test subjects, best first, those without a result at the end.
+
+    Attributes:
+        probes: those that every finished run has results of.
+        settings: key → the keys that differ in just the same way, of each setting that differs.
+        baseline: which row; None: none.
+        notes: what a reader must know, a sentence or two each.
+    """
+
+    title: str
+    rows: list[Row]
+    probes: list[str]
+    settings: dict[str, list[str]]
+    baseline: int | None
+    notes: list[str]
+
+
+def compare(
+    folders: Sequence[Path], baseline: Sequence[str] = (), resamples: int = 2000, seed: int = 0
+) -> tuple[list[Table], list[str]]:
+    """Tables of the runs in some folders, one for each set of test subjects, and what else is to be said.
+
+    Args:
+        folders: runs, sweeps, or folders that hold some.
+        baseline: what is compared with: a run's folder, or settings such as `model.margin=0.2`. Nothing: the first row
+            with the paper's model, else the first.
+        resamples: how often the test subjects are drawn again, with replacement.
+        seed: of the drawing.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no run in them, or a baseline that none or several of the rows are.
+    """
+    if resamples < 1:
+        raise ValueError(f"--resamples: expected 1 or more, found {resamples}")
+    found, remarks = [], []
+    chosen = [Path(part) for part in baseline if Path(part).is_dir()]
+    if chosen and len(baseline) > 1:
+        raise ValueError("--baseline: give one run folder, or settings, not both")
+    for folder in (*folders, *chosen):
+        if not folder.exists():
+            raise FileNotFoundError(f"{folder} does not exist (from {Path.cwd()}); expected a run or a sweep in runs/")
+        here = find_runs(folder)
+        found += here
+        if not here:
+            remarks.append(f"{folder} is left out: no run is in it")
+    runs = [load_run(path) for path in dict.fromkeys(path.resolve() for path in found)]
+    if not runs:
+        raise ValueError(f"no run in {', '.join(map(str, folders))}; expected folders that `python -m cstl.train` made")
+
+    parts = _apart(runs)
+    tables = [_table(part, len(parts) > 1, baseline, chosen, resamples, seed) for part in parts]
+    if baseline and all(table.baseline is None for table in tables):
+        differing = dict.fromkeys(key for table in tables for key in table.settings)
+        raise ValueError(
+            f"--baseline {' '.join(baseline)}: no finished run is that; the settings that differ are "
+            f"{', '.join(differing) or 'none'}"
+        )
+    if len(parts) > 1:
+        kinds = zip(("data sets", "resolutions", "test subjects", "protocols"), *_identities(parts), strict=True)
+        differ = [kind for kind, *values in kinds if len(set(values)) > 1]
+        remarks.insert(
+            0,
+            f"{len(parts)} tables, since {_listed(differ or ['runs'])} differ: a difference across them would mean "
+            "nothing",
+        )
+    return tables, remarks
+
+
+def find_runs(folder: Path, depth: int = 2) -> list[Path]:
+    """The run folders in a folder: itself, or those it holds (a sweep's jobs), in the order of their names."""
+    if any((folder / name).exists() for name in ("config.yaml", "results.json", ERROR, ".hydra")):
+        return [folder]
+    if depth == 0 or not folder.is_dir():
+        return []
+    children = sorted(folder.iterdir(), key=lambda path: (not path.name.isdecimal(), path.name.zfill(9)))
+    return [run for child in children if child.is_dir() for run in find_runs(child, depth - 1)]
+
+
+def load_run(folder: Path) -> Run:
+    """What a run's folder holds, however far it got."""
+    config, whole = _read_config(folder / "config.yaml"), True
+    if not config:
+        config, whole = _read_config(folder / ".hydra" / "config.yaml"), False
+    if (folder / "results.json").exists():
+        try:
+            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            if missing := {"dataset", "resolution", "test_subjects", "trained_on", "rank1"} - results.keys():
+                raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        except ValueError as error:
+            return Run(folder, config, whole, None, "failed", f"results.json is damaged or from elsewhere: {error}")
+        outcome, reason = _read_outcome(folder / "probes.npz", config, results)
+        return Run(folder, config, whole, results, "finished", reason, outcome, held_out_score(folder))
+    if (folder / ERROR).exists():
+        lines = (folder / ERROR).read_text(encoding="utf-8", errors="replace").split("\n")
+        return Run(folder, config, whole, None, "failed", next((line for line in reversed(lines) if line.strip()), ""))
+    steps = config.get("trainer", {}).get("max_steps", UNKNOWN)
+    message = f"at step {_last_step(folder)} of {steps}; still being written, or stopped"
+    return Run(folder, config, whole, None, "unfinished", message)
+
+
+def _read_config(path: Path) -> Plain:
+    """A configuration in plain containers, {} where there is none; what cannot be resolved outside a run is left."""
+    if not path.exists():
+        return {}
+    try:
+        config = OmegaConf.load(path)
+        assert isinstance(config, DictConfig)
+        if path.parent.name == ".hydra":  # as composed: what names the run's folder is known to the run alone
+            config = OmegaConf.masked_copy(
+                config, [str(key) for key in config if key not in ("name", "logger", "callbacks")]
+            )
+        plain = OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, AssertionError):
+        return {}
+    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _read_outcome(path: Path, config: Plain, results: Plain) -> tuple[Outcome | None, str]:
+    """Who was recognised, and if that is not known, why."""
+    if not path.exists():
+        return None, "no probes.npz (from an older version; evaluate the checkpoint again)"
+    probes = config.get("dataset", {}).get("protocol", {}).get("probes")
+    if not probes:
+        return None, "no configuration, which says what the probes are"
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        shape = len(arrays["subjects"]), len(arrays["views"]), len(arrays["views"])
+        hits, seen = {}, {}
+        for probe, members in probes.items():
+            some = np.isin(arrays["conditions"][arrays["condition"]], members)
+            where = arrays["subject"][some], arrays["view"][some]
+            hits[probe], seen[probe] = np.zeros(shape), np.zeros(shape[:2])
+            np.add.at(hits[probe], where, arrays["wrong"][some] == 0)
+            np.add.at(seen[probe], where, 1)
+        outcome = Outcome(tuple(arrays["subjects"].tolist()), hits, seen, arrays["gallery_sequences"] > 0)
+    except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+        return None, f"probes.npz cannot be read ({type(error).__name__}: {error})"
+    for probe, rank1 in outcome.rank1(np.ones((1, shape[0]))).items():
+        told = results["rank1"].get(probe, {}).get("mean")
+        if not np.isclose(rank1[0], np.nan if told is None else told, atol=1e-6, equal_nan=True):
+            return (
+                None,
+                f"probes.npz gives {rank1[0]:.2f} % on {probe}, results.json {told}: they do not belong together",
+            )
+    return outcome, ""
+
+
+def _last_step(folder: Path) -> int:
+    """The last iteration that a run's log or checkpoints know of."""
+    steps = [int(path.stem.removeprefix("step-")) for path in folder.glob("checkpoints/step-*.ckpt")]
+    if (folder / "metrics.csv").exists():
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            steps += [int(float(row["step"])) for row in csv.DictReader(file) if row.get("step")]
+    return max(steps, default=0)
+
+
+def _identities(parts: Iterable[Sequence[Run]]) -> list[Identity]:
+    return [part[0].identity for part in parts if part[0].identity]
+
+
+def _apart(runs: Iterable[Run]) -> list[list[Run]]:
+    """The runs that can be compared with each other; runs without a result come to those they belong to."""
+    parts: dict[Identity | None, list[Run]] = {}
+    for run in runs:
+        if run.state == "finished":
+            parts.setdefault(run.identity, []).append(run)
+    only = next(iter(parts)) if len(parts) == 1 else None  # where one goes of which too little is known
+    for run in runs:
+        if run.state != "finished":
+            parts.setdefault(run.identity or only, []).append(run)
+    return list(parts.values())
+
+
+def _table(
+    runs: list[Run], several: bool, wanted: Sequence[str], folders: Sequence[Path], resamples: int, seed: int
+) -> Table:
+    finished = [run for run in runs if run.state == "finished"]
+    all_probes = list(dict.fromkeys(probe for run in finished for probe in run.means))
+    probes = [probe for probe in all_probes if all(probe in run.means for run in finished)]
+    grouped: dict[str, list[Run]] = {}
+    for run in finished:
+        key = json.dumps(run.settings, sort_keys=True, default=str) if run.whole else str(run.folder)
+        grouped.setdefault(key, []).append(run)
+    rows = []
+    for group in grouped.values():
+        means = {probe: [run.means[probe] for run in group] for probe in probes}
+        if probes:
+            means["mean"] = [fmean(run.means[probe] for probe in probes) for run in group]
+        rows.append(Row(tuple(group), means))
+    settings = _differing(runs)
+
+    notes = []
+    number = _baseline(rows, settings, wanted, folders)
+    if number is not None and probes:
+        rows = _with_differences(rows, number, probes, resamples, seed)
+    order = sorted(range(len(rows)), key=lambda i: -fmean(rows[i].means.get("mean", [0.0])))
+    place = order.index(number) if number is not None else None
+    rows = [rows[i] for i in order]
+
+    several_runs = any(len(row.runs) > 1 for row in rows)
+    if probes:
+        notes.append(
+            f"mean: over {_listed(probes)}"
+            + (". ±: standard deviation over the runs of a row, which differ in the seed" if several_runs else "")
+        )
+    if gone := [probe for probe in all_probes if probe not in probes]:
+        without = [_name(run) for run in finished if any(probe not in run.means for probe in gone)]
+        notes.append(f"{_listed(gone)} left out: no such probes in {_listed(without)}")
+    if place is not None and len(rows) > 1:
+        label = _label(rows[place], settings)
+        text = f"difference: points more than #{place + 1}{f' ({label})' if label else ''}"
+        if any(row.interval for row in rows):
+            tested = len(next(run.outcome.subjects for run in finished if run.outcome))
+            text += (
+                f"; in brackets 95 % of {resamples} resamples of the {tested} test subjects, the same for both rows, "
+                "with seeds and gallery as they are"
+            )
+            if tested < FEW_SUBJECTS:
+                text += f". {tested} subjects are few: the interval is narrower than it should be"
+        notes.append(text)
+    elif wanted and several:
+        notes.append(f"no differences: --baseline {' '.join(wanted)} is in another table")
+    seeds = [[run.config.get("seed") for run in row.runs if run.config] for row in rows]
+    if twice := [f"#{i}" for i, some in enumerate(seeds, 1) if len(set(some)) < len(some)]:
+        notes.append(f"{_listed(twice)}: several runs with the same seed, so ± says less")
+    notes += [
+        f"{key} stands also for {', '.join(others)}, which differ in the same way"
+        for key, others in settings.items()
+        if others
+    ]
+    if finished and all(run.held_out is not None for run in finished):
+        best = max(range(len(rows)), key=lambda i: fmean(run.held_out or 0.0 for run in rows[i].runs))
+        notes.append(
+            f"held-out: rank-1 on held-out training subjects, highest for #{best + 1}. Choose settings by it; the test "
+            "subjects are for the report"
+        )
+    notes += [f"{_name(run)}: without an interval: {run.message}" for run in finished if run.outcome is None]
+    rows += [Row((run,)) for run in runs if run.state != "finished"]
+    return Table(_title(runs), rows, probes, settings, place, notes)
+
+
+def _differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The settings that differ; of those that differ in just the same way the one that a user sets names them."""
+    known = [run for run in runs if run.config]
+    keys = dict.fromkeys(key for run in known for key in run.settings)
+    columns: dict[str, list[str]] = {}
+    for key in keys:
+        values = [json.dumps(run.settings.get(key), default=str) for run in known if key in run.settings or run.whole]
+        if len(set(values)) > 1:
+            columns.setdefault(json.dumps([run.settings.get(key) for run in known], default=str), []).append(key)
+    given = {key for run in known for key in _overridden(run.folder)}
+    differing = {}
+    for same in columns.values():
+        first = min(same, key=lambda key: (key not in given, key.count("."), same.index(key)))
+        differing[first] = [key for key in same if key != first and key.rpartition(".")[2] != first.rpartition(".")[2]]
+    return differing
+
+
+def _overridden(folder: Path) -> list[str]:
+    """The keys that the command line of a run set."""
+    path = folder / ".hydra" / "overrides.yaml"
+    return [str(line).partition("=")[0].lstrip("+~") for line in (OmegaConf.load(path) if path.exists() else [])]
+
+
+def _baseline(
+    rows: Sequence[Row], settings: Iterable[str], wanted: Sequence[str], folders: Sequence[Path]
+) -> int | None:
+    """Which row the others are compared with."""
+    if not rows:
+        return None
+    if folders:
+        home = folders[0].resolve()
+        matching = [i for i, row in enumerate(rows) if any(home in (r.folder, r.folder.parent) for r in row.runs)]
+    elif wanted:
+        asked = decisive(OmegaConf.to_container(OmegaConf.from_dotlist(_split(wanted)), resolve=True))  # type: ignore[arg-type]
+        matching = [i for i, row in enumerate(rows) if all(row.settings.get(k, UNKNOWN) == v for k, v in asked.items())]
+    else:
+        paper = {key: value for key, value in _paper().items() if key in settings}
+        matching = [i for i, row in enumerate(rows) if all(row.settings.get(k) == v for k, v in paper.items())]
+        return matching[0] if matching else 0
+    if len(matching) > 1:
+        labels = "; ".join(_label(rows[i], settings) for i in matching)
+        raise ValueError(f"--baseline {' '.join(wanted)}: {len(matching)} rows are that, name one: {labels}")
+    return matching[0] if matching else None
+
+
+def _split(wanted: Sequence[str]) -> list[str]:
+    parts = [part for text in wanted for part in shlex.split(text)]
+    if wrong := [part for part in parts if "=" not in part]:
+        raise ValueError(
+            f"--baseline {wrong[0]}: expected a run's folder that is there, or settings such as 'model.margin=0.2'"
+        )
+    return parts
+
+
+def _paper() -> dict[str, Any]:
+    """The paper's settings of the model, as far as they depend on no data set."""
+    model = OmegaConf.to_container(OmegaConf.load(Path(CONFIG_PATH) / "model" / "cstl.yaml"), resolve=False)
+    return {key: value for key, value in decisive({"model": model}).items() if "$" not in str(value)}
+
+
+def _with_differences(rows: Sequence[Row], number: int, probes: Sequence[str], resamples: int, seed: int) -> list[Row]:
+    """The rows with their differences to one of them, and intervals where all runs say who was recognised."""
+    drawn = {}
+    outcomes = [[run.outcome for run in row.runs if run.outcome] for row in rows]
+    complete = [i for i, some in enumerate(outcomes) if len(some) == len(rows[i].runs)]
+    if number in complete:
+        subjects = len(outcomes[number][0].subjects)
+        generator = np.random.default_rng(seed)
+        weights = generator.multinomial(subjects, np.full(subjects, 1 / subjects), resamples).astype(float)  # (R, S)
+        for i in complete:
+            scores = [outcome.rank1(weights) for outcome in outcomes[i]]
+            drawn[i] = {probe: np.mean([score[probe] for score in scores], 0) for probe in probes}
+            drawn[i]["mean"] = np.mean(list(drawn[i].values()), 0)
+    compared = []
+    for i, row in enumerate(rows):
+        difference = {name: fmean(row.means[name]) - fmean(rows[number].means[name]) for name in row.means}
+        interval = {}
+        if i in drawn and number in drawn and i != number:
+            for name in difference:
+                low, high = np.nanpercentile(drawn[i][name] - drawn[number][name], (2.5, 97.5))
+                interval[name] = (float(low), float(high))
+        compared.append(Row(row.runs, row.means, difference if i != number else {}, interval))
+    return compared
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over the last axis, NaN left out; NaN where there is nothing else."""
+    there = ~np.isnan(values)
+    return np.where(there.any(-1), np.where(there, values, 0).sum(-1) / np.maximum(there.sum(-1), 1), np.nan)
+
+
+def _is_no_setting(key: str) -> bool:
+    return any(key == other or key.startswith(other + ".") for other in _NO_SETTING)
+
+
+def _title(runs: Sequence[Run]) -> str:
+    run = next((run for run in runs if run.results), runs[0])
+    name = run.config.get("dataset", {}).get("title") or (run.results or {}).get("dataset", "unknown data set")
+    if not run.results:
+        return f"{name}: no finished run"
+    height, width = run.results["resolution"]
+    tested = run.identity[2] if run.identity else ()
+    span = f" ({tested[0]} to {tested[-1]})" if tested else ""
+    return f"{name} {height}×{width}, {run.results['test_subjects']} test subjects{span}: {RULE}"
+
+
+def _name(run: Run) -> str:
+    """The folder, as short as it stays clear: from the current one, else its last two parts."""
+    here = Path.cwd().resolve()
+    return str(run.folder.relative_to(here) if run.folder.is_relative_to(here) else Path(*run.folder.parts[-2:]))
+
+
+def _label(row: Row, settings: Iterable[str]) -> str:
+    return " ".join(f"{key}={_shown(row.settings.get(key))}" for key in settings if key in row.settings)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _shown(value: Any) -> str:
+    """A setting as the command line takes it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_shown, value))}]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
+
+
+def _setting(row: Row, key: str) -> str:
+    return _shown(row.settings.get(key)) if key in row.settings or row.runs[0].whole else UNKNOWN
+
+
+def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
+    """For rich's `Console.print`: settings are columns where they fit `width` characters, else lines of one column."""
+    finished = [row for row in table.rows if row.finished]
+    held_out = bool(finished) and all(run.held_out is not None for row in finished for run in row.runs)
+    numbers = [*table.probes, "mean", *(["held-out"] if held_out else []), "difference"]
+    lines = []
+    for row in table.rows:
+        cells = [f"{fmean(row.means[probe]):.1f}" if row.finished else "" for probe in table.probes]
+        cells.append(_spread(row.means["mean"]) if row.means else MISSING if row.finished else row.runs[0].state)
+        if held_out:
+            cells.append(f"{fmean(run.held_out or 0.0 for run in row.runs):.1f}" if row.finished else "")
+        lines.append([*cells, _difference(row)])
+    if table.baseline is not None:
+        lines[table.baseline][-1] = "baseline"
+    sizes = [max(map(len, column)) + 1 for column in zip(numbers, *lines, strict=True)]
+    keys = {key: key.rpartition(".")[2] for key in table.settings}
+    keys = {key: short if list(keys.values()).count(short) == 1 else key for key, short in keys.items()}
+    columns = {short: [_setting(row, key) for row in table.rows] for key, short in keys.items()}
+    shown = [tuple(cells) for cells in zip(*columns.values(), strict=True)] if columns else [()] * len(table.rows)
+    told = [cells for cells, row in zip(shown, table.rows, strict=True) if row.finished]
+    if len(set(told)) < len(told):  # nothing else tells these rows from each other
+        columns["run"] = [_name(row.runs[0]) for row in table.rows]
+    room = width - sum(sizes) - 3 - 5  # the place and the number of runs
+    if sum(max(len(short), *map(len, cells)) + 1 for short, cells in columns.items()) > room:
+        merged = zip(*([f"{short}={cell}" for cell in cells] for short, cells in columns.items()), strict=True)
+        columns = {"settings": ["\n".join(cells) for cells in merged]}
+
+    shape = rich.table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shape.add_column("#", justify="right", no_wrap=True)
+    for short in columns:
+        shape.add_column(Text(short), overflow="fold")
+    shape.add_column("runs", justify="right", no_wrap=True)
+    for name in numbers:
+        shape.add_column(Text(name), justify="right", no_wrap=True)
+    for i, (row, line) in enumerate(zip(table.rows, lines, strict=True)):
+        settings = [Text(cells[i]) for cells in columns.values()]
+        place, count = (str(i + 1), str(len(row.runs))) if row.finished else (MISSING, "")
+        shape.add_row(place, *settings, count, *line, style=None if row.finished else "dim")
+    texts = [_without_result(row, table.settings) for row in table.rows if not row.finished]
+    return [Text(table.title, style="bold"), Text(), shape, Text(), *map(Text, _wrapped([*texts, *table.notes], width))]
+
+
+def _without_result(row: Row, settings: Iterable[str]) -> str:
+    run = row.runs[0]
+    label = " ".join(
+        filter(None, [_label(row, settings), f"seed={run.config['seed']}" if "seed" in run.config else ""])
+    )
+    return f"{run.state}: {_name(run)} ({label or 'settings unknown'}): {run.message}"
+
+
+def _difference(row: Row) -> str:
+    """Of the means, with the interval."""
+    if "mean" not in row.difference:
+        return ""
+    low, high = row.interval.get("mean", (None, None))
+    bracket = "" if low is None or high is None else f" [{_signed(low)}, {_signed(high)}]"
+    return _signed(row.difference["mean"]) + bracket
+
+
+def _wrapped(notes: Iterable[str], width: int) -> list[str]:
+    return [textwrap.fill(note, width, subsequent_indent="  ", break_on_hyphens=False) for note in notes]
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table with every differing setting, under its title and above its notes."""
+    head = ["#", *table.settings, "runs", *table.probes, "mean", "difference", "95 % of resamples", "folders"]
+    left = 1 + len(table.settings)
+    lines = [head, ["---:", *["---"] * (left - 1), *["---:"] * (len(head) - left - 1), "---"]]
+    for i, row in enumerate(table.rows):
+        cells = [str(i + 1) if row.finished else MISSING, *(_setting(row, key) for key in table.settings)]
+        if row.finished:
+            means = [_spread(row.means[name]) for name in (*table.probes, "mean")] if row.means else [MISSING]
+            low, high = row.interval.get("mean", (None, None))
+            difference = _signed(row.difference["mean"]) if "mean" in row.difference else MISSING
+            interval = MISSING if low is None or high is None else f"{_signed(low)} … {_signed(high)}"
+            cells += [str(len(row.runs)), *means, "baseline" if i == table.baseline else difference, interval]
+        else:
+            cells += ["", *[""] * len(table.probes), f"{row.runs[0].state}: {row.runs[0].message}", "", ""]
+        lines.append([*cells, ", ".join(map(_name, row.runs))])
+    text = "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
+    return f"**{_escaped(table.title)}**\n\n{text}\n\n" + "".join(f"- {_escaped(note)}\n" for note in table.notes)
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).translate({ord(sign): f"\\{sign}" for sign in "\\|*_`<["})
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """All tables in one: a line for each row, numbers in full; what a table or a row has not stays empty."""
+    keys = list(dict.fromkeys(key for table in tables for key in table.settings))
+    probes = [*dict.fromkeys(probe for table in tables for probe in table.probes), "mean"]
+    head = ["table", "place", "state", "message", *keys, "runs", "seeds", "held_out"]
+    for probe in probes:
+        head += [f"{probe}", f"{probe} deviation", f"{probe} difference", f"{probe} low", f"{probe} high"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*head, "baseline", "folders"], lineterminator="\n")
+    writer.writeheader()
+    for table in tables:
+        for i, row in enumerate(table.rows):
+            line: dict[str, Any] = {"table": table.title, "state": row.runs[0].state, "runs": len(row.runs)}
+            line |= {"place": i + 1} if row.finished else {"message": row.runs[0].message}
+            line |= {key: _shown(row.settings[key]) for key in table.settings if key in row.settings}
+            line["seeds"] = " ".join(str(run.config["seed"]) for run in row.runs if "seed" in run.config)
+            if all(run.held_out is not None for run in row.runs):
+                line["held_out"] = f"{fmean(run.held_out or 0.0 for run in row.runs):.4f}"
+            for probe, means in row.means.items():
+                line[probe] = f"{fmean(means):.4f}"
+                line[f"{probe} deviation"] = f"{stdev(means):.4f}" if len(means) > 1 else ""
+            for probe, difference in row.difference.items():
+                line[f"{probe} difference"] = f"{difference:.4f}"
+            for probe, ends in row.interval.items():
+                line[f"{probe} low"], line[f"{probe} high"] = (f"{end:.4f}" for end in ends)
+            line |= {"baseline": "yes" if i == table.baseline else "", "folders": " ".join(map(_name, row.runs))}
+            writer.writerow(line)
+    return text.getvalue()
+
+
+def draw(tables: Sequence[Table]) -> Figure:
+    """The scores with their deviation over the seeds, and the differences with their intervals, a line for each row."""
+    finished = [[row for row in table.rows if row.finished] for table in tables]
+    heights = [0.36 * len(rows) + 1.1 for rows in finished]
+    figure = Figure(figsize=(10, sum(heights) + 0.6), layout="constrained")
+    grid = figure.subplots(len(tables), 2, squeeze=False, height_ratios=heights, width_ratios=(3, 2))
+    for table, rows, (scores, differences) in zip(tables, finished, grid, strict=True):
+        places = np.arange(len(rows))
+        names = [*table.probes, *(["mean"] if len(table.probes) > 1 else [])]
+        for i, name in enumerate(names):
+            offset = 0.5 * ((i + 0.5) / len(names) - 0.5)
+            scores.errorbar(
+                [fmean(row.means[name]) for row in rows],
+                places + offset,
+                xerr=[stdev(row.means[name]) if len(row.means[name]) > 1 else 0.0 for row in rows],
+                label=name,
+                linestyle="none",
+                marker=_MARKERS[i % len(_MARKERS)],
+                markersize=5,
+                color="black" if name == "mean" else _COLOURS[i % len(_COLOURS)],
+            )
+        labels = [_label(row, table.settings) or _name(row.runs[0]) for row in rows]
+        scores.set_yticks(
+            places, [textwrap.shorten(f"#{i} {label}", 60, placeholder=" …") for i, label in enumerate(labels, 1)]
+        )
+        scores.set_xlabel("rank-1, identical views excluded (%)")
+        scores.set_title(table.title.partition(": ")[0], fontsize="medium", loc="left")
+        scores.grid(alpha=0.3)
+        if names:
+            scores.legend(fontsize="small")
+        differences.axvline(0, color="black", linewidth=1)
+        for place, row in zip(places, rows, strict=True):
+            if "mean" in row.difference:
+                value = row.difference["mean"]
+                low, high = row.interval.get("mean", (value, value))
+                differences.plot([low, high], [place, place], color=_COLOURS[0], linewidth=2)
+                differences.plot(value, place, "o", color=_COLOURS[0])
+        differences.set_yticks(places, [])
+        named = "" if table.baseline is None else f" to #{table.baseline + 1}"
+        differences.set_xlabel(f"mean: difference{named} (points), 95 %")
+        differences.grid(alpha=0.3)
+        for axes in (scores, differences):
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"error: {message}; see python -m cstl.compare --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = _Parser(prog="python -m cstl.compare", description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or sweeps: runs/NAME")
+    parser.add_argument(
+        "--baseline", action="append", default=[], metavar="WHICH",
+        help="what is compared with: settings such as 'model.margin=0.2', or a run's folder; without it the first row "
+        "with the paper's model, else the first",
+    )  # fmt: skip
+    parser.add_argument("--resamples", type=int, default=2000, help="of the test subjects (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--out", type=Path, help="where to write; without it the sweep's folder, or this one")
+    given = parser.parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 80)
+    try:
+        tables, remarks = compare(given.runs, given.baseline, given.resamples, given.seed)
+        for table in tables:
+            for part in (Text(), *to_terminal(table, console.width)):
+                console.print(part, highlight=False)
+        for remark in _wrapped(remarks, console.width):
+            console.print(Text(remark), highlight=False)
+        states = Counter(row.runs[0].state for table in tables for row in table.rows)
+        if not states["finished"]:
+            there = ", ".join(f"{count} {state}" for state, count in states.items())
+            raise ValueError(f"no finished run in {', '.join(map(str, given.runs))}: {there}; nothing to compare yet")
+        one = given.runs[0]
+        out = given.out or (one if len(given.runs) == 1 and find_runs(one) != [one] else Path())
+        write(tables, remarks, out)
+        names = ", ".join(f".{ending}" for ending in ("md", "png", "pdf"))
+        console.print(f"\nwritten: {out / 'comparison.csv'}, {names}", highlight=False, soft_wrap=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def write(tables: Sequence[Table], remarks: Sequence[str], folder: Path) -> None:
+    """Writes `comparison.csv`, `.md`, `.png` and `.pdf`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comparison.csv").write_text(to_csv(tables), encoding="utf-8")
+    text = "\n".join([*map(to_markdown, tables), *(f"{_escaped(remark)}\n" for remark in remarks)])
+    (folder / "comparison.md").write_text(text, encoding="utf-8")
+    figure = draw([table for table in tables if any(row.finished for row in table.rows)])
+    for ending in ("png", "pdf"):
+        figure.savefig(folder / f"comparison.{ending}", dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""Figures for papers, all in one style: `paper.mplstyle`. Each function draws one; `save` writes it as PDF and PNG."""
+
+import io
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from importlib.resources import files
+from pathlib import Path
+from typing import ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cstl.reporting.findings import Confusion, HardProbe, Map, over_gallery_views
+from cstl.reporting.folder import Curve
+from cstl.reporting.pictures import Look, recombine, sources, strip, tinted
+from cstl.tables import MISSING, Row, Table
+
+WIDTH = 6.9  # inches: both columns of a paper
+STYLE = matplotlib.rc_params_from_file(str(files("cstl").joinpath("paper.mplstyle")), use_default_template=False)
+COLOURS: list[str] = STYLE["axes.prop_cycle"].by_key()["color"]
+SIGNS = ("o", "^", "s")  # with the colours: enough for `findings.SUBJECTS`
+DASHES = ("-", "--", ":", "-.")
+LOSSES = {"loss": "loss", "triplet": "triplet", "cross_entropy": "cross-entropy"}
+Panel = tuple[str, Sequence[str], Sequence[tuple[str, Row]]]
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draws in the style of `paper.mplstyle`, whatever the user's own is."""
+
+    @wraps(draw)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def save(figure: Figure, folder: Path, name: str) -> bytes:
+    """Writes NAME.pdf and NAME.png → the PNG's content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()  # laid out once, and not for each format again
+    figure.set_layout_engine("none")
+    contents = {"pdf": _printed(figure, "pdf", {"CreationDate": None}), "png": to_png(figure)}
+    for ending, content in contents.items():
+        part = folder / f"{name}.{ending}.part"
+        part.write_bytes(content)
+        os.replace(part, folder / f"{name}.{ending}")
+    return contents["png"]
+
+
+def to_png(figure: Figure) -> bytes:
+    """A PNG file's content."""
+    return _printed(figure, "png", {"Software": None})
+
+
+def _printed(figure: Figure, ending: str, metadata: dict[str, None]) -> bytes:
+    content = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(content, format=ending, metadata=metadata)
+    return content.getvalue()
+
+
+@styled
+def curves(found: Mapping[str, Curve], probes: Sequence[str]) -> Figure:
+    """The losses and the rank-1 curves over the iterations, from the columns of a run's `metrics.csv`."""
+    figure = Figure(figsize=(WIDTH, 2.6))
+    losses, rank1 = figure.subplots(1, 2)
+    for name, label in LOSSES.items():
+        if curve := found.get(f"train/{name}"):
+            losses.plot(*curve, label=label)
+    for split, prefix, dash in (("test", "", "-"), ("validation", "held out, ", "--")):
+        for i, probe in enumerate([*probes, "mean"]):
+            if curve := found.get(f"{split}/rank1/{probe}"):
+                colour = COLOURS[i % len(COLOURS)]
+                rank1.plot(*curve, marker="o", linestyle=dash, color=colour, label=f"{prefix}{probe}")
+    _finish_curve(losses, "loss")
+    _finish_curve(rank1, "rank-1 (%)")
+    return figure
+
+
+@styled
+def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
+    """The loss and the mean rank-1 of several runs over the iterations, by the columns of their `metrics.csv`."""
+    figure = Figure(figsize=(WIDTH, 2.6))
+    for axes, column, label in zip(
+        figure.subplots(1, 2), ("train/loss", "test/rank1/mean"), ("loss", "mean rank-1 (%)"), strict=True
+    ):
+        for i, (name, found) in enumerate(runs.items()):
+            if curve := found.get(column):
+                axes.plot(*curve, linestyle=DASHES[i // len(COLOURS) % len(DASHES)], label=name)
+        _finish_curve(axes, label)
+    return figure
+
+
+def _finish_curve(axes: Axes, label: str) -> None:
+    axes.set_ylabel(label)
+    axes.set_ylim(0, 100 if "%" in label else None)
+    axes.set_xlabel("iteration")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    else:
+        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
+
+
+@styled
+def cross_view(cells: Mapping[str, np.ndarray], views: Sequence[str], difference: bool = False) -> Figure:
+    """A heat map over probe view × gallery view for each entry, float (V, V); NaN stays grey.
+
+    Args:
+        cells: title → rank-1 in percent, or `difference`: one rank-1 minus another, in points.
+        views: their V names.
+    """
+    low, high = 0.0, 100.0
+    if difference:
+        high = max(1.0, *(float(np.nanmax(np.abs(values), initial=0)) for values in cells.values()))
+        low = -high
+    columns = min(3, len(cells))
+    height = math.ceil(len(cells) / columns)
+    side = WIDTH / 3 if columns > 1 else WIDTH / 2
+    figure = Figure(figsize=(side * columns + 0.6 * (columns < 3), (side + 0.3) * height))
+    panels = figure.subplots(height, columns, squeeze=False).ravel()
+    for axes, (probe, rank1) in zip(panels, cells.items(), strict=False):
+        axes.set_facecolor("0.85")
+        image = axes.imshow(rank1, vmin=low, vmax=high, cmap="PuOr" if difference else None)
+        axes.set_xticks(range(len(views)), views, rotation=90)
+        axes.set_yticks(range(len(views)), views)
+        axes.set_xlabel(f"gallery view{unit(views)}")
+        axes.set_ylabel(f"probe view{unit(views)}")
+        axes.spines[:].set_visible(False)
+        axes.set_title(probe if difference else f"{probe}: rank-1, mean {percent(mean_excluding_identical(rank1))}")
+        for i, j in ((i, j) for i in range(len(views)) for j in range(len(views)) if math.isfinite(rank1[i, j])):
+            dark = abs(rank1[i, j]) > 0.6 * high if difference else rank1[i, j] < 55
+            text, colour = f"{rank1[i, j]:{'+' if difference else ''}.0f}", "white" if dark else "black"
+            axes.text(j, i, text, ha="center", va="center", fontsize=4.5, color=colour)
+    for axes in panels[len(cells) :]:
+        axes.set_axis_off()
+    label = "difference (points)" if difference else "rank-1 (%)"
+    figure.colorbar(image, ax=panels.tolist(), label=label, shrink=0.8, pad=0.01)
+    return figure
+
+
+def per_view(table: Table) -> Figure:
+    """Rank-1 over the probe views: for each probe a panel, for each method a line, as in the paper's table."""
+    groups = [[row for row in group if not row.is_difference] for group in table.groups()]
+    return lines([(group[0].probe, table.views, [(row.method, row) for row in group]) for group in groups])
+
+
+@styled
+def lines(panels: Sequence[Panel]) -> Figure:
+    """Rank-1 over the probe views, a panel for each (title, views, lines) and a line for each (name, row) of it."""
+    columns = min(3, len(panels))
+    height = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(WIDTH if columns > 1 else WIDTH / 2, 2.4 * height))
+    grid = figure.subplots(height, columns, squeeze=False, sharey=True).ravel()
+    for axes, (title, views, rows) in zip(grid, panels, strict=False):
+        for i, (name, row) in enumerate(rows):
+            axes.plot(views, numbers(row), marker="o", linestyle=DASHES[i % len(DASHES)], label=name)
+        axes.set_title(title)
+        axes.set_xlabel(f"probe view{unit(views)}")
+        axes.tick_params("x", rotation=90)
+        axes.set_ylim(0, 102)
+        axes.grid()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    grid[0].set_ylabel("rank-1 (%)")
+    grid[0].legend()
+    return figure
+
+
+@styled
+def confusion(found: Confusion) -> Figure:
+    """Percent of a subject's comparisons in which it was taken for another; the diagonal stays grey."""
+    side = min(WIDTH, 2.2 + 0.09 * len(found.subjects))
+    figure = Figure(figsize=(side + 0.8, side))
+    axes = figure.subplots()
+    wrong = found.percent.copy()
+    np.fill_diagonal(wrong, np.nan)
+    axes.set_facecolor("0.85")
+    image = axes.imshow(wrong, vmin=0)
+    axes.set_xticks(range(len(found.subjects)), found.subjects, rotation=90, fontsize=5)
+    axes.set_yticks(range(len(found.subjects)), found.subjects, fontsize=5)
+    axes.set_xlabel("taken for subject")
+    axes.set_ylabel("subject of the probe")
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, label="comparisons (%)", shrink=0.8)
+    return figure
+
+
+@styled
+def embedding_map(found: Map) -> Figure:
+    """The map of the embeddings three times: coloured by subject, by view and by condition."""
+    figure = Figure(figsize=(WIDTH, 3.1))
+    by_subject, by_view, by_kind = figure.subplots(1, 3)
+    x, y = found.places.T
+    for i, subject in enumerate(np.unique(found.subject)):
+        some = found.subject == subject
+        colour, sign = COLOURS[i % len(COLOURS)], SIGNS[i // len(COLOURS) % len(SIGNS)]
+        by_subject.scatter(x[some], y[some], s=4, color=colour, marker=sign, linewidths=0, label=subject)
+    views = sorted(set(found.view.tolist()))
+    for view, colour in zip(views, matplotlib.colormaps["cividis"](np.linspace(0, 1, len(views))), strict=True):
+        some = found.view == view
+        by_view.scatter(x[some], y[some], s=4, color=colour, linewidths=0, label=view)
+    for i, kind in enumerate(found.kinds):
+        some = found.kind == kind
+        sign = SIGNS[i % len(SIGNS)]
+        by_kind.scatter(
+            x[some], y[some], s=4, color=COLOURS[-1 if i == 0 else i - 1], marker=sign, linewidths=0, label=kind
+        )
+    for axes, title in ((by_subject, "subject"), (by_view, f"view{unit(views)}"), (by_kind, "condition")):
+        axes.set_title(f"by {title}")
+        axes.set_xlabel("t-SNE 1 (no unit)")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=6, markerscale=2, fontsize=5, handletextpad=0,
+            columnspacing=0.6,
+        )  # fmt: skip
+    by_subject.set_ylabel("t-SNE 2 (no unit)")
+    return figure
+
+
+@styled
+def attention(found: Look, title: str) -> Figure:
+    """ATA's importance of the scales and SSFL's scores over frames and parts, and the frame that SSFL recombines."""
+    panels = found.scales | ({"SSFL score": found.scores} if found.scores is not None else {})
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.95 * len(panels)))
+    grid = figure.add_gridspec(1 + len(panels), 2, width_ratios=[5, 1], height_ratios=[0.7, *[1] * len(panels)])
+    frames = len(found.silhouettes)
+    top = figure.add_subplot(grid[0, 0])
+    some = np.linspace(0, frames - 1, min(frames, 16)).round().astype(int)
+    top.imshow(strip(found.silhouettes[some]), cmap="gray", aspect="auto", extent=(-0.5, frames - 0.5, 1, 0))
+    top.set_title(f"{title}; part 0 is the head")
+    top.set_axis_off()
+    low, high = _range(list(found.scales.values()))
+    for i, (name, weights) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(grid[i, 0])
+        own = (None, None) if name == "SSFL score" else (low, high)
+        image = axes.imshow(weights.T, aspect="auto", vmin=own[0], vmax=own[1])
+        if name == "SSFL score":
+            assert found.source is not None
+            axes.plot(found.source, range(len(found.source)), ".", color="white", markersize=2.5, label="selected")
+            axes.legend(labelcolor="white", loc="upper right")
+        axes.set_ylabel("part")
+        axes.set_title(name if name == "SSFL score" else f"importance, {name}")
+        axes.label_outer()
+        figure.colorbar(image, ax=axes, pad=0.01, aspect=8)
+    axes.set_xlabel("frame")
+    if found.scores is not None:
+        right = grid[:, 1].subgridspec(2, 1)
+        for panel, picture, name in (
+            (right[0], recombine(found), "recombined"),
+            (right[1], tinted(found, None, COLOURS), f"out of {len(sources(found))} frames"),
+        ):
+            axes = figure.add_subplot(panel)
+            axes.imshow(picture, cmap="gray")
+            axes.set_title(name)
+            axes.set_axis_off()
+    return figure
+
+
+@styled
+def hardest(found: Sequence[tuple[HardProbe, Sequence[np.ndarray]]], frames: int = 8) -> Figure:
+    """The hardest probes: each with its silhouettes (T, H, W), what it was taken for and the right gallery sequence."""
+    figure = Figure(figsize=(WIDTH, 0.85 * len(found)))
+    panels = figure.subplots(len(found), 3, squeeze=False)
+    for line, (probe, sequences) in zip(panels, found, strict=True):
+        labels = captions(probe)
+        for axes, silhouettes, label in zip(line, sequences, labels, strict=True):
+            some = np.linspace(0, len(silhouettes) - 1, frames).round().astype(int)
+            axes.imshow(strip(silhouettes[some]), cmap="gray")
+            axes.set_title(label, fontsize=5.5)
+            axes.set_axis_off()
+    return figure
+
+
+def captions(probe: HardProbe) -> tuple[str, str, str]:
+    """What the three sequences of a hard probe are."""
+    return (
+        f"probe {probe.subject} {probe.condition} {probe.view}, missed in {probe.missed} of {probe.compared} views",
+        f"taken for {probe.taken_for} {probe.gallery_view}, distance {probe.nearest_distance:.2f}",
+        f"right: {probe.right} {probe.gallery_view}, distance {probe.match_distance:.2f}",
+    )
+
+
+def numbers(row: Row) -> list[float]:
+    """The values of a row, NaN where there is none."""
+    return [math.nan if value is None else value for value in row.values]
+
+
+def mean_excluding_identical(cells: np.ndarray) -> float | None:
+    """The mean that papers print, of rank-1 (V, V); None where nothing can be averaged."""
+    values = over_gallery_views(cells)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
+def percent(value: float | None) -> str:
+    """With one decimal."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.1f} %"
+
+
+def unit(views: Sequence[str]) -> str:
+    """Degrees, where views are named by them."""
+    return " (°)" if all(view.isdigit() for view in views) else ""
+
+
+def _range(weights: list[np.ndarray]) -> tuple[float, float] | tuple[None, None]:
+    if not weights:
+        return None, None
+    return min(float(w.min()) for w in weights), max(float(w.max()) for w in weights)

@@ -1,0 +1,245 @@
+"""What a run's probes say: rank-1 by pair of views, who is taken for whom, which probes are hardest, a map."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cstl.reporting.folder import Embeddings, Probes, Run
+
+MAPPED = 2000  # sequences on the map of the embeddings, at most
+SUBJECTS = 24  # subjects on it, at most: as many as colours and signs can tell apart
+CONFUSED = 60  # subjects in the confusion matrix, at most
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Percent of a subject's comparisons in which it was taken for another, float64 (K, K) over `subjects`."""
+
+    subjects: list[str]
+    percent: np.ndarray  # row: who it was; column: taken for; the diagonal: recognised
+    of: int  # subjects tested
+    pairs: list[tuple[str, str, float]]  # the most frequent confusions: who, taken for, percent
+
+
+@dataclass(frozen=True)
+class HardProbe:
+    """A probe that is missed in many gallery views, in the view where it is missed by most."""
+
+    probe: str  # its set, such as NM
+    subject: str
+    condition: str
+    view: str
+    gallery_view: str
+    missed: int  # gallery views, of
+    compared: int
+    sequence: int  # lines of the store's table
+    nearest: int
+    match: int
+    nearest_distance: float
+    match_distance: float
+    taken_for: str  # subject and condition of the nearest
+    right: str  # and of the nearest of the probe's own subject
+
+
+@dataclass(frozen=True)
+class Map:
+    """Sequences on a plane, float32 (M, 2), by t-SNE of their embeddings; names of each."""
+
+    places: np.ndarray
+    subject: np.ndarray  # str (M,)
+    condition: np.ndarray
+    view: np.ndarray
+    kind: np.ndarray  # str (M,): one of `kinds`
+    kinds: list[str]  # gallery, and the probe sets
+    shown: int  # subjects
+    of: int
+
+
+def members(run: Run, probe: str) -> np.ndarray:
+    """Which probes belong to a set, bool (N,)."""
+    assert run.probes is not None
+    conditions = run.probe_sets[probe]
+    return np.isin(run.probes.condition, [i for i, name in enumerate(run.probes.conditions) if name in conditions])
+
+
+def cross_view(run: Run, probe: str) -> np.ndarray:
+    """Rank-1, every probe counted, float64 (V probe views, V gallery views), percent; NaN with nothing to count."""
+    p = run.probes
+    assert p is not None
+    hit, cells = p.wrong < 1, np.full((len(p.views), len(p.views)), np.nan)
+    chosen = members(run, probe)
+    for i in range(len(p.views)):
+        if (rows := chosen & (p.view == i)).any():
+            cells[i] = 100 * hit[rows].mean(0)
+    cells[:, p.gallery_sequences == 0] = np.nan
+    return cells
+
+
+def over_gallery_views(cells: np.ndarray) -> np.ndarray:
+    """The mean over the other gallery views, (V, V) → (V,): a row of the paper's table."""
+    cells = cells.copy()
+    if len(cells) > 1:
+        np.fill_diagonal(cells, np.nan)
+    counts = np.isfinite(cells).sum(1)
+    return np.divide(np.nansum(cells, 1), counts, out=np.full(len(cells), np.nan), where=counts > 0)
+
+
+def compared(p: Probes) -> np.ndarray:
+    """Which pairs of probe and gallery view count, bool (N, V): not the probe's own view, none without a gallery."""
+    other = p.view[:, None] != np.arange(len(p.views)) if len(p.views) > 1 else np.ones((len(p.view), 1), bool)
+    return other & (p.gallery_sequences > 0)
+
+
+def confusion(run: Run) -> Confusion | None:
+    """Who is taken for whom, over all probes and the gallery views that count; None where nobody can be named."""
+    p = run.probes
+    if p is None:
+        return None
+    subject_of = _subjects_of(run)
+    pairs = compared(p) & (p.nearest >= 0)
+    if subject_of is None or not pairs.any():
+        return None
+    who = np.broadcast_to(p.subject[:, None], pairs.shape)[pairs]
+    hit = (p.wrong < 1)[pairs]
+    taken = np.where(hit, who, subject_of[p.nearest[pairs]])
+    named = (taken >= 0) & (hit | (taken != who))  # a miss whose nearest is right was a tie with somebody
+    size = len(p.subjects)
+    codes, counts = np.unique(who[named] * size + taken[named], return_counts=True)
+    row, column = codes // size, codes % size  # sparse: some test sets have thousands of subjects
+    total = np.bincount(who[named], minlength=size)
+    percent = 100 * counts / total[row]
+    wrong = np.where(row == column, 0, percent)
+    order = np.argsort(-wrong, kind="stable")[:10]
+    worst = [(p.subjects[row[k]], p.subjects[column[k]], float(wrong[k])) for k in order if wrong[k] > 0]
+    tested = np.flatnonzero(total)
+    if len(tested) > CONFUSED:  # those with most to do with mistakes, on either side
+        weight = np.bincount(row, wrong, size) + np.bincount(column, wrong, size)
+        tested = np.sort(tested[np.argsort(-weight[tested], kind="stable")[:CONFUSED]])
+    place = np.full(size, -1)
+    place[tested] = np.arange(len(tested))
+    inside = (place[row] >= 0) & (place[column] >= 0)
+    matrix = np.zeros((len(tested), len(tested)))
+    matrix[place[row[inside]], place[column[inside]]] = percent[inside]
+    return Confusion([p.subjects[i] for i in tested], matrix, int((total > 0).sum()), worst)
+
+
+def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
+    """The probes of a set that are missed in most gallery views, by the largest margin first; each subject once."""
+    p = run.probes
+    assert p is not None
+    counted = compared(p) & (p.match >= 0) & members(run, probe)[:, None]
+    missed = counted & ~(p.wrong < 1)
+    margin = np.where(missed, p.match_distance - p.nearest_distance, -np.inf)
+    order = np.lexsort((-margin.max(1), -missed.sum(1)))
+    order = order[missed[order].any(1)]
+    _, first = np.unique(p.subject[order], return_index=True)
+    found, name_of = [], _names(run)
+    for n in order[np.sort(first)[:count]]:
+        view = int(margin[n].argmax())
+        found.append(
+            HardProbe(
+                probe,
+                p.subjects[p.subject[n]],
+                p.conditions[p.condition[n]],
+                p.views[p.view[n]],
+                p.views[view],
+                int(missed[n].sum()),
+                int(counted[n].sum()),
+                int(p.sequence[n]),
+                int(p.nearest[n, view]),
+                int(p.match[n, view]),
+                float(p.nearest_distance[n, view]),
+                float(p.match_distance[n, view]),
+                name_of.get(int(p.nearest[n, view]), "another"),
+                name_of.get(int(p.match[n, view]), p.subjects[p.subject[n]]),
+            )
+        )
+    return found
+
+
+def examples(run: Run) -> list[tuple[str, int]]:
+    """One probe of each set to look at: from the side if there is such a view, of a subject recognised in most views.
+
+    Returns:
+        (set, line of the store's table) for each set with probes, three sets at most.
+    """
+    p = run.probes
+    assert p is not None
+    side = p.views.index("090") if "090" in p.views else len(p.views) // 2
+    found = []
+    for probe in list(run.probe_sets)[:3]:
+        candidates = np.flatnonzero(members(run, probe))
+        if not len(candidates):
+            continue
+        hits = ((p.wrong < 1) & compared(p))[candidates].sum(1)
+        best = candidates[np.lexsort((-hits, p.view[candidates] != side))[0]]
+        found.append((probe, int(p.sequence[best])))
+    return found
+
+
+def embedding_map(run: Run, seed: int = 0) -> Map | None:
+    """The embeddings of some subjects' sequences on a plane, by t-SNE; the same every time."""
+    p, e = run.probes, run.embeddings
+    if p is None or e is None or len(e.embedding) < 4:
+        return None
+    from sklearn.manifold import TSNE  # here: it takes a second to import
+    from threadpoolctl import threadpool_limits
+
+    tested = np.unique(e.subject)
+    per_subject = len(e.subject) / len(tested)
+    number = int(np.clip(MAPPED // per_subject, 1, min(SUBJECTS, len(tested))))
+    chosen = tested[np.linspace(0, len(tested) - 1, number).round().astype(int)]
+    rows = np.flatnonzero(np.isin(e.subject, chosen))[:MAPPED]
+    vectors = e.embedding[rows].astype(np.float32)
+    tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed, max_iter=500)
+    with threadpool_limits(
+        1
+    ):  # its threads wait for each other at every step: a busy machine makes them ten times slower
+        places = tsne.fit_transform(vectors)
+    kinds = {name: probe for probe, conditions in run.probe_sets.items() for name in conditions}
+    condition = np.array(p.conditions)[e.condition[rows]]
+    return Map(
+        places,
+        np.array(p.subjects)[e.subject[rows]],
+        condition,
+        np.array(p.views)[e.view[rows]],
+        np.array([kinds.get(name, "gallery") for name in condition.tolist()]),
+        ["gallery", *run.probe_sets],
+        number,
+        len(tested),
+    )
+
+
+def _names(run: Run) -> dict[int, str]:
+    """Subject and condition of each line of the store's table, as far as files say."""
+    p, e = run.probes, run.embeddings
+    assert p is not None
+    if e is not None:
+        return {
+            line: f"{p.subjects[subject]} {p.conditions[condition]}"
+            for line, subject, condition in zip(
+                e.sequence.tolist(), e.subject.tolist(), e.condition.tolist(), strict=True
+            )
+        }
+    if run.store is not None:
+        return {
+            i: " ".join(names) for i, names in enumerate(zip(run.store.subjects, run.store.conditions, strict=True))
+        }
+    return {}
+
+
+def _subjects_of(run: Run) -> np.ndarray | None:
+    """Subject of each line of the store's table, as a position in `Probes.subjects`; int64, −1 for others."""
+    p, e = run.probes, run.embeddings
+    assert p is not None
+    if isinstance(e, Embeddings):
+        lines, subject = e.sequence, e.subject
+    elif run.store is not None:
+        position = {name: i for i, name in enumerate(p.subjects)}
+        lines = np.arange(len(run.store))
+        subject = np.array([position.get(name, -1) for name in run.store.subjects.tolist()])
+    else:
+        return None
+    table = np.full(max(int(lines.max(initial=0)), int(p.nearest.max(initial=0))) + 1, -1)
+    table[lines] = subject
+    return table

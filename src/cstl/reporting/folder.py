@@ -1,0 +1,332 @@
+"""What a run left in its folder, read as far as it is there: what is missing becomes a note for the reader."""
+
+import csv
+import json
+import math
+import shlex
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from cstl.checkpoint import Weights, load_weights
+from cstl.config import Plain
+from cstl.data.alignment import frame_size
+from cstl.data.store import Store, open_store
+from cstl.sweep import ERROR
+from cstl.tables import Row, Table
+
+RUN_FILES = ("config.yaml", "results.json", "metrics.csv")  # a folder with one of them is a run
+T = TypeVar("T")
+Curve = tuple[list[int], list[float]]  # iterations and values
+
+
+@dataclass(frozen=True)
+class Probes:
+    """`probes.npz`: what N probe sequences found in the gallery of each of V views, see `cstl.metrics.Neighbours`."""
+
+    sequence: np.ndarray  # int64 (N,), line of the store's table
+    subject: np.ndarray  # int64 (N,), position in `subjects`
+    condition: np.ndarray
+    view: np.ndarray
+    wrong: np.ndarray  # float32 (N, V): recognised where below 1; NaN without a match
+    nearest: np.ndarray  # int64 (N, V), line of the store's table; -1 in an empty gallery
+    nearest_distance: np.ndarray  # float32 (N, V)
+    match: np.ndarray  # int64 (N, V), -1 without a match
+    match_distance: np.ndarray  # float32 (N, V)
+    subjects: list[str]
+    conditions: list[str]
+    views: list[str]
+    gallery_sequences: np.ndarray  # int64 (V,)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """`embeddings.npz`: float16 (M, D), the mean over the parts of every tested sequence, and which sequence it is."""
+
+    embedding: np.ndarray
+    sequence: np.ndarray  # int64 (M,), and so on
+    subject: np.ndarray
+    condition: np.ndarray
+    view: np.ndarray
+
+
+@dataclass
+class Run:
+    """A run folder. Everything but the name may be absent; `notes` say in sentences what is, and why."""
+
+    folder: Path
+    config: Plain = field(default_factory=dict)
+    results: Plain = field(default_factory=dict)
+    table: Table | None = None  # the paper's table, as the run printed it
+    curves: dict[str, Curve] = field(default_factory=dict)  # by column of metrics.csv
+    probes: Probes | None = None
+    embeddings: Embeddings | None = None
+    weights: Weights | None = None  # of the checkpoint that was reported, or of the last one
+    checkpoint: Path | None = None
+    store: Store | None = None
+    command: str | None = None  # what was typed
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was evaluated."""
+        return bool(self.results)
+
+    @property
+    def dataset(self) -> str:
+        """Its name, such as casiab; empty when nothing says."""
+        return self.results.get("dataset") or self.config.get("dataset", {}).get("name", "")
+
+    @property
+    def title(self) -> str:
+        """The data set for the reader, with the size of the silhouettes: CASIA-B 128×88."""
+        title = self.config.get("dataset", {}).get("title") or self.dataset or "unknown data set"
+        size = self.results.get("resolution") or (frame_size(self.config["res"]) if "res" in self.config else None)
+        return f"{title} {size[0]}×{size[1]}" if size else title
+
+    @property
+    def probe_sets(self) -> dict[str, list[str]]:
+        """Name of a probe set → its conditions; each condition is its own where no configuration says."""
+        protocol = self.config.get("dataset", {}).get("protocol", {})
+        if protocol.get("probes"):
+            return {name: list(conditions) for name, conditions in protocol["probes"].items()}
+        if self.probes is None:
+            return {}
+        return {name: [name] for i, name in enumerate(self.probes.conditions) if (self.probes.condition == i).any()}
+
+    @property
+    def probe_names(self) -> list[str]:
+        """The probe sets, in the order of the tables."""
+        named = list(self.results.get("rank1", {})) or list(self.probe_sets)
+        logged = [name.removeprefix("test/rank1/") for name in self.curves if name.startswith("test/rank1/")]
+        return named or [name for name in logged if name != "mean"]
+
+    @property
+    def steps(self) -> tuple[int, int | None]:
+        """Iterations logged, and those asked for."""
+        done = max((steps[-1] for steps, _ in self.curves.values() if steps), default=0)
+        asked = self.config.get("trainer", {}).get("max_steps") or 0
+        return done, asked if asked > 0 else None
+
+
+def read_run(folder: Path) -> Run:
+    """Reads whatever of a run there is.
+
+    Raises:
+        FileNotFoundError: no such folder, or one that no run has written.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no run folder at {folder}; runs lie in runs/NAME where they were started")
+    if not _is_run(folder):
+        raise FileNotFoundError(
+            f"{folder} is no run folder: expected {', '.join(RUN_FILES)} or one of them, found none; "
+            "name the folder that python -m cstl.train or cstl.evaluate wrote, runs/NAME"
+        )
+    run = Run(folder)
+    run.config = _read(run, "config.yaml", _read_yaml) or {}
+    run.results = _read(run, "results.json", _read_json) or {}
+    run.table = _read(run, "table.csv", _read_table)
+    run.curves = _read(run, "metrics.csv", read_curves) or {}
+    run.probes = _read(run, "probes.npz", _read_probes)
+    run.embeddings = _read(run, "embeddings.npz", lambda path: _arrays(path, Embeddings))
+    _find_checkpoint(run)
+    trained = (run.weights and run.weights.config) or {}
+    if not run.config and trained.get("dataset", {}).get("name") == run.dataset:
+        run.config = trained  # an evaluation on the data set that the checkpoint was trained on
+    run.command = _command(folder)
+    _find_store(run)
+    _explain(run)
+    return run
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folder itself; of a sweep's folder, those of its jobs, in the order of their numbers."""
+    if _is_run(folder) or not folder.is_dir():
+        return [folder]
+    jobs = [job for job in folder.iterdir() if _is_run(job)]
+    return sorted(jobs, key=lambda job: (not job.name.isdigit(), int(job.name) if job.name.isdigit() else 0, job.name))
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (*RUN_FILES, ERROR))  # a job may fail before it writes anything
+
+
+def _read(run: Run, name: str, reader: Callable[[Path], T]) -> T | None:
+    """What `reader` makes of a file; None where it is absent, and a note where it is damaged."""
+    path = run.folder / name
+    if not path.is_file():
+        return None
+    try:
+        return reader(path)
+    except Exception as error:  # a cut or foreign file fails in many ways, and the rest can still be shown
+        reason = " ".join(str(error).split())[:200]
+        run.notes.append(f"{name} cannot be read and is left out: it is damaged, or still being written ({reason}).")
+        return None
+
+
+def _read_yaml(path: Path) -> Plain:
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    if not isinstance(content, dict):
+        raise ValueError("expected a mapping")
+    return {str(key): value for key, value in content.items()}
+
+
+def _read_json(path: Path) -> Plain:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content.get("rank1"), dict):
+        raise ValueError("expected rank1 in it")
+    return content
+
+
+def _read_table(path: Path) -> Table:
+    title, *lines = path.read_text(encoding="utf-8").splitlines()
+    header, *lines_of_cells = csv.reader(lines)
+    rows = []
+    for probe, method, *cells in lines_of_cells:
+        *values, mean = (float(cell) if cell else None for cell in cells)
+        rows.append(Row(probe, method, tuple(values), mean))
+    return Table(title.removeprefix("# "), tuple(header[2:-1]), tuple(rows))
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """The columns of a `metrics.csv`; a last line that is still being written is left out."""
+    text = path.read_text(encoding="utf-8")
+    curves: dict[str, Curve] = {}
+    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+        for name, value in row.items():
+            if name not in (None, "step", "epoch") and value and math.isfinite(float(value)):
+                steps, values = curves.setdefault(name, ([], []))
+                if steps and steps[-1] == int(float(row["step"])):  # the last of two rows of one iteration
+                    values[-1] = float(value)
+                else:
+                    steps.append(int(float(row["step"])))
+                    values.append(float(value))
+    return curves
+
+
+def _read_probes(path: Path) -> Probes:
+    return _arrays(path, Probes)
+
+
+def _arrays(path: Path, kind: type[T]) -> T:
+    names = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [name for name in names if name not in file]:
+                raise ValueError(f"{', '.join(missing)} missing")
+            arrays: dict[str, Any] = {name: file[name] for name in names}
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"no whole .npz file: {error}") from error
+    arrays |= {name: array.tolist() for name, array in arrays.items() if array.dtype.kind == "U"}
+    return kind(**arrays)
+
+
+def _find_checkpoint(run: Run) -> None:
+    """The checkpoint that the results belong to, wherever the run was moved; of an unfinished run, the last."""
+    own = run.folder / "checkpoints"
+    found = []
+    if named := run.results.get("checkpoint"):
+        found = [own / Path(named).name, *_candidates(run, named)]
+    elif own.is_dir():
+        found = sorted(own.glob("step-*.ckpt"), reverse=True)[:1]
+    for path in found:
+        if path.is_file():
+            try:
+                run.weights, run.checkpoint = load_weights(path), path
+            except (ValueError, OSError) as error:
+                run.notes.append(f"What the network looks at is left out: {error}.")
+            return
+    run.notes.append(
+        "What the network looks at is left out: "
+        + (f"the checkpoint {named} is not there any more." if named else "there is no checkpoint yet.")
+    )
+
+
+def _find_store(run: Run) -> None:
+    """The store the run was tested on, if it is still there and still the same."""
+    data = run.config.get("data", {})
+    if not data.get("store"):
+        run.notes.append("Silhouettes are left out: no config.yaml says where the prepared data set lies.")
+        return
+    paths = [path for path in _candidates(run, data["store"]) if path.is_dir()] or [Path(data["store"])]
+    try:
+        store = open_store(paths[0], data.get("dataset"), data.get("res"))
+    except (ValueError, OSError) as error:
+        run.notes.append(f"Silhouettes are left out: {str(error).splitlines()[0].removesuffix(' with:')}.")
+        return
+    if run.probes is not None:
+        lines, subject = run.probes.sequence, np.array(run.probes.subjects)[run.probes.subject]
+        if lines.max(initial=0) >= len(store) or (store.subjects[lines] != subject).any():
+            run.notes.append(
+                f"Silhouettes are left out: the store {paths[0]} is not the one that the run was tested on, its "
+                "sequences are others; evaluate the checkpoint again on the store as it is now."
+            )
+            return
+    run.store = store
+
+
+def _candidates(run: Run, path: str) -> Iterator[Path]:
+    """Where a path of the configuration may lead: from here, from where the run was started, from beside the run."""
+    yield Path(path)
+    hydra = run.folder / ".hydra" / "hydra.yaml"
+    if hydra.is_file():
+        cwd = OmegaConf.select(OmegaConf.load(hydra), "hydra.runtime.cwd")
+        if cwd:
+            yield Path(cwd) / path
+    for parent in run.folder.resolve().parents[:4]:
+        yield parent / path
+
+
+def _command(folder: Path) -> str | None:
+    """The command that started the run, under another name: a name is taken once."""
+    files = [folder / ".hydra" / name for name in ("overrides.yaml", "hydra.yaml")]
+    if not all(file.is_file() for file in files):
+        return None
+    try:
+        overrides = [str(override) for override in OmegaConf.load(files[0])]
+        job = str(OmegaConf.select(OmegaConf.load(files[1]), "hydra.job.name"))
+    except Exception:  # a damaged note of Hydra's is no reason to fail
+        return None
+    overrides = [f"{item}-again" if item.startswith("name=") else item for item in overrides]
+    return shlex.join(["python", "-m", f"cstl.{job}", *overrides])
+
+
+def _explain(run: Run) -> None:
+    """Notes on what is not there as a whole."""
+    done, asked = run.steps
+    if not run.is_finished:
+        if done:
+            progress = f"{done:,} of {asked:,} iterations are logged" if asked else f"{done:,} iterations are logged"
+        else:
+            progress = "no iteration is logged yet"
+        if (run.folder / ERROR).is_file():
+            lines = (run.folder / ERROR).read_text(encoding="utf-8", errors="replace").splitlines()
+            run.notes.insert(0, f"It failed: {lines[-1] if lines else 'no message'}")
+        run.notes.insert(
+            0,
+            f"This run is not finished: {progress}, and results.json is not there. The same command goes on with it; "
+            "this page shows what there is.",
+        )
+    elif run.probes is None and not (run.folder / "probes.npz").exists():
+        again = (
+            f"python -m cstl.evaluate checkpoint='{run.checkpoint}'" if run.checkpoint else "python -m cstl.evaluate"
+        )
+        run.notes.append(
+            "Heat maps, confusions and the hardest probes are left out: probes.npz is not there, as in runs of older "
+            f"versions. {again} writes it."
+        )
+    if run.is_finished and run.embeddings is None and not (run.folder / "embeddings.npz").exists():
+        run.notes.append("The map of the embeddings is left out: embeddings.npz is not there, as in older runs.")
+    for probe, row in run.results.get("rank1", {}).items():
+        if row["mean"] is None:
+            run.notes.append(f"{probe} has no result: no probe sequence of it could be counted in the test set.")

@@ -1,0 +1,138 @@
+"""Silhouettes as pictures, and what the network looks at in them."""
+
+import base64
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from cstl.checkpoint import Weights, network_settings
+from cstl.data.store import Store
+from cstl.models import CSTL
+from cstl.models.mste import SCALES
+
+MOVING = 30  # frames of a moving picture, at most
+LOOKED_AT = 120  # frames of a sequence that the network is shown, at most
+SOURCES = 8  # frames of the recombined one that get a colour of their own
+SCALE_NAMES = {"frame": "frame level", "short": "short term", "long": "long term"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the network makes of one sequence: T frames, P parts."""
+
+    silhouettes: np.ndarray  # uint8 (T, H, W)
+    scales: dict[str, np.ndarray]  # scale → float32 (T, P), ATA's importance, mean over the channels; empty without ATA
+    scores: np.ndarray | None  # float32 (T, P), SSFL's; None without SSFL
+
+    @property
+    def source(self) -> np.ndarray | None:
+        """The frame from which SSFL takes each part, int64 (P,)."""
+        return None if self.scores is None else self.scores.argmax(0)
+
+
+def frames_of(store: Store, sequence: int, count: int) -> np.ndarray:
+    """The first frames of a sequence, uint8 (T, H, W)."""
+    start = int(store.starts[sequence])
+    return np.asarray(store.frames[start : start + min(count, int(store.lengths[sequence]))])
+
+
+def load_network(weights: Weights) -> CSTL:
+    """The network of a checkpoint, on the CPU and ready to be asked.
+
+    Raises:
+        ValueError: another network than CSTL or an ablation of it, or weights that do not fit it.
+    """
+    if weights.config is None:  # a file of the authors
+        settings, target = network_settings(weights.state_dict), "cstl.models.CSTL"
+    else:
+        settings = dict(weights.config.get("model", {}).get("network", {}))
+        target = settings.pop("_target_", None)
+    if target != "cstl.models.CSTL":
+        raise ValueError(f"the network is {target or 'not named'}, and only cstl.models.CSTL says where it looks")
+    network = CSTL(**settings)
+    try:
+        network.load_state_dict(weights.state_dict)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
+    return network.eval()
+
+
+def look(network: CSTL, silhouettes: np.ndarray) -> Look:
+    """Shows a network the frames uint8 (T, H, W)."""
+    with torch.inference_mode():
+        attention = network.attention(torch.from_numpy(silhouettes.copy())[None].float() / 255)
+    scales: dict[str, np.ndarray] = {}
+    if attention.scales is not None:
+        means = attention.scales[0].mean(-1)  # (T, P, S)
+        scales = {SCALE_NAMES[name]: means[:, :, i].numpy() for i, name in enumerate(_scales(network))}
+    return Look(silhouettes, scales, None if attention.frames is None else attention.frames[0].numpy())
+
+
+def _scales(network: CSTL) -> list[str]:
+    return [scale for scale in SCALES if scale in network.mste.scales]
+
+
+def strip(silhouettes: np.ndarray) -> np.ndarray:
+    """The frames side by side: (T, H, W) → (H, T·W)."""
+    return np.hstack(list(silhouettes))
+
+
+def recombine(found: Look) -> np.ndarray:
+    """The frame that SSFL puts together, uint8 (H, W): the rows of each part out of the frame it is taken from."""
+    assert found.source is not None
+    rows = _rows_of_parts(found)
+    return np.stack([found.silhouettes[found.source[part], row] for row, part in enumerate(rows)])
+
+
+def sources(found: Look) -> list[tuple[int, int]]:
+    """The frames that SSFL takes parts from and how many parts, those with most first."""
+    assert found.source is not None
+    frame, count = np.unique(found.source, return_counts=True)
+    order = np.argsort(-count, kind="stable")
+    return [(int(frame[i]), int(count[i])) for i in order]
+
+
+def tinted(found: Look, frame: int | None, colours: list[str]) -> np.ndarray:
+    """A source frame with the rows that are taken from it in its colour and the rest dim; None: the recombined one.
+
+    Args:
+        frame: one of `sources`.
+        colours: of the first `SOURCES` of them, "#rrggbb"; the others are grey.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+    """
+    assert found.source is not None
+    colour_of = {source: _rgb(colours[i]) for i, (source, _) in enumerate(sources(found)[:SOURCES])}
+    picture = recombine(found) if frame is None else found.silhouettes[frame]
+    result = np.repeat(picture[:, :, None] * 0.35, 3, axis=2)
+    for row, part in enumerate(_rows_of_parts(found)):
+        source = int(found.source[part])
+        if frame in (None, source):
+            result[row] = picture[row][:, None] / 255 * colour_of.get(source, np.array([200.0] * 3))
+    return result.round().astype(np.uint8)
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """A picture, uint8 (H, W) grey or (H, W, 3) RGB, as the address of an inlined PNG."""
+    done, encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
+    assert done
+    return inlined(encoded.tobytes())
+
+
+def inlined(png: bytes) -> str:
+    """A PNG file's content as the address of an inlined picture."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _rows_of_parts(found: Look) -> np.ndarray:
+    """The part that each row of a silhouette belongs to, int64 (H,)."""
+    assert found.source is not None
+    height = found.silhouettes.shape[1]
+    return np.arange(height) * len(found.source) // height
+
+
+def _rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float64)

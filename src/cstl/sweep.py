@@ -1,0 +1,118 @@
+"""Sweeps: a job that fails does not end them, a search is scored on held-out subjects, and the end says what failed."""
+
+import csv
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+ERROR = "error.txt"  # in the folder of a job that failed; its last line is the error's message
+SCORE = "validation/rank1/mean"
+
+
+class Sweep(Callback):
+    """What Hydra calls before and after all jobs of `python -m cstl.train -m …`."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuses a search that is no sweep, where it is not one of a job's own processes."""
+        if is_search(config.hydra) and "LOCAL_RANK" not in os.environ:
+            _refuse("a search is a sweep, add -m: python -m cstl.train -m hparams_search=optuna")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuses a search without held-out subjects; keeps all jobs in one folder, whatever their names are."""
+        if is_search(config.hydra):
+            logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage, of which nothing is used
+            held_out = OmegaConf.select(config, "dataset.protocol.validation") or 0
+            every, steps = config.evaluate_every, config.trainer.max_steps
+            if held_out < 1:
+                _refuse(
+                    "a search chooses settings by held-out training subjects, never by the test subjects, and "
+                    "dataset.protocol.validation=0 holds none out: leave it out, or set dataset.protocol.validation=10"
+                )
+            if every is None or every > steps:
+                _refuse(
+                    f"a search needs a look at the held-out subjects, and evaluate_every={every} has none in the "
+                    f"{steps} iterations of a trial: leave it out, or set evaluate_every={steps}"
+                )
+        folder = config.hydra.sweep.dir.replace("\\", r"\\").replace("'", r"\'")
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Names the jobs that failed, and ends with exit code 1 where there are any."""
+        folder = Path(config.hydra.sweep.dir)
+        jobs = sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+        if os.environ.get("RANK", "0") != "0":
+            return  # the first process says so
+        failed = [job.name for job in jobs if (job / ERROR).exists()]
+        compare = f"python -m cstl.compare {folder}"
+        if failed:
+            print(f"{folder}: {len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}", file=sys.stderr)
+            print(f"all of them, with the errors of these: {compare}", file=sys.stderr)
+            sys.exit(1)
+        print(f"{folder}: all {len(jobs)} jobs are finished; to compare them: {compare}")
+
+
+def job(train: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
+    """Trains one job of a sweep → its score in a search; an error goes to `error.txt` and no further."""
+    from cstl.processes import Stopped, is_first  # here: it needs PyTorch, which the start of a sweep does not
+
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    (folder / ERROR).unlink(missing_ok=True)
+    try:
+        train(config)
+    except AlreadyFinishedError as finished:
+        print(f"job {hydra.job.num}: {finished}")
+    except Stopped:
+        raise  # the user stopped the whole sweep
+    except Exception as error:
+        if is_first():
+            message = one_line(error)
+            lines = "".join(traceback.format_exception(error))
+            (folder / ERROR).write_text(f"{lines.rstrip()}\n\n{message}\n", encoding="utf-8")
+            print(f"error: job {hydra.job.num}: {message}", file=sys.stderr)
+        return 0.0 if is_search(hydra) else None
+    return held_out_score(folder) if is_search(hydra) else None
+
+
+class AlreadyFinishedError(ValueError):
+    """A run of the same name and settings is finished: a sweep that is started again passes over it."""
+
+
+def is_search(hydra: Any) -> bool:
+    """Whether a sweep is a search, which needs a score of each job."""
+    return hydra.runtime.choices.get("hydra/sweeper") == "optuna"
+
+
+def held_out_score(run: Path) -> float | None:
+    """Mean rank-1 on held-out training subjects, percent, of the checkpoint that a run reports; None: not measured."""
+    if not (run / "metrics.csv").exists():
+        return None
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        scores = [float(row[SCORE]) for row in csv.DictReader(file) if row.get(SCORE)]
+    if not scores:
+        return None
+    return max(scores) if (run / "checkpoints" / "best.ckpt").exists() else scores[-1]
+
+
+def one_line(error: Exception) -> str:
+    """An error's message in one line, with its kind unless it speaks to the user."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what went wrong, without Hydra's account of where
+    message = " ".join(str(error).split())
+    if isinstance(error, (ValueError, OSError, FloatingPointError)) and message:
+        return message
+    return f"{type(error).__name__}: {message}".rstrip(": ")
+
+
+def _refuse(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
