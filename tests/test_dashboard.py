@@ -27,7 +27,14 @@ from cstl.losses import TripletLoss
 from cstl.recognizer import GaitRecognizer
 
 Configure = Callable[..., DictConfig]
-TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "baseline=false")
+TINY = (
+    "dataset=tiny",
+    "data.workers=0",
+    "trainer=cpu",
+    "trainer.log_every_n_steps=1",
+    "baseline=false",
+    "report=false",
+)
 BOTH = ("logger=[wandb,tensorboard]", "logger.mode=offline")
 SECRETS = {"WANDB_API_KEY": "5ec2e7" * 7, "SLURM_JWT": "5ec2e7-token", "MY_PASSWORD": "5ec2e7-word"}
 
