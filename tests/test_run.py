@@ -118,7 +118,7 @@ def test_a_name_is_taken_once(configured: Configure) -> None:
 
 @pytest.mark.parametrize("overrides", [
     ("experiment=demo", "dataset=tiny"),
-    ("logger=wandb", "logger.wandb.offline=true"),
+    ("logger=wandb", "logger.mode=offline"),
     ("trainer=auto", "trainer.precision=bf16-mixed"),
     ("model.mining=hard", "data.workers=1"),
 ], ids=lambda overrides: overrides[0])  # fmt: skip

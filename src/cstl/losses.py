@@ -91,6 +91,17 @@ class TripletLoss(nn.Module):
         per_part, active = mine(distances, positive, self.margin)
         return TripletLossOutput(per_part.mean(), per_part, active, distances.detach().mean((1, 2)))
 
+    def terms(self, labels: Tensor) -> Tensor:
+        """Of how many terms the `active` ones of a part are, int64 (): triplets (batch-all) or anchors (batch-hard).
+
+        Args:
+            labels: int (B,), as for `forward`.
+        """
+        positive = labels[:, None] == labels
+        if self.mining == "hard":
+            return positive.new_tensor(len(labels), dtype=torch.int64)
+        return (positive.sum(1) * (~positive).sum(1)).sum()
+
     def extra_repr(self) -> str:
         """Show the settings in the printed module."""
         return f"margin={self.margin}, mining={self.mining!r}"

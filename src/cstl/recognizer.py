@@ -83,7 +83,8 @@ class GaitRecognizer(LightningModule):
         embeddings, logits = self.embed(batch.silhouettes)
         # Every process has the triplets of the whole batch, and the gradients of all processes are averaged: with the
         # gradient that the gathering passes on, that is the gradient of one process with the whole batch.
-        triplet = self.triplet(of_all_processes(embeddings), of_all_processes(batch.labels))
+        labels = of_all_processes(batch.labels)
+        triplet = self.triplet(of_all_processes(embeddings), labels)
         parts = logits.shape[1]
         cross_entropy = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat_interleave(parts))
         loss = self.triplet_weight * triplet.loss + self.cross_entropy_weight * cross_entropy
@@ -93,7 +94,8 @@ class GaitRecognizer(LightningModule):
         self.log("train/loss", whole, prog_bar=True)
         self.log("train/triplet", triplet.loss)
         self.log("train/cross_entropy", cross_entropy)
-        self.log("train/active_triplets", triplet.active.float().mean())
+        # of all triplets, 0 … 1, as a mean over the parts
+        self.log("train/active_triplets", triplet.active.mean() / self.triplet.terms(labels).clamp(min=1))
         self.log("train/mean_distance", triplet.mean_distance.mean())
         return loss
 

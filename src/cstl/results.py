@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from cstl import figures
 from cstl.metrics import CrossViewResult
@@ -60,9 +61,14 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def draw_cross_view(result: CrossViewResult, path: Path) -> None:
+    """Writes `cross_view` as a picture."""
+    cross_view(result).savefig(path)
+
+
+def cross_view(result: CrossViewResult) -> Figure:
     """A heat map of rank-1 over probe view × gallery view for each probe; cells without a probe stay grey."""
     rank1 = {probe: accuracy[:, :, 0].numpy() for probe, accuracy in result.accuracy.items()}
-    figures.cross_view(rank1, result.views).savefig(path)
+    return figures.cross_view(rank1, result.views)
 
 
 def draw_curves(metrics: Path, path: Path) -> None:

@@ -32,7 +32,7 @@ from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store
 from cstl.data.walkers import synthesize as write_walkers
-from cstl.loggers import CSVLog
+from cstl.loggers import CSVLog, TensorBoardLog, closing, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
@@ -59,7 +59,7 @@ def train(config: DictConfig) -> Plain:
     check_processes(config, trainer)
     last = open_run(folder, settings)
     for logger in trainer.loggers:
-        if last is not None and isinstance(logger, CSVLog):
+        if last is not None and isinstance(logger, CSVLog | TensorBoardLog):
             logger.resume(step=int(last.stem.removeprefix("step-")))
 
     seed_everything(config.seed, workers=True, verbose=False)
@@ -69,7 +69,7 @@ def train(config: DictConfig) -> Plain:
         transferred = transfer(recognizer.network, load_weights(config.init_from).state_dict)
         CONSOLE.print(f"{config.init_from}: {transferred}", highlight=False)
     keep_freed_memory()
-    with as_one_run(config, folder, trainer.world_size):
+    with as_one_run(config, folder, trainer.world_size), closing(trainer.loggers):
         started = time.monotonic()
         trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
         seconds = {"training": time.monotonic() - started}
@@ -258,7 +258,7 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
     return instantiate(
         config.trainer,
         default_root_dir=str(folder),
-        logger=[instantiate(logger) for logger in config.logger.values()],
+        logger=[instantiate(logger) for logger in wanted(config.logger)],
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(steps, 1)),
@@ -347,7 +347,7 @@ def report(
     dataset, size = settings["dataset"], frame_size(settings["res"])
     origin = trained["dataset"]["name"] if "dataset" in trained else "the authors' weights"
     title = dataset["title"] + (f", trained on {origin}" if origin != dataset["name"] else "")
-    published = origin in (dataset["name"], "the authors' weights") and is_published_split(dataset)
+    published = origin in (dataset["name"], "the authors' weights") and tables.is_published_split(dataset)
     table = tables.paper_table(methods, title, dataset["name"] if published else None, size)
     CONSOLE.print()
     CONSOLE.print(tables.to_terminal(table, CONSOLE.width), highlight=False)
@@ -394,11 +394,6 @@ def write_report(folder: Path) -> None:
         report_run(folder)
     except Exception as error:
         LOG.warning("the report of %s could not be written: %s: %s", folder, type(error).__name__, error)
-
-
-def is_published_split(dataset: Plain) -> bool:
-    """Whether a data set is split as in the papers' tables: CASIA-B's large split, OU-MVLP's only one."""
-    return dataset.get("split", "LT") == "LT" and dataset.get("split_file") is None
 
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:

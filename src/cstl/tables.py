@@ -165,6 +165,11 @@ def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str
     return found
 
 
+def is_published_split(dataset: Mapping[str, Any]) -> bool:
+    """Whether a data set is split as in the papers' tables: CASIA-B's large split, OU-MVLP's only one."""
+    return dataset.get("split", "LT") == "LT" and dataset.get("split_file") is None
+
+
 def paper_table(
     methods: Mapping[str, CrossViewResult],
     title: str,

@@ -1,0 +1,297 @@
+"""What Weights & Biases and TensorBoard show beside the scalars of `metrics.csv`: speed, tables, pictures, settings.
+
+`metrics.csv` is a function of the run alone, the same after any stop; how fast a machine was is not.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cstl import results, tables
+from cstl.data.alignment import frame_size
+from cstl.data.datamodule import GaitDataModule, TrainBatch
+from cstl.loggers import Dashboard, WandbLog
+from cstl.metrics import CrossViewResult
+from cstl.models import CSTL
+from cstl.recognizer import GaitRecognizer
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+PEOPLE = 2  # test subjects whose silhouettes are shown
+SHOWN = 10  # frames of a sequence in a picture
+LOOKED_AT = 120  # frames of a sequence that the network is shown for a picture, at most
+CHOSEN = (255, 170, 40)  # the colour of the rows that SSFL takes from a frame
+Samples = dict[str, np.ndarray]
+
+
+def dashboards(trainer: Trainer) -> list[Dashboard]:
+    """The loggers that show more than scalars, of the first process."""
+    return [logger for logger in trainer.loggers if isinstance(logger, Dashboard)] if trainer.is_global_zero else []
+
+
+class Speed(Callback):
+    """Logs how fast training is: `speed/…`, every `log_every_n_steps` iterations, of those since the last time.
+
+    - `sequences_per_second`: of all processes together; evaluations do not count.
+    - `waiting_for_data`: the share of that time, 0 … 1, in which this process waited for its next batch.
+    - `memory`: the most so far in GiB, of the GPU where the network is on one, else of this process.
+
+    A GPU is waited for only when there is something to log, which Lightning does then in any case.
+    """
+
+    def __init__(self) -> None:
+        self.loggers: list[Dashboard] = []
+        self.since = self.idle_since = self.paused = self.waited = 0.0
+        self.sequences = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to measure."""
+        self.loggers = dashboards(trainer)
+        self._begin()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The batch is there."""
+        self.waited += time.perf_counter() - self.idle_since
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TrainBatch, batch_idx: int
+    ) -> None:
+        """Logs where Lightning is about to."""
+        self.sequences += len(batch.labels) * trainer.world_size
+        self.idle_since = time.perf_counter()
+        if not self.loggers or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        seconds = time.perf_counter() - self.since
+        measured = {"sequences_per_second": self.sequences / seconds, "waiting_for_data": self.waited / seconds}
+        measured |= memory(pl_module.device)
+        for logger in self.loggers:
+            logger.log_metrics({f"speed/{name}": value for name, value in measured.items()}, trainer.global_step)
+        self._begin()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self.paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts it again."""
+        evaluating = time.perf_counter() - self.paused
+        self.since += evaluating
+        self.idle_since += evaluating
+
+    def _begin(self) -> None:
+        self.since = self.idle_since = time.perf_counter()
+        self.waited, self.sequences = 0.0, 0
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """{"memory": GiB}, the most so far on a GPU or else of this process; nothing where it cannot be told."""
+    if device.type == "cuda":
+        return {"memory": torch.cuda.max_memory_allocated(device) / 2**30}
+    if resource is None:
+        return {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"memory": peak / (2**30 if sys.platform == "darwin" else 2**20)}  # bytes there, KiB elsewhere
+
+
+class Pictures(Callback):
+    """Logs what is more than a scalar of a step.
+
+    - The whole configuration, the versions of the packages and the code's commit.
+    - At each evaluation of the test subjects `test/rank1/PROBE/VIEW`; as `tables/rank1` the paper's table with its row
+      beside ours and as `tables/PROBE` probe view × gallery view; `pictures/heat_maps` of the same; and, where the
+      network is CSTL with SSFL, as `pictures/salient_frames` the frames that it takes the parts of a few sequences
+      from.
+    - Once, `pictures/silhouettes` of these sequences.
+    - At the end, in the summary of W&B, `final/rank1/PROBE`, to sort the runs of a sweep by.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The settings, and the silhouettes unless the run goes on."""
+        for logger in (loggers := dashboards(trainer)):
+            logger.log_hyperparams(settings(pl_module))
+        if loggers and trainer.global_step == 0 and (sequences := samples(trainer)):
+            image = draw_silhouettes(sequences)
+            for logger in loggers:
+                logger.log_image("pictures/silhouettes", [image], step=0)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What the test subjects' evaluation found."""
+        if not (loggers := dashboards(trainer)):
+            return
+        assert isinstance(pl_module, GaitRecognizer)
+        result = pl_module.result
+        assert result is not None
+        rank1 = tables.rows(result)
+        scalars = {
+            f"test/rank1/{probe}/{view}": value
+            for probe in result.accuracy
+            for view, value in rank1[probe]["per_view"].items()
+            if value is not None
+        }
+        sheets = {
+            "rank1": paper_sheet(result, pl_module),
+            **{probe: view_sheet(result, probe) for probe in result.accuracy},
+        }
+        pictures = {"heat_maps": rendered(results.cross_view(result))}
+        if (salient := draw_salient_frames(pl_module, samples(trainer))) is not None:
+            pictures["salient_frames"] = salient
+        step = trainer.global_step
+        for logger in loggers:
+            logger.log_metrics(scalars, step)
+            for name, (columns, rows) in sheets.items():
+                logger.log_table(f"tables/{name}", columns=columns, data=rows, step=step)
+            for name, picture in pictures.items():
+                logger.log_image(f"pictures/{name}", [picture], step=step)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same of the model that is reported, and its numbers as the run's summary."""
+        self.on_validation_end(trainer, pl_module)
+        final = {
+            f"final/{name.removeprefix('test/')}": float(value)
+            for name, value in trainer.logged_metrics.items()
+            if name.startswith("test/rank1/")
+        }
+        for logger in dashboards(trainer):
+            if isinstance(logger, WandbLog):
+                logger.experiment.summary.update(final)
+
+
+def settings(recognizer: LightningModule) -> dict[str, Any]:
+    """The configuration of a run, with the versions of the packages and the commit of the code where that is known."""
+    assert isinstance(recognizer, GaitRecognizer)
+    return {**(recognizer.config or {}), "versions": results.versions(), "commit": commit()}
+
+
+def commit(package: Path = Path(__file__).parent) -> str | None:
+    """The commit that this code is, with `-dirty` where it differs; None where git does not know its files."""
+
+    def git(*words: str) -> str:
+        command = ("git", "-C", str(package), *words)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not some other repository, around an installation
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def paper_sheet(result: CrossViewResult, recognizer: GaitRecognizer) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the paper's table: ours, the published row where there is one, and the difference."""
+    config = recognizer.config or {}
+    dataset = config["dataset"]
+    published = dataset["name"] if tables.is_published_split(dataset) else None
+    table = tables.paper_table({"CSTL": result}, dataset["title"], published, frame_size(config["res"]))
+    return ["probe", "method", *table.views, "mean"], [[row.probe, row.method, *row.numbers] for row in table.rows]
+
+
+def view_sheet(result: CrossViewResult, probe: str) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of rank-1 in percent, a row for each probe view and a column for each gallery view."""
+    cells = result.accuracy[probe][:, :, 0]
+    rows = [[None if value != value else value for value in row] for row in cells.tolist()]
+    return ["probe view", *result.views], [[view, *row] for view, row in zip(result.views, rows, strict=True)]
+
+
+def samples(trainer: Trainer) -> Samples:
+    """Of a few test subjects one sequence for each kind of probe, from the middle view: uint8 (T, H, W) by name."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, GaitDataModule)
+    store, protocol = data.store, data.protocol
+    view = protocol.views[len(protocol.views) // 2]
+    found = {}
+    for subject in data.test_subjects[:PEOPLE]:
+        for conditions in protocol.probes.values():
+            here = (store.subjects == subject) & (store.views == view) & np.isin(store.conditions, conditions)
+            for i in np.flatnonzero(here)[:1]:
+                start, length = store.starts[i], min(store.lengths[i], LOOKED_AT)
+                found[f"{subject}  {store.conditions[i]}  {view}"] = np.asarray(store.frames[start : start + length])
+    return found
+
+
+def draw_silhouettes(sequences: Samples) -> np.ndarray:
+    """The first frames of each sequence, one sequence a line → uint8 (H, W, 3)."""
+    lines = []
+    for name, frames in sequences.items():
+        panels = [_tinted(frame, np.zeros(len(frame), bool), dim=255) for frame in frames[: 2 * SHOWN]]
+        lines.append((panels, [name] + [""] * (len(panels) - 1)))
+    return _mosaic(lines)
+
+
+def draw_salient_frames(recognizer: GaitRecognizer, sequences: Samples) -> np.ndarray | None:
+    """The frames from which SSFL takes most parts of each sequence, these rows in colour, and what it makes of them.
+
+    Each is titled with the frame and the number of parts; the recombined one stands first, under the sequence's name.
+
+    Returns:
+        uint8 (H, W, 3); None where the network has no SSFL.
+    """
+    if (scores := frame_scores(recognizer, sequences)) is None:
+        return None
+    lines = []
+    for (name, frames), score in zip(sequences.items(), scores, strict=True):
+        source, height = score.argmax(0), frames.shape[1]  # (P,), the frame of each part
+        of_row = source[np.arange(height) * len(source) // height]  # (H,)
+        chosen, parts = np.unique(source, return_counts=True)
+        most = np.sort(np.argsort(-parts, kind="stable")[:SHOWN])  # in the order of time
+        recombined = _tinted(frames[of_row, np.arange(height)], np.ones(height, bool))
+        panels = [recombined, recombined * 0, *(_tinted(frames[chosen[i]], of_row == chosen[i]) for i in most)]
+        lines.append((panels, [name, "", *(f"{chosen[i] + 1}: {parts[i]}" for i in most)]))
+    return _mosaic(lines)
+
+
+def frame_scores(recognizer: GaitRecognizer, sequences: Samples) -> list[np.ndarray] | None:
+    """SSFL's score of every frame for every part, float (T, P) for each sequence; None without SSFL."""
+    network = recognizer.network
+    if not isinstance(network, CSTL):
+        return None
+    training, scores = network.training, []
+    network.eval()
+    with torch.no_grad():
+        for frames in sequences.values():
+            silhouettes = torch.from_numpy(frames.copy())[None].to(recognizer.device).to(recognizer.dtype) / 255
+            scores.append(network.attention(silhouettes).frames)
+    network.train(training)
+    return [score[0].float().cpu().numpy() for score in scores if score is not None] or None
+
+
+def rendered(figure: Figure) -> np.ndarray:
+    """A figure as uint8 (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _mosaic(lines: list[tuple[list[np.ndarray], list[str]]]) -> np.ndarray:
+    """Lines of panels (H, W, 3), each with a title above it → uint8 (H', W', 3). One axes: many of them are slow."""
+    height, width = lines[0][0][0].shape[:2]
+    gap, columns = height // 6, max(len(panels) for panels, _ in lines)
+    canvas = np.zeros((len(lines) * (gap + height), columns * width, 3), np.uint8)
+    figure = Figure(figsize=(columns * width * 1.2 / height, len(canvas) * 1.2 / height), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for i, (panels, titles) in enumerate(lines):
+        top = i * (gap + height)
+        for j, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+            canvas[top + gap : top + gap + height, j * width : (j + 1) * width] = panel
+            axes.text(j * width + 1, top + gap - 1, title, color="white", fontsize=8, va="bottom")
+    axes.imshow(canvas, aspect="auto")
+    return rendered(figure)
+
+
+def _tinted(frame: np.ndarray, rows: np.ndarray, dim: int = 70) -> np.ndarray:
+    """A silhouette (H, W) as (H, W, 3), the chosen rows in colour and the others dim."""
+    colour = np.where(rows[:, None], CHOSEN, dim)  # (H, 3)
+    return (frame[:, :, None] / 255 * colour[:, None]).astype(np.uint8)
