@@ -25,6 +25,8 @@ from benchmarks.harness import Curve, Row
 from rich.console import Console
 from rich.table import Table
 
+from cstl.memory import keep_freed_memory
+
 MODULES = ("training", "loading", "embedding", "evaluation", "preparation", "store")
 PACKAGES = ("cstl", "torch", "pytorch-lightning", "torchmetrics", "numpy", "opencv-python-headless")
 COLUMNS = ("what", "takes", "floor", "ratio", "ask", "met")
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.out.parent.is_dir():
         parser.error(f"--out {options.out}: no folder {options.out.parent}")
     harness.only = tuple(options.only)
+    keep_freed_memory()  # as the commands do; for ours, the floors and the plain version alike
 
     console = Console(width=100)
     rows, curves = [], []

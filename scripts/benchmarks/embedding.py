@@ -13,14 +13,12 @@ from benchmarks.store import casiab, sequence_names, write_store
 from cstl.data.datamodule import GaitDataModule
 from cstl.models import CSTL
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
-from cstl.run import keep_freed_memory
 
 PRECISIONS = {"float32": False, "bf16": True}  # autocast
 
 
 def rows(quick: bool) -> Iterator[Row]:
     """Loading, masked batches and the metric's update are in it; the encoder's frames are float and without padding."""
-    keep_freed_memory()  # as the commands do
     with tempfile.TemporaryDirectory() as folder:
         data = _data(Path(folder), quick)
         network = CSTL(height=64, channels=(4, 8, 16) if quick else (32, 64, 128)).eval()

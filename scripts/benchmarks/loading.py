@@ -12,14 +12,12 @@ from benchmarks.store import casiab, sequence_names, write_store
 from cstl.data.alignment import frame_size
 from cstl.data.datamodule import GaitDataModule
 from cstl.data.sampler import TrainBatches
-from cstl.run import keep_freed_memory
 
 SUBJECTS, SEQUENCES, FRAMES = 8, 8, 30  # of a batch, as in the paper
 
 
 def rows(quick: bool) -> Iterator[Row]:
     """Both resolutions, gathered by the process itself, which is the default."""
-    keep_freed_memory()  # as the commands do
     batches = 2 if quick else 50
     for res in (64, 128):
         height, width = frame_size(res)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from benchmarks.harness import AT_LEAST, AT_MOST, Curve, Row, median_seconds, paired_ratio, peak_memory, wanted
 from benchmarks.plain_cstl import PlainCSTL, take_weights
+from cstl.memory import keep_freed_memory
 from cstl.models import CSTL
 from cstl.recognizer import GaitRecognizer
-from cstl.run import keep_freed_memory
 
 CHANNELS, CLASSES = (32, 64, 128), 73
 CHOICES: dict[str, Callable[[CSTL], Any]] = {  # not taken by default; below 1 one would pay
@@ -25,20 +25,20 @@ CHOICES: dict[str, Callable[[CSTL], Any]] = {  # not taken by default; below 1 o
 
 def rows(quick: bool = False) -> Iterator[Row]:
     """The step beside its floors; 16 sequences × 30 frames of 64×44."""
-    keep_freed_memory()  # as the training command does; for ours, the floor and the plain version alike
     sequences, frames, pairs = (4, 4, 1) if quick else (16, 30, 7)
+    detail = f"{sequences} sequences × {frames} frames, 64×44, {torch.get_num_threads()} threads"
     for dtype, ask, precision in ((torch.bfloat16, 1.6, "bf16 mixed"), (torch.float32, 1.35, "float32")):
         if wanted(name := f"training step, {precision}, over its four convolutions"):
             ours = training_step(CSTL(64, CLASSES, CHANNELS), dtype, sequences, frames)
             floor = four_convolutions(dtype, sequences * frames)
-            yield Row(name, (found := paired_ratio(ours, floor, pairs))[0], ask, AT_MOST, *found[1:])
+            yield Row(name, (found := paired_ratio(ours, floor, pairs))[0], ask, AT_MOST, *found[1:], detail)
     if wanted(name := "training step, bf16 mixed, times faster than a plain float32 version"):
         net, plain = CSTL(64, CLASSES, CHANNELS), PlainCSTL(64, CLASSES, CHANNELS)
         take_weights(plain, net)
         ours = training_step(net, torch.bfloat16, sequences, frames)
         slow = training_step(plain, torch.float32, sequences, frames)
         ratio, theirs, own = paired_ratio(slow, ours, pairs)
-        yield Row(name, ratio, 2.5, AT_LEAST, own, theirs)
+        yield Row(name, ratio, 2.5, AT_LEAST, own, theirs, detail)
     for dtype, precision in ((torch.bfloat16, "bf16 mixed"), (torch.float32, "float32")):
         if wanted(name := f"memory of a training step, {precision}, over activations counted by hand"):
             peak = peak_memory(one_training, dtype, sequences, frames)
@@ -49,7 +49,6 @@ def rows(quick: bool = False) -> Iterator[Row]:
 
 def curves(quick: bool = False) -> Iterator[Curve]:
     """Seconds and memory of a bf16 step over frames, sequences and parts (32 parts at 64×44, 64 at 128×88)."""
-    keep_freed_memory()
     if wanted(name := "what other choices cost in a training step"):
         curve = Curve(name, "choice")
         sequences, frames, pairs = (4, 4, 1) if quick else (16, 30, 5)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cstl import sweep
 from cstl.config import CONFIG_PATH
+from cstl.memory import keep_freed_memory
 
 _EXPECTED = (ValueError, OSError, FloatingPointError)  # what a user can mend
 _NEXT = {"synthesize": "prepare", "prepare": "check", "check": "train"}
@@ -25,6 +26,8 @@ def command(name: str) -> Callable[[], Any]:
 
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=name)
     def main(config: DictConfig) -> float | None:
+        if name in ("train", "evaluate"):
+            keep_freed_memory()
         from cstl import run  # here: processes that prepare frames import the command, but need no PyTorch
         from cstl.processes import Stopped, is_first, started_elsewhere
 

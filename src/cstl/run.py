@@ -1,8 +1,6 @@
 """What the commands do: a run from data to table, its folder, and going on where it stopped."""
 
-import ctypes
 import logging
-import platform
 import re
 import shlex
 import sys
@@ -68,7 +66,6 @@ def train(config: DictConfig) -> Plain:
     if config.init_from is not None and last is None:
         transferred = transfer(recognizer.network, load_weights(config.init_from).state_dict)
         CONSOLE.print(f"{config.init_from}: {transferred}", highlight=False)
-    keep_freed_memory()
     with as_one_run(config, folder, trainer.world_size), closing(trainer.loggers):
         started = time.monotonic()
         trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
@@ -89,7 +86,6 @@ def train(config: DictConfig) -> Plain:
 def evaluate(config: DictConfig) -> Plain:
     """Evaluates a checkpoint, on the data set it was trained on or on another → what `results.json` says."""
     check_device(config.trainer.accelerator)
-    keep_freed_memory()
     path = Path(config.checkpoint)
     recognizer, trained = load_recognizer(path)
     if config.res not in (None, trained["res"]):
@@ -268,20 +264,6 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
         enable_progress_bar=CONSOLE.is_terminal,
         _convert_="all",
     )
-
-
-def keep_freed_memory() -> None:
-    """Lets this process keep the memory of freed tensors for the next ones; with glibc on Linux, elsewhere nothing.
-
-    glibc gives every large block back to the kernel at once and asks for it again in the next step, where each page
-    is cleared when it is first touched: on the CPU a fifth of a training step.
-    """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h
-    libc = ctypes.CDLL(None)
-    libc.mallopt(mmap_threshold, 2**30)
-    libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
