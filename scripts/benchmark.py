@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         module = import_module(f"benchmarks.{name}")
         for row in filter(lambda row: harness.wanted(row.name), module.rows(options.quick)):
             rows.append(row)
-            console.print(f"{row.name}: {row.ratio:.2f} ×, {row.detail}", highlight=False, soft_wrap=True)
+            console.print(f"{row.name}: {row.ratio:.2f} ×, {row.detail}", highlight=False)
         curves += [curve for curve in module.curves(options.quick) if harness.wanted(curve.name)]
     if not rows and not curves:
         parser.error(f"--only {' '.join(options.only)}: no row or curve has such a name")
