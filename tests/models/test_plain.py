@@ -31,9 +31,8 @@ def test_the_plain_version_is_the_same_network() -> None:
     torch.manual_seed(0)
     ours, plain = CSTL(64, 73), PlainCSTL(64, 73)
     take_weights(plain, ours)
-    x = (
-        torch.from_numpy(silhouettes(8, 6, 64, 44, seed=2)) / 255
-    )  # no triplet on the margin, where rounding adds or takes a term
+    # Of this seed no triplet lies on the margin, where rounding adds or takes a term of the loss.
+    x = torch.from_numpy(silhouettes(8, 6, 64, 44, seed=2)) / 255
     mine, theirs = step(ours, x), step(plain, x)
     mine.append(ours.encoder.conv4.weight.grad)  # type: ignore[arg-type]
     theirs.append(plain.convolutions[3].weight.grad)  # type: ignore[arg-type, union-attr]
