@@ -45,9 +45,9 @@ def align_or_reason(silhouette: np.ndarray, size: int) -> np.ndarray | str:
         raise ValueError(f"expected an even size of at least 2 pixels, found {size}")
     silhouette = np.ascontiguousarray(silhouette)
     mass = cv2.reduce(silhouette, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]  # of every row
-    if mass.sum() <= MIN_SUM:
+    if cv2.sumElems(mass)[0] <= MIN_SUM:
         return NO_PERSON
-    filled = np.flatnonzero(mass)
+    filled = mass.nonzero()[0]
     rows = silhouette[filled[0] : filled[-1] + 1]
     width = int(size * (rows.shape[1] / rows.shape[0]))
     if not width:
