@@ -215,10 +215,9 @@ def test_killed_at_a_bad_moment(point: str, start: Start, whole: Path) -> None:
     assert_same(whole, whole.parent / name)
 
 
-def test_killed_three_times(start: Start, whole: Path) -> None:
-    """At a random step, when it had just gone on, and at a later step."""
-    first = random.Random(7).randint(2, 4)
-    for patch in (AtStep(first), resumed_log, AtStep(5)):
+def test_killed_again_and_again(start: Start, whole: Path) -> None:
+    """Before there was a checkpoint, at a random step, when it had just gone on, and at a later step."""
+    for patch in (AtStep(1), AtStep(random.Random(7).randint(2, 4)), resumed_log, AtStep(5)):
         assert start("thrice", patch).exitcode == -signal.SIGKILL
     assert start("thrice", None).exitcode == 0
     assert_same(whole, whole.parent / "thrice")

@@ -56,9 +56,9 @@ def train(config: DictConfig) -> Plain:
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
     last = open_run(folder, settings)
-    for logger in trainer.loggers:
-        if last is not None and isinstance(logger, CSVLog | TensorBoardLog):
-            logger.resume(step=int(last.stem.removeprefix("step-")))
+    for logger in trainer.loggers:  # also without a checkpoint: a run may have been killed before its first one
+        if isinstance(logger, CSVLog | TensorBoardLog):
+            logger.resume(step=int(last.stem.removeprefix("step-")) if last else 0)
 
     seed_everything(config.seed, workers=True, verbose=False)
     recognizer: GaitRecognizer = instantiate(config.model, _convert_="all")
