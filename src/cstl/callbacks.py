@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from cstl.models.collective import of_all_processes
 from cstl.processes import Stopped
 
 BEST = "best.ckpt"
@@ -90,7 +91,7 @@ class Checkpoints(Callback):
         """A checkpoint of the steps so far, where one is due or a signal has come to one of the processes."""
         stopped = self.signal
         if trainer.world_size > 1:
-            stopped = int(torch.as_tensor(pl_module.all_gather(torch.tensor(stopped, device=pl_module.device))).max())
+            stopped = int(of_all_processes(torch.tensor([stopped], device=pl_module.device)).max())
         if trainer.global_step and (stopped or trainer.global_step % self.every == 0):
             self._save(trainer)
         if stopped:
