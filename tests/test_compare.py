@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from cstl import results, run, tables
 from cstl.compare import Outcome, Table, compare, find_runs, load_run, main
 from cstl.data import Protocol
+from cstl.files import write_json
 from cstl.recognizer import cross_view_accuracy
 
 PROTOCOL = Protocol(
@@ -65,7 +66,7 @@ def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteRun:
             "dataset": plain["dataset"]["name"], "trained_on": plain["dataset"]["name"], "rank1": tables.rows(result),
             "resolution": [res, res * 11 // 16], "test_subjects": len(subjects),
         }  # fmt: skip
-        results.write_json(folder / "results.json", told)
+        write_json(folder / "results.json", told)
         return folder
 
     return write

@@ -15,11 +15,11 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from cstl.files import PART, write_text
 from cstl.models.collective import of_all_processes
 from cstl.processes import Stopped
 
 BEST = "best.ckpt"
-PART = ".part"  # the ending of a file that is still being written
 DAMAGED = ".damaged"
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -196,4 +196,4 @@ class Profile(Callback):
         device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
         averages = self.profiler.key_averages()
         table = averages.table(sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=60)
-        self.operators.write_text(table, encoding="utf-8")
+        write_text(self.operators, table)

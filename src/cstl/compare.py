@@ -32,6 +32,7 @@ from yaml import YAMLError
 from cstl.config import CONFIG_PATH, Plain, decisive
 from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import as_protocol
+from cstl.files import write_text
 from cstl.sweep import ERROR, held_out_score
 
 MISSING, UNKNOWN = "–", "?"
@@ -763,9 +764,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(tables: Sequence[Table], remarks: Sequence[str], folder: Path) -> None:
     """Writes `comparison.csv`, `.md`, `.png` and `.pdf`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison.csv").write_text(to_csv(tables), encoding="utf-8")
+    write_text(folder / "comparison.csv", to_csv(tables))
     text = "\n".join([*map(to_markdown, tables), *(f"{_escaped(remark)}\n" for remark in remarks)])
-    (folder / "comparison.md").write_text(text, encoding="utf-8")
+    write_text(folder / "comparison.md", text)
     figure = draw([table for table in tables if any(row.finished for row in table.rows)])
     for ending in ("png", "pdf"):
         figure.savefig(folder / f"comparison.{ending}", dpi=150)

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib.resources import files
@@ -15,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cstl.files import replacing
 from cstl.reporting.findings import Confusion, HardProbe, Map, over_gallery_views
 from cstl.reporting.folder import Curve
 from cstl.reporting.pictures import Look, recombine, sources, strip, tinted
@@ -50,9 +50,8 @@ def save(figure: Figure, folder: Path, name: str) -> bytes:
     figure.set_layout_engine("none")
     contents = {"pdf": _printed(figure, "pdf", {"CreationDate": None}), "png": to_png(figure)}
     for ending, content in contents.items():
-        part = folder / f"{name}.{ending}.part"
-        part.write_bytes(content)
-        os.replace(part, folder / f"{name}.{ending}")
+        with replacing(folder / f"{name}.{ending}") as file:
+            file.write(content)
     return contents["png"]
 
 

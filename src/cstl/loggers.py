@@ -1,6 +1,7 @@
 """Where scalars, tables and pictures go: a file, Weights & Biases, TensorBoard; a run that goes on continues each."""
 
 import csv
+import io
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
+from cstl.files import write_text
 from cstl.processes import is_multirun
 
 Row = dict[str, float]
@@ -87,11 +89,10 @@ class CSVLog(Logger):
 
     def _replace(self, rows: list[Row]) -> None:
         self.columns = ["step", *sorted({name for row in rows for name in row} - {"step"})]
-        part = self.file.with_name(self.file.name + ".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(self.columns)
-            self._write(file, rows)
-        os.replace(part, self.file)
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerow(self.columns)
+        self._write(text, rows)
+        write_text(self.file, text.getvalue())
 
     def _write(self, file: Any, rows: list[Row]) -> None:
         writer = csv.DictWriter(file, self.columns, lineterminator="\n")
@@ -222,7 +223,7 @@ class WandbLog(WandbLogger):
         file = self.folder / "wandb" / "id"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(secrets.token_hex(4), encoding="utf-8")
+            write_text(file, secrets.token_hex(4))
         return {"id": file.read_text(encoding="utf-8")}
 
     def _files(self) -> Iterable[Path]:

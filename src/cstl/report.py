@@ -7,7 +7,6 @@ and PNG, into its folder.
 import argparse
 import base64
 import gzip
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from omegaconf import OmegaConf
 
 from cstl import figures, tables
 from cstl.config import differences
+from cstl.files import write_text
 from cstl.reporting import charts, findings, pictures
 from cstl.reporting.findings import HardProbe
 from cstl.reporting.folder import Run, find_runs, read_run
@@ -508,9 +508,7 @@ def _plotly() -> str:
 
 def _write(path: Path, page: str) -> None:
     """Writes the page whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, page)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """What a run leaves beside its tables: results.json and the pictures."""
 
-import json
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from cstl import figures
+from cstl.files import write_npz
 from cstl.metrics import CrossViewResult
 from cstl.reporting.folder import read_curves
 
@@ -20,18 +18,6 @@ def versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
     names = ("cstl", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "opencv-python-headless")
     return {name: version(name) for name in names}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def write_probes(result: CrossViewResult, subjects: Sequence[str], conditions: Sequence[str], path: Path) -> None:
@@ -44,20 +30,13 @@ def write_probes(result: CrossViewResult, subjects: Sequence[str], conditions: S
     arrays = {name: tensor.numpy() for name, tensor in result.neighbours._asdict().items()}
     names = {"subjects": subjects, "conditions": conditions, "views": result.views}
     arrays |= {name: np.array(list(values), dtype=np.str_) for name, values in names.items()}
-    _write_npz(path, arrays | {"gallery_sequences": result.gallery_sequences.numpy()})
+    write_npz(path, arrays | {"gallery_sequences": result.gallery_sequences.numpy()})
 
 
 def write_embeddings(embedding: torch.Tensor, labels: torch.Tensor, path: Path) -> None:
     """Writes `CrossViewAccuracy.mean_embeddings` to `embeddings.npz`: a vector a sequence, for maps."""
     columns = dict(zip(("subject", "condition", "view", "sequence"), labels.numpy().T, strict=True))
-    _write_npz(path, {"embedding": embedding.numpy(), **columns})
-
-
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(part, path)
+    write_npz(path, {"embedding": embedding.numpy(), **columns})
 
 
 def draw_cross_view(result: CrossViewResult, path: Path) -> None:

@@ -30,6 +30,7 @@ from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store
 from cstl.data.walkers import synthesize as write_walkers
+from cstl.files import write_json, write_text
 from cstl.loggers import CSVLog, TensorBoardLog, closing, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
@@ -114,7 +115,7 @@ def evaluate(config: DictConfig) -> Plain:
     settings = plain(config)
     if is_first():  # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
         evaluated = trained | {key: settings[key] for key in ("dataset", "data")}
-        results.write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
     with as_one_run(config, folder, trainer.world_size):
         return report(folder, settings, trainer, recognizer, data, path, {})
 
@@ -229,7 +230,7 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     rename = "choose another name=, or delete the folder"
     if not file.exists():
         if is_first():
-            results.write_text(file, OmegaConf.to_yaml(settings))
+            write_text(file, OmegaConf.to_yaml(settings))
         return None
     before = OmegaConf.load(file)
     assert isinstance(before, DictConfig)
@@ -336,7 +337,7 @@ def report(
     CONSOLE.print()
     CONSOLE.print(tables.summary(result), highlight=False)
     for ending, render in tables.TEXT_FORMATS.items():
-        (folder / f"table.{ending}").write_text(render(table), encoding="utf-8")
+        write_text(folder / f"table.{ending}", render(table))
 
     content = {
         "dataset": dataset["name"],
@@ -359,7 +360,7 @@ def report(
     results.draw_cross_view(result, folder / "cross_view.png")
     if (metrics := folder / "metrics.csv").exists():
         results.draw_curves(metrics, folder / "curves.png")
-    results.write_json(folder / "results.json", content)
+    write_json(folder / "results.json", content)
     if settings["report"]:
         write_report(folder)
     CONSOLE.print()

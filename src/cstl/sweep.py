@@ -14,6 +14,8 @@ from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from cstl.files import write_text
+
 ERROR = "error.txt"  # in the folder of a job that failed; its last line is the error's message
 SCORE = "validation/rank1/mean"
 
@@ -77,7 +79,7 @@ def job(train: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
         if is_first():
             message = one_line(error)
             lines = "".join(traceback.format_exception(error))
-            (folder / ERROR).write_text(f"{lines.rstrip()}\n\n{message}\n", encoding="utf-8")
+            write_text(folder / ERROR, f"{lines.rstrip()}\n\n{message}\n")
             print(f"error: job {hydra.job.num}: {message}", file=sys.stderr)
         return 0.0 if is_search(hydra) else None
     return held_out_score(folder) if is_search(hydra) else None

@@ -195,7 +195,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, other: Callable[[], ob
     monkeypatch.setattr(module, name, call)
 
 
-@pytest.mark.parametrize("name", ["_prepare_sequence", "join", "_clear_abandoned", "_write_csv", "_replacing"])
+@pytest.mark.parametrize("name", ["_prepare_sequence", "join", "_clear_abandoned", "_write_csv", "replacing"])
 def test_two_preparations_at_once(
     name: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +208,7 @@ def test_two_preparations_at_once(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name", ["_prepare_sequence", "_replacing", "finished"])
+@pytest.mark.parametrize("name", ["_prepare_sequence", "replacing", "finished"])
 def test_a_shard_while_another_joins(
     name: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +257,7 @@ def test_jobs_that_saw_different_files_do_not_mix_their_frames(
         frame.write_bytes(cv2.imencode(".png", draw_blob(5, 5))[1].tobytes())
         prepare_shard(raw, out, shard=0, shards=12, **options)
 
-    meanwhile(monkeypatch, "_replacing", replaced, at=3)  # the note of the sharding, the frames, the outcome
+    meanwhile(monkeypatch, "replacing", replaced, at=3)  # the note of the sharding, the frames, the outcome
     prepare_shard(raw, out, shard=0, shards=12, **options)
     chunk = plan_preparation(raw, out, **{name: options[name] for name in ("dataset", "protocol", "res")}).chunk(0)
     outcome = finished(chunk)

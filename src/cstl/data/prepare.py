@@ -24,13 +24,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from multiprocessing import connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,6 +43,7 @@ from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, spread
 from cstl.data.plan import Chunk, Plan, names, plan_preparation, relative, some, store_settings
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.data.store import COLUMNS, FORMAT, Store, open_store, partial_folder
+from cstl.files import replacing
 
 SHORT = 15  # sequences of fewer usable frames are reported
 SHARDS = 64  # jobs that share a preparation, unless told otherwise
@@ -220,7 +221,7 @@ def prepare_shard(
     numbers = range(shard, plan.chunks, shards)
     try:
         partial_folder(plan.out).mkdir(parents=True, exist_ok=True)
-        with _replacing(_sharding_path(plan)) as file:
+        with replacing(_sharding_path(plan)) as file:
             file.write(json.dumps({"shards": shards}).encode())
         _run(plan, numbers, workers, progress)
         outcomes = [finished(plan.chunk(number)) for number in numbers]
@@ -265,10 +266,10 @@ def prepare_chunk(chunk: Chunk) -> None:
         chunk.outcome_path.unlink(missing_ok=True)
         chunk.frames_path(earlier.digest).unlink(missing_ok=True)
     chunk.partial.mkdir(parents=True, exist_ok=True)
-    with _replacing(chunk.frames_path(outcome.digest)) as file:
+    with replacing(chunk.frames_path(outcome.digest)) as file:
         for sequence, files in zip(chunk.sequences, listed, strict=True):
             file.writelines(_prepare_sequence(sequence, files, chunk, outcome))
-    with _replacing(chunk.outcome_path) as file:
+    with replacing(chunk.outcome_path) as file:
         file.write(json.dumps(asdict(outcome)).encode())
 
 
@@ -350,13 +351,13 @@ def join(plan: Plan) -> Summary:
         )
         _write_csv(folder / "dropped.csv", "what,reason,path", dropped)
         _write_csv(folder / "short_sequences.csv", "subject,condition,view,files,usable,result", short)
-        with _replacing(folder / "frames.npy") as file:
+        with replacing(folder / "frames.npy") as file:
             shape = (frames, plan.settings["height"], plan.settings["width"])
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for chunk, outcome in zip(chunks, outcomes, strict=True):
                 with open(chunk.frames_path(outcome.digest), "rb") as part:
                     shutil.copyfileobj(part, file, 1 << 20)
-        with _replacing(folder / "store.json") as file:
+        with replacing(folder / "store.json") as file:
             file.write(json.dumps(about, indent=1).encode())
         os.rename(folder, plan.out)
     except BaseException:
@@ -535,22 +536,6 @@ def _start_worker() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: connection.wait([parent.sentinel]) and os._exit(1), daemon=True).start()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when it is whole and on the disk, or not at all."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # processes of several machines may write here
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
 
 
 def _write_csv(path: Path, header: str, rows: Iterable[Iterable[object]]) -> None:
