@@ -1,6 +1,7 @@
 """The LightningModule around a network: losses, optimiser, logging and the cross-view metric."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from statistics import fmean
 from typing import Any, Literal
 
@@ -29,7 +30,8 @@ class GaitRecognizer(LightningModule):
             None: as the network was made.
         learning_rate: of Adam, constant or cut by `gamma` at each step of `milestones`.
         half_embeddings: keep the embeddings of an evaluation in float16, half the memory; means move by 0.01 points.
-        patience: steps in a row whose gradient is not finite before training stops. Such a step changes nothing: a
+        patience: steps in a row whose gradient is not finite before training stops. Such a step changes nothing,
+            neither parameters nor running statistics nor what the optimiser remembers, whichever optimiser it is: a
             float16 scaler makes a few of them on purpose while it searches its scale.
     """
 
@@ -55,6 +57,8 @@ class GaitRecognizer(LightningModule):
         self.learning_rate, self.milestones, self.gamma = learning_rate, list(milestones), gamma
         self.half_embeddings = half_embeddings
         self.patience, self.bad_steps = patience, torch.tensor(0)
+        self.buffers_before: list[Tensor] = []  # as they were when the step began
+        self.evaluated_step = -1  # the last step whose gradient was made
         self.metrics: dict[str, CrossViewAccuracy] = {}  # of the test subjects and of held-out training subjects
         self.result: CrossViewResult | None = None  # of the test subjects
         self.mean_embeddings: tuple[Tensor, Tensor]  # theirs, see CrossViewAccuracy.mean_embeddings
@@ -79,7 +83,12 @@ class GaitRecognizer(LightningModule):
         """The network's output for uint8 silhouettes (B, T, H, W)."""
         return self.network(silhouettes.to(self.dtype) / 255, lengths)
 
+    def on_train_start(self) -> None:
+        """Forgets another training's steps."""
+        self.evaluated_step = -1
+
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:  # noqa: D102
+        self.buffers_before = [buffer.clone() for buffer in self.network.buffers()]
         embeddings, logits = self.embed(batch.silhouettes)
         # Every process has the triplets of the whole batch, and the gradients of all processes are averaged: with the
         # gradient that the gathering passes on, that is the gradient of one process with the whole batch.
@@ -102,16 +111,28 @@ class GaitRecognizer(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Skips a step whose gradient is not finite, and stops when there were `patience` of them in a row.
 
-        The GPU is asked for the number of such steps only when there is something to log, so that it need not wait.
+        With fused Adam a GPU is asked for the number of such steps only when there is something to log, so that it need
+        not wait; with another optimiser it is asked at every step.
         """
+        if self.evaluated_step == self.global_step:
+            raise ValueError(
+                f"{type(optimizer).__name__} makes the loss of a batch several times in one step, and running "
+                "statistics and logs with it: expected an optimiser that does so once, such as torch.optim.AdamW"
+            )
+        self.evaluated_step = self.global_step
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         self.log("train/gradient_norm", norm)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         bad = ~torch.isfinite(norm)
-        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # of 1: fused Adam changes nothing
+        for buffer, before in zip(self.network.buffers(), self.buffers_before, strict=True):
+            lost = bad | (before.isfinite() & ~buffer.isfinite())  # a variance may overflow where the gradient does not
+            buffer.copy_(torch.where(lost, before, buffer))
         self.bad_steps = (self.bad_steps.to(bad.device) + 1) * bad
-        if norm.is_cuda and (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        fused = isinstance(optimizer, torch.optim.Adam) and bool(optimizer.defaults.get("fused"))
+        if fused:
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # of 1: fused Adam changes nothing
+        if fused and norm.is_cuda and (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         if (count := int(self.bad_steps)) >= self.patience:
             first = self.global_step - count + 2  # counted from 1
@@ -119,6 +140,14 @@ class GaitRecognizer(LightningModule):
                 f"the gradient was not finite for {count} steps in a row, first at step {first}; the weights "
                 "are those before it. Try a lower model.learning_rate or trainer.precision=bf16-mixed or 32-true"
             )
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16, which skips such a step by itself
+        if count and not fused and scaler is None:
+            raise _SkippedStep
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lets the optimiser step, unless the gradient was not finite: it then learns of nothing."""
+        with suppress(_SkippedStep):
+            super().optimizer_step(*args, **kwargs)
 
     def validation_step(self, batch: TestBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
         embeddings, _ = self.embed(batch.silhouettes, batch.lengths)
@@ -145,6 +174,10 @@ class GaitRecognizer(LightningModule):
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
+
+
+class _SkippedStep(Exception):  # not an error
+    """Ends an optimiser's step after its gradient was made and before it is used."""
 
 
 def cross_view_accuracy(protocol: Protocol, half_embeddings: bool = False, **settings: Any) -> CrossViewAccuracy:

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
 from cstl.models.collective import of_all_processes, world_size
 from cstl.models.parts import at_least_float32
@@ -48,7 +49,7 @@ class PartBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: D102
         dtype, x = x.dtype, at_least_float32(x)
-        slices, sharers = self._division(x.shape[1]) if self.training else (1, 1)
+        slices, sharers = divide_batch(self.population, self.ghosts, x.shape[1]) if self.training else (1, 1)
         x = x.unflatten(1, (slices, -1))  # (P, S, N/S, T, C)
         if self.training:
             mean, variance = self._batch_statistics(x, mask, sharers)  # (P, S, C)
@@ -58,25 +59,6 @@ class PartBatchNorm(nn.Module):
         shift = self.bias.view(self.parts, 1, -1) - mean * scale
         normalised = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
         return normalised.flatten(1, 2).to(dtype)
-
-    def _division(self, sequences: int) -> tuple[int, int]:
-        """Slices in this process's `sequences`, and processes that share one slice; one of the two is 1."""
-        processes = world_size()
-        slices = {"replica": processes, "synchronised": 1, "ghost": self.ghosts}[self.population]  # of all processes
-        if slices % processes and processes % slices:
-            raise ValueError(
-                f"batch_norm=ghost cannot cut the batch of {processes} processes into ghosts={slices} slices: one of "
-                f"the two numbers must divide the other; choose ghosts={processes} or another number of processes"
-            )
-        mine = max(slices // processes, 1)
-        if sequences % mine:
-            fitting = [n * processes for n in range(1, sequences // 2 + 1) if sequences % n == 0]
-            raise ValueError(
-                f"batch_norm=ghost with ghosts={slices} cuts the {sequences} sequences of this process into {mine} "
-                f"equal slices, which does not come out even; choose ghosts from {fitting or [processes]}, or a number "
-                f"of sequences that {mine} divides"
-            )
-        return mine, max(processes // slices, 1)
 
     def _batch_statistics(self, x: Tensor, mask: Tensor | None, sharers: int) -> tuple[Tensor, Tensor]:
         """Mean and biased variance (P, S, C) of the slices in `x` (P, S, N/S, T, C); keeps those of the first one."""
@@ -108,25 +90,150 @@ class PartBatchNorm(nn.Module):
         return mean, variance
 
 
+class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """PyTorch's batch norm, input (N, C, …), with the statistics that `PartBatchNorm` describes, over axis 0.
+
+    Weights, buffers, their names and evaluation are PyTorch's own. Without running statistics
+    (`track_running_stats=False`) an evaluation normalises each batch of a process by itself, as PyTorch does.
+    """
+
+    population: str
+    ghosts: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        self._check_input_dim(x)
+        slices, sharers = divide_batch(self.population, self.ghosts, len(x))
+        mean = variance = None
+        momentum = 0.0
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            mean, variance = self.running_mean, self.running_var
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        if sharers > 1:
+            y = self._of_several(x, sharers, momentum)
+        else:  # the running statistics are those of the first slice
+            first, *others = (
+                F.batch_norm(some, *running, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps)
+                for some, running in zip(x.chunk(slices), [(mean, variance), *[(None, None)] * slices], strict=False)
+            )
+            y = torch.cat([first, *others]) if others else first
+        if mean is not None and variance is not None and world_size() > 1:
+            for running in (mean, variance):
+                distributed.broadcast(running, src=0)
+        return y
+
+    def _of_several(self, x: Tensor, sharers: int, momentum: float) -> Tensor:
+        """Normalised by the statistics that this process shares with others."""
+        dtype, x = x.dtype, at_least_float32(x)
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        variance, mean = torch.var_mean(x, axes, correction=0)  # (C,)
+        count = x.new_full((1, 1), x.numel() // x.shape[1])
+        count, mean, variance = _shared(count, mean[None, None], variance[None, None], sharers)
+        mean, variance = mean.flatten(), variance.flatten()
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                unbiased = variance * (count / (count - 1)).squeeze()
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shape = (-1, *[1] * (x.ndim - 2))
+        y = (x - mean.view(shape)) * scale.view(shape)
+        return (y if self.bias is None else y + self.bias.view(shape)).to(dtype)
+
+
+class DividedBatchNorm1d(_DividedBatchNorm, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` whose statistics `set_batch_norm` chooses."""
+
+
+class DividedBatchNorm2d(_DividedBatchNorm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose statistics `set_batch_norm` chooses."""
+
+
+class DividedBatchNorm3d(_DividedBatchNorm, nn.BatchNorm3d):
+    """`nn.BatchNorm3d` whose statistics `set_batch_norm` chooses."""
+
+
+_DIVIDED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: DividedBatchNorm1d,
+    nn.BatchNorm2d: DividedBatchNorm2d,
+    nn.BatchNorm3d: DividedBatchNorm3d,
+}
+
+
 def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Network:
-    """Chooses whose statistics every `PartBatchNorm` of a network normalises with; → the same network.
+    """Chooses whose statistics every batch norm of a network normalises with, see `PartBatchNorm`; → the same network.
+
+    PyTorch's `nn.BatchNorm1d`, `2d` and `3d` are changed in place into our subclasses of them: parameters, buffers,
+    hooks and the keys of the state dict stay. Slices are consecutive and equal parts of their axis 0, which may be
+    sequences or, with the sequences as the *leading* factor, sequences × frames: (B, T, …) folded into (B·T, …).
 
     Args:
         network: weights and running statistics stay as they are.
-        population: replica, synchronised or ghost, see `PartBatchNorm`.
+        population: replica, synchronised or ghost.
         ghosts: slices of the batch, for ghost.
 
     Raises:
-        ValueError: another population, or no slice.
+        ValueError: another population, no slice, or a batch norm of another kind, whose statistics cannot be chosen.
+            With replica these may stay: they take those of their process in any case.
     """
     if population not in POPULATIONS:
         raise ValueError(f"batch_norm is {population!r}; choose one of {', '.join(POPULATIONS)}")
     if ghosts < 1:
         raise ValueError(f"ghosts must be at least 1 (slices of a batch; the authors had 2), found {ghosts}")
+    strange = {
+        name or "itself": type(module).__name__ for name, module in network.named_modules() if _is_strange(module)
+    }
+    if (strange and population != "replica") or "SyncBatchNorm" in strange.values():
+        found = ", ".join(f"{name} ({kind})" for name, kind in list(strange.items())[:5])
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        raise ValueError(
+            f"batch_norm={population} cannot choose the statistics of {found}{more}: expected nn.BatchNorm1d, 2d or 3d "
+            "themselves, already initialised; build the network with them, or leave the choice to it with "
+            "model.batch_norm=null"
+        )
     for module in network.modules():
-        if isinstance(module, PartBatchNorm):
+        if type(module) in _DIVIDED:
+            module.__class__ = _DIVIDED[type(module)]
+        if isinstance(module, PartBatchNorm | _DividedBatchNorm):
             module.population, module.ghosts = population, ghosts
     return network
+
+
+def divide_batch(population: str, ghosts: int, sequences: int) -> tuple[int, int]:
+    """Slices in this process's `sequences`, and processes that share one slice; one of the two is 1.
+
+    Raises:
+        ValueError: the slices do not come out even.
+    """
+    processes = world_size()
+    slices = {"replica": processes, "synchronised": 1, "ghost": ghosts}[population]  # of all processes
+    if slices % processes and processes % slices:
+        raise ValueError(
+            f"batch_norm=ghost cannot cut the batch of {processes} processes into ghosts={slices} slices: one of "
+            f"the two numbers must divide the other; choose ghosts={processes} or another number of processes"
+        )
+    mine = max(slices // processes, 1)
+    if sequences % mine:
+        fitting = [n * processes for n in range(1, sequences // 2 + 1) if sequences % n == 0]
+        raise ValueError(
+            f"batch_norm=ghost with ghosts={slices} cuts the {sequences} sequences of this process into {mine} "
+            f"equal slices, which does not come out even; choose ghosts from {fitting or [processes]}, or a number "
+            f"of sequences that {mine} divides"
+        )
+    return mine, max(processes // slices, 1)
+
+
+def _is_strange(module: nn.Module) -> bool:
+    """Whether a module is a batch norm of a kind whose statistics are not ours to choose."""
+    counts = "num_batches_tracked" in {name for name, _ in module.named_buffers(recurse=False)}  # also compiled ones
+    if isinstance(module, PartBatchNorm | _DividedBatchNorm | nn.modules.instancenorm._InstanceNorm):
+        return False
+    return type(module) not in _DIVIDED and (counts or isinstance(module, nn.modules.batchnorm._BatchNorm))
 
 
 def _shared(count: Tensor, mean: Tensor, variance: Tensor, sharers: int) -> tuple[Tensor, Tensor, Tensor]:
