@@ -17,7 +17,8 @@ from omegaconf import OmegaConf, open_dict
 
 from cstl import figures, report, run
 from cstl.config import CONFIG_PATH
-from cstl.data import Store
+from cstl.data import Protocol, Store
+from cstl.data.prepare import prepare
 from cstl.models import CSTL
 from cstl.reporting import findings, pictures
 from cstl.reporting.folder import Probes, Run, read_run
@@ -275,7 +276,9 @@ def test_a_job_that_failed(spoilt: Path, tmp_path: Path) -> None:
     assert "It failed: ValueError" in read_page(report.report_run(early)).text
 
 
-def test_the_store_is_gone_or_another(spoilt: Path, store: Store, tmp_path: Path) -> None:
+def test_the_store_is_gone_or_another(
+    spoilt: Path, store: Store, raw_tree: Path, protocol: Protocol, tmp_path: Path
+) -> None:
     config = OmegaConf.load(spoilt / "config.yaml")
     config.data.store = str(tmp_path / "nowhere")
     OmegaConf.save(config, spoilt / "config.yaml")
@@ -285,8 +288,16 @@ def test_the_store_is_gone_or_another(spoilt: Path, store: Store, tmp_path: Path
     assert "Hardest probes" not in text
 
     shutil.copytree(store.path, tmp_path / "nowhere")
-    lines = (tmp_path / "nowhere" / "sequences.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "nowhere" / "sequences.csv").write_text("".join([lines[0], *lines[:0:-1]]))
+    frames = np.load(tmp_path / "nowhere" / "frames.npy")
+    np.save(tmp_path / "nowhere" / "frames.npy", frames[..., ::-1])
+    assert "Silhouettes are left out: " in (text := read_page(report.report_run(spoilt)).text)
+    assert "frames.npy is not what was prepared" in text
+
+    shutil.rmtree(tmp_path / "nowhere")
+    names = [path.relative_to(raw_tree) for path in raw_tree.glob("*/*/*")]
+    for name, other in zip(names, reversed(names), strict=True):
+        shutil.copytree(raw_tree / name, tmp_path / "raw" / other)
+    prepare(tmp_path / "raw", tmp_path / "nowhere", dataset="tiny", protocol=protocol, res=64, workers=1)
     assert "is not the one that the run was tested on" in read_page(report.report_run(spoilt)).text
 
 

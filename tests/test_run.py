@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from omegaconf import DictConfig
 
 from cstl import run
 from cstl.callbacks import WholeCheckpoints, checkpoints
+from cstl.data import Protocol, open_store
+from cstl.data.prepare import prepare
 from cstl.recognizer import GaitRecognizer
 
 Configure = Callable[..., DictConfig]
@@ -45,6 +48,7 @@ def test_a_run_leaves_what_it_promises(
     assert report == json.loads((folder / "results.json").read_text())
     assert (report["dataset"], report["resolution"]) == ("tiny", [64, 44])
     assert (report["train_subjects"], report["test_subjects"]) == (4, 2)
+    assert report["store"] == torch.load(folder / report["checkpoint"])["config"]["store_fingerprint"]
     assert report["gallery_sequences"] == 4
     assert report["probe_sequences"] == {"NM": 4, "BG": 4}
     assert report["rank1"].keys() == report["rank1_matched"].keys() == {"NM", "BG"}
@@ -106,6 +110,34 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert whole["state_dict"].keys() == cut["state_dict"].keys()
     assert all(torch.equal(value, cut["state_dict"][key]) for key, value in whole["state_dict"].items())
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "cut" / "metrics.csv").read_text()
+
+
+def test_a_run_does_not_go_on_with_another_store(
+    configured: Configure, raw_tree: Path, protocol: Protocol, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, store = Path(shutil.copytree(raw_tree, tmp_path / "raw")), tmp_path / "store"
+    typed = (*TINY, f"dataset.store={store}")
+    prepare(raw, store, dataset="tiny", protocol=protocol, res=64, workers=1)
+    run.train(configured("train", *typed))
+    (tmp_path / "run/results.json").unlink()  # killed while the results were written
+    (raw / "001/nm-01/000/003.png").unlink()
+    prepare(raw, tmp_path / "other", dataset="tiny", protocol=protocol, res=64, workers=1)
+    shutil.move(store, tmp_path / "first")
+    shutil.move(tmp_path / "other", store)
+    before = (tmp_path / "run/metrics.csv").read_text()
+    with pytest.raises(ValueError, match=r"run was trained on a store with the fingerprint .*dataset\.store=PATH"):
+        run.train(configured("train", *typed))
+    assert (tmp_path / "run/metrics.csv").read_text() == before
+    result = run.train(configured("train", *TINY, f"dataset.store={tmp_path / 'first'}"))
+    assert result["store"] == open_store(tmp_path / "first").fingerprint
+    capsys.readouterr()
+    checkpoint = f"checkpoint='{tmp_path / 'run' / result['checkpoint']}'"
+    for other, said in ((store, True), (tmp_path / "first", False)):
+        again = run.evaluate(
+            configured("evaluate", checkpoint, "trainer=cpu", f"store={other}", folder=f"on-{other.name}")
+        )
+        assert again["store"] == open_store(other).fingerprint
+        assert ("is not the store that" in capsys.readouterr().out) == said
 
 
 def test_a_name_is_taken_once(configured: Configure) -> None:

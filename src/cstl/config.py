@@ -17,6 +17,7 @@ _FREE = (
     "logger",
     "data.workers",
     "data.store",
+    "store_fingerprint",  # compared by `cstl.run.open_run`, with what to do
     "dataset.raw",
     "dataset.store",
     "callbacks",

@@ -406,6 +406,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
             ("gallery sequences", str(r.get("gallery_sequences", MISSING))),
             ("probe sequences", ", ".join(f"{name} {count}" for name, count in r.get("probe_sequences", {}).items())),
             ("checkpoint", Path(str(r.get("checkpoint", MISSING))).name),
+            ("store fingerprint", str(r.get("store", MISSING))),
             ("configuration digest", str(r.get("configuration", MISSING))),
         ]
         facts += [(f"{what}, seconds", f"{seconds:.1f}") for what, seconds in r.get("seconds", {}).items()]

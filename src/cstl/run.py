@@ -28,7 +28,7 @@ from cstl.data.datamodule import GaitDataModule
 from cstl.data.prepare import prepare as prepare_store
 from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
-from cstl.data.store import open_store
+from cstl.data.store import open_store, verify_store
 from cstl.data.walkers import synthesize as write_walkers
 from cstl.files import write_json, write_text
 from cstl.loggers import CSVLog, TensorBoardLog, closing, wanted
@@ -53,7 +53,8 @@ def train(config: DictConfig) -> Plain:
     data: GaitDataModule = instantiate(config.data, _convert_="all")
     with open_dict(config):
         config.model.network.num_classes = data.num_classes
-    folder, settings = Path(HydraConfig.get().runtime.output_dir), plain(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
     last = open_run(folder, settings)
@@ -112,9 +113,15 @@ def evaluate(config: DictConfig) -> Plain:
     data: GaitDataModule = instantiate(config.data, _convert_="all")
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
-    settings = plain(config)
+    settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
+    trained_on, store = trained.get("store_fingerprint"), data.store.fingerprint
+    if trained_on not in (None, store) and trained["dataset"]["name"] == config.dataset.name:
+        CONSOLE.print(
+            f"{data.path} is not the store that {path} was trained on (fingerprint {store}, not {trained_on})",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
     if is_first():  # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
-        evaluated = trained | {key: settings[key] for key in ("dataset", "data")}
+        evaluated = trained | {key: settings[key] for key in ("dataset", "data", "store_fingerprint")}
         write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
     with as_one_run(config, folder, trainer.world_size):
         return report(folder, settings, trainer, recognizer, data, path, {})
@@ -169,6 +176,7 @@ def check(config: DictConfig) -> None:
     """Checks the data set's store: counts, odd sequences, a sheet of pictures."""
     dataset = config.dataset
     store = open_store(dataset.store, dataset.name, config.res)
+    CONSOLE.print(verify_store(store, progress=CONSOLE.is_terminal), highlight=False, markup=False, soft_wrap=True)
     published = plain(dataset.published) if "published" in dataset else None
     found = check_store(store, plain(dataset.protocol), published, progress=CONSOLE.is_terminal)
     write_check(found, contact_sheet(store, config.sequences, config.seed), Path(config.out))
@@ -234,6 +242,13 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
         return None
     before = OmegaConf.load(file)
     assert isinstance(before, DictConfig)
+    trained_on, store = before.get("store_fingerprint"), settings.get("store_fingerprint")
+    if trained_on not in (None, store):  # a run of an earlier version does not say
+        raise ValueError(
+            f"{folder} was trained on a store with the fingerprint {trained_on}; {settings['data']['store']} has "
+            f"{store}: it was prepared anew of other frames, or is another one. Name the store that the run was "
+            f"trained on with dataset.store=PATH, or {rename}"
+        )
     if differs := differences(plain(before), settings):
         raise ValueError(f"{folder} is a run with other settings; {rename}. What differs:\n  " + "\n  ".join(differs))
     if (folder / "results.json").exists():
@@ -343,6 +358,7 @@ def report(
         "dataset": dataset["name"],
         "trained_on": origin,
         "resolution": list(size),
+        "store": data.store.fingerprint,
         "train_subjects": len(data.train_subjects),
         "test_subjects": len(data.test_subjects),
         "gallery_sequences": int(result.gallery_sequences.sum()),

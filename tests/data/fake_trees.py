@@ -3,6 +3,7 @@
 Each function writes one tree and returns its faults: path → reason, as `dropped.csv` names them.
 """
 
+import json
 import os
 import pickle
 import sys
@@ -202,6 +203,14 @@ def opengait(root: Path, size: tuple[int, int] = (64, 64), protocol: Protocol = 
         write(second / one / f"090/{t}.png", png(good[t]))
     reasons[f"{second.name}/{one}/090"] = f"pictures where a pickle is expected; {wrong}"
     return reasons
+
+
+def forget_checksums(store: Path, *keys: str) -> None:
+    """Makes a store one of the first version, which had no checksums; also takes other keys from its store.json."""
+    about = json.loads((store / "store.json").read_text())
+    for key in ("checksums", "stored_subjects", *keys):
+        about.pop(key, None)
+    (store / "store.json").write_text(json.dumps(about))
 
 
 if __name__ == "__main__":

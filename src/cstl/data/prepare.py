@@ -42,7 +42,17 @@ from cstl.data.frames import Files, list_files, read_frames
 from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, spread
 from cstl.data.plan import Chunk, Plan, names, plan_preparation, relative, some, store_settings
 from cstl.data.protocol import Protocol, as_protocol
-from cstl.data.store import COLUMNS, FORMAT, Store, open_store, partial_folder
+from cstl.data.store import (
+    BLOCK,
+    COLUMNS,
+    FORMAT,
+    Store,
+    new_checksum,
+    open_store,
+    partial_folder,
+    sample_checksum,
+    table_checksum,
+)
 from cstl.files import replacing
 
 SHORT = 15  # sequences of fewer usable frames are reported
@@ -330,6 +340,7 @@ def join(plan: Plan) -> Summary:
         **plan.settings,
         "frames": frames,
         "sequences": len(kept),
+        "stored_subjects": len({subject for subject, *_ in kept}),
         "dropped_frames": count["frame"],
         "dropped_sequences": count["sequence"],
         "short": len(short),
@@ -351,12 +362,20 @@ def join(plan: Plan) -> Summary:
         )
         _write_csv(folder / "dropped.csv", "what,reason,path", dropped)
         _write_csv(folder / "short_sequences.csv", "subject,condition,view,files,usable,result", short)
+        checksum = new_checksum()
         with replacing(folder / "frames.npy") as file:
             shape = (frames, plan.settings["height"], plan.settings["width"])
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for chunk, outcome in zip(chunks, outcomes, strict=True):
                 with open(chunk.frames_path(outcome.digest), "rb") as part:
-                    shutil.copyfileobj(part, file, 1 << 20)
+                    for block in iter(lambda: part.read(BLOCK), b""):
+                        checksum.update(block)
+                        file.write(block)
+        about["checksums"] = {
+            "sequences.csv": table_checksum(folder / "sequences.csv"),
+            "frames": checksum.hexdigest(),
+            "sample": sample_checksum(np.load(folder / "frames.npy", mmap_mode="r")),
+        }
         with replacing(folder / "store.json") as file:
             file.write(json.dumps(about, indent=1).encode())
         os.rename(folder, plan.out)
@@ -446,7 +465,8 @@ def _to_frame(image: np.ndarray, source: tuple[int, int] | None, height: int) ->
         return square if isinstance(square, str) else cut_sides(square)
     if image.shape != tuple(source):
         return OTHER_SIZE.format(*image.shape, f"silhouettes aligned to {source[0]}x{source[1]}")
-    return fit_aligned(image, height)
+    frame = fit_aligned(image, height)
+    return frame if isinstance(frame, str) or frame.any() else OFF_CENTRE  # all of it was at the sides
 
 
 def _identity(chunk: Chunk) -> str:

@@ -1,22 +1,28 @@
 """A prepared data set on disk: one array of frames, one table of sequences, one note on where they come from.
 
 `frames.npy` is uint8 (F, H, W), the sequences one after another; `sequences.csv` has a line
-`subject,condition,view,start,length` a sequence; `store.json` says what made them. NumPy, a spreadsheet and an editor
-open them without this package.
+`subject,condition,view,start,length` a sequence; `store.json` says what made them, how many there are and what their
+checksums were. NumPy, a spreadsheet and an editor open them without this package.
 """
 
+import errno
+import hashlib
 import json
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
 from cstl.data.alignment import frame_size
 
 FORMAT = 1
 COLUMNS = "subject,condition,view,start,length"
+SAMPLE = 64  # frames that are looked at whenever a store is opened
+BLOCK = 1 << 22  # bytes that are read at once to look at all of them
 
 
 def partial_folder(path: str | os.PathLike[str]) -> Path:
@@ -45,6 +51,21 @@ class Store:
     def about(self) -> dict[str, Any]:
         """What `store.json` says."""
         return json.loads((self.path / "store.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def checksums(self) -> dict[str, str]:
+        """What was written at preparation, by `table_checksum` and the like; empty where an earlier version made it."""
+        return self.about.get("checksums", {})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits, the same for two stores of the same frames under the same names.
+
+        Of a store without checksums, they tell the table and the number of frames only.
+        """
+        content = self.checksums or [table_checksum(self.path / "sequences.csv"), len(self.frames)]
+        text = json.dumps([self.height, self.width, content], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     @property
     def dataset(self) -> str:
@@ -124,6 +145,7 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
     store = Store(path)
     try:
         version, height, width, name = (store.about[key] for key in ("format", "height", "width", "dataset"))
+        known = dict(store.checksums)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged, store.json cannot be read ({error!r}); {again}") from error
     if version != FORMAT:
@@ -149,13 +171,137 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
             f"{path} is damaged, frames.npy: expected uint8 (F, {height}, {width}), found {found}; {again}"
         )
     try:
-        ends = store.starts + store.lengths
+        fault = _table_fault(store, known) or _frames_fault(store, known)
     except ValueError as error:
         raise ValueError(f"{path} is damaged, {error}; {again}") from error
-    if len(ends) == 0 or store.starts.min() < 0 or store.lengths.min() < 1 or ends.max() > len(frames):
-        listed = f"{int(ends.max(initial=0))} frames in {len(ends)} sequences"
-        raise ValueError(f"{path} is damaged, sequences.csv lists {listed}, frames.npy holds {len(frames)}; {again}")
+    if fault:
+        raise ValueError(f"{path} is damaged, {fault}; {again}")
     return store
+
+
+def verify_store(store: Store, *, progress: bool = False) -> str:
+    """Read every frame of an opened store and compare it with what was prepared → a sentence on what could be told.
+
+    Raises:
+        ValueError: a frame that shows nobody at all, which no preparation writes, or another checksum.
+    """
+    again = "delete the folder and prepare it again"
+    digest = new_checksum()
+    size = store.height * store.width
+    at_once = max(BLOCK // size, 1)
+    for first in track(range(0, len(store.frames), at_once), "verifying", transient=True, disable=not progress):
+        block = np.ascontiguousarray(store.frames[first : first + at_once])
+        if (empty := np.flatnonzero(~block.reshape(len(block), size).any(1))).size:
+            raise ValueError(f"{store.path} is damaged, {_empty(store, first + int(empty[0]))}; {again}")
+        digest.update(block)
+    if "frames" not in store.checksums:
+        return (
+            f"{store.path}: every frame shows something; an earlier version prepared it, without checksums, so that "
+            f"nothing tells whether a frame changed. Fingerprint {store.fingerprint}"
+        )
+    if digest.hexdigest() != store.checksums["frames"]:
+        raise ValueError(f"{store.path} is damaged, frames.npy is not what was prepared (another checksum); {again}")
+    return f"{store.path}: all is as it was prepared, by its checksums. Fingerprint {store.fingerprint}"
+
+
+def new_checksum() -> Any:
+    """A checksum of bytes that are still to come, as `hashlib` makes them."""
+    return hashlib.blake2b(digest_size=16)
+
+
+def table_checksum(path: Path) -> str:
+    """The checksum of a `sequences.csv`, whichever line ends an editor has left in it."""
+    text = path.read_text(encoding="utf-8").rstrip("\n") + "\n"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def sample_checksum(frames: np.ndarray) -> str:
+    """The checksum of a few frames out of all, by which a `frames.npy` of another store is noticed at once."""
+    return hashlib.blake2b(frames[_sample(len(frames))].tobytes(), digest_size=16).hexdigest()
+
+
+def _sample(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, SAMPLE).astype(np.int64))
+
+
+def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
+    """What is wrong with the table of sequences, beside the frames and what `store.json` says."""
+    frames, about = len(store.frames), store.about
+    ends = store.starts + store.lengths
+    if len(ends) == 0 or store.starts.min() < 0 or store.lengths.min() < 1 or ends.max() > frames:
+        listed = f"{int(ends.max(initial=0))} frames in {len(ends)} sequences"
+        return f"sequences.csv lists {listed}, frames.npy holds {frames}"
+    found = {"sequences": len(store), "frames": frames, "stored_subjects": len(set(store.subjects.tolist()))}
+    for what, count in found.items():
+        if about.get(what, count) != count:
+            file = "frames.npy" if what == "frames" else "sequences.csv"
+            return f"{file}: {count} {what.replace('_', ' ')} there, {about[what]} by store.json"
+    first: dict[tuple[str, ...], int] = {}
+    rows = zip(store.subjects.tolist(), store.conditions.tolist(), store.views.tolist(), strict=True)
+    for line, row in enumerate(rows, start=2):
+        if (earlier := first.setdefault(row, line)) != line:
+            return f"sequences.csv has {' '.join(row)} twice, in lines {earlier} and {line}"
+    expected = np.concatenate([[0], ends[:-1]])
+    if (off := np.flatnonzero(store.starts != expected)).size:
+        line = int(off[0])
+        return (
+            f"sequences.csv, line {line + 2}: a sequence begins at frame {store.starts[line]}, the one before ends at "
+            f"{expected[line]}"
+        )
+    if ends[-1] != frames:
+        return f"sequences.csv lists {ends[-1]} frames, frames.npy holds {frames}"
+    if checksums and checksums.get("sequences.csv") != table_checksum(store.path / "sequences.csv"):
+        return "sequences.csv is not what was prepared (another checksum)"
+    return None
+
+
+def _frames_fault(store: Store, checksums: dict[str, str]) -> str | None:
+    """What is wrong with the frames, as far as a file's size, its holes and a few frames tell."""
+    frames = store.frames
+    path = store.path / "frames.npy"
+    assert isinstance(frames, np.memmap)
+    if (size := path.stat().st_size) != (expected := frames.offset + frames.nbytes):
+        return f"frames.npy has {size:,} bytes, expected {expected:,}"
+    for number in _missing_frames(path, frames.offset, store.height * store.width):
+        return _empty(store, number)
+    sample = _sample(len(frames))
+    if (empty := sample[~frames[sample].reshape(len(sample), -1).any(1)]).size:
+        return _empty(store, int(empty[0]))
+    if checksums and checksums.get("sample") != sample_checksum(frames):
+        return "frames.npy is not what was prepared (other frames)"
+    return None
+
+
+def _missing_frames(path: Path, offset: int, size: int) -> Iterator[int]:
+    """The first frame of each hole in a file, where the disk has nothing and zeros are read: it was copied in part."""
+    if not hasattr(os, "SEEK_HOLE"):
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        end, data = os.fstat(file).st_size, 0
+        while (hole := os.lseek(file, data, os.SEEK_HOLE)) < end:
+            try:
+                data = os.lseek(file, hole, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # a hole up to the end
+                    return
+                data = end
+            number = max(-(-(hole - offset) // size), 0)
+            if offset + (number + 1) * size <= data:
+                yield number
+            if data >= end:
+                return
+    except OSError:
+        return  # a file system that knows nothing of holes
+    finally:
+        os.close(file)
+
+
+def _empty(store: Store, number: int) -> str:
+    """A frame without a single pixel, which preparation leaves out."""
+    line = int(np.searchsorted(store.starts, number, side="right")) - 1
+    name = f"{store.subjects[line]} {store.conditions[line]} {store.views[line]}"
+    return f"frames.npy: frame {number - store.starts[line]} of {name} is empty, as if the file was copied in part"
 
 
 def read_table(path: Path) -> list[np.ndarray]:

@@ -264,6 +264,14 @@ def _find_store(run: Run) -> None:
     except (ValueError, OSError) as error:
         run.notes.append(f"Silhouettes are left out: {str(error).splitlines()[0].removesuffix(' with:')}.")
         return
+    tested_on = run.results.get("store")
+    if tested_on not in (None, store.fingerprint):
+        run.notes.append(
+            f"Silhouettes are left out: the store {paths[0]} is not the one that the run was tested on, its "
+            f"fingerprint is {store.fingerprint}, not {tested_on}; evaluate the checkpoint again on the store as it "
+            "is now."
+        )
+        return
     if run.probes is not None:
         lines, subject = run.probes.sequence, np.array(run.probes.subjects)[run.probes.subject]
         if lines.max(initial=0) >= len(store) or (store.subjects[lines] != subject).any():
