@@ -1,0 +1,184 @@
+"""Who writes into a folder: one process at a time, which says so in a note there and gives signs of life."""
+
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cstl.files import shown
+
+NOTE = "owner.json"
+BEAT = 20.0  # seconds between two signs of life
+PATIENCE = 120.0  # seconds without one until a process on another machine counts as gone; NFS may hide one for 60
+
+
+class InUseError(ValueError):
+    """Another process writes into the folder."""
+
+
+@contextmanager
+def owner(folder: str | Path) -> Iterator[None]:
+    """Makes this process the only one that writes into a folder, until the block ends.
+
+    `FOLDER/owner.json` says which one that is: host, process, when it was started. The file is made by one process
+    alone, touched every `BEAT` seconds, and taken away at the end. What a killed process left is recognised: on the
+    same machine its process is gone, at once; on another machine it is watched for `PATIENCE` seconds, during which a
+    process that lives gives a sign. So no clocks are compared. Several processes of one run: the first is the owner.
+
+    Raises:
+        InUseError: another process is the owner; the message says which, and what to do.
+        OSError: the folder is not there, is no folder, or cannot be written to.
+    """
+    note = Path(folder) / NOTE
+    mine = json.dumps({
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "machine": _machine(),
+        "started": _started(os.getpid()),
+    })  # fmt: skip
+    try:
+        _take(note, mine)
+    except OSError as error:
+        reason = "it is no folder" if error.errno == errno.ENOTDIR else os.strerror(error.errno or errno.EIO)
+        raise type(error)(f"{shown(folder)} cannot be written to: {reason[:1].lower()}{reason[1:]}") from error
+    over = threading.Event()
+    beat = threading.Thread(target=_give_signs, args=(note, mine, over), name="owner", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beat.join(timeout=5)
+        with suppress(OSError):  # the folder may be gone
+            if (found := _look(note)) and found[0] == mine:
+                note.unlink()
+
+
+def check_free(folder: str | Path) -> None:
+    """Raises InUseError where another process is the owner of a folder, as far as can be told at once."""
+    note = Path(folder) / NOTE
+    if (found := _look(note)) and _lives(found[0]):
+        raise InUseError(_in_use(note, found[0]))
+
+
+def _take(note: Path, mine: str) -> None:
+    """Makes the note, or takes the place of one whose process is gone."""
+    while True:
+        if _makes(note, mine):
+            return
+        if (found := _look(note)) is None:
+            continue  # let go of this moment
+        lives = _lives(found[0])
+        if lives or (lives is None and _gives_a_sign(note, found)):
+            raise InUseError(_in_use(note, (_look(note) or found)[0]))
+        successor = note.with_name(note.name + ".next")
+        _take(successor, mine)  # several may have found it gone, one is the next
+        if _look(note) == found:
+            os.replace(successor, note)
+            return
+        successor.unlink()
+
+
+def _makes(note: Path, mine: str) -> bool:
+    """Makes the note, whole or not at all; False: there is one."""
+    try:
+        file = note.open("x", encoding="utf-8")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(mine)
+    except OSError:
+        with suppress(OSError):
+            note.unlink()
+        raise
+    return True
+
+
+def _give_signs(note: Path, mine: str, over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        with suppress(OSError):  # a file system that is away comes back, or writing fails elsewhere
+            if (found := _look(note)) is None:
+                _makes(note, mine)
+            elif found[0] == mine:
+                os.utime(note)
+            elif found[0]:
+                print(f"error: {_in_use(note, found[0])}. This process was silent and ends", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(1)  # at once: whatever it would still write belongs to the other now
+
+
+def _look(note: Path) -> tuple[str, int] | None:
+    """What a note says and when it was touched; None where there is none."""
+    try:
+        with note.open(encoding="utf-8", errors="replace") as file:  # opening asks NFS for what is new
+            return file.read(10_000), os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _gives_a_sign(note: Path, found: tuple[str, int]) -> bool:
+    """Whether somebody touches the note within `PATIENCE`."""
+    line = f"{_in_use(note, found[0])}\nwaiting {PATIENCE:g} s for a sign of life; without one this process goes on"
+    print(line, file=sys.stderr, flush=True)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        time.sleep(min(1.0, PATIENCE / 10))
+        if (now := _look(note)) != found:
+            return now is not None
+    return False
+
+
+def _lives(text: str) -> bool | None:
+    """Whether the process that wrote a note lives; None: this cannot be told from here."""
+    try:
+        said = json.loads(text)
+        process, machine, started = said["process"], said["machine"], said["started"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if machine is None or machine != _machine() or type(process) is not int:
+        return None
+    if (now := _started(process)) is not None:
+        return now == started  # else its number was given to another process
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return None
+    return False  # ended, and not yet waited for
+
+
+def _in_use(note: Path, text: str) -> str:
+    """Who the owner is and what to do, as a message."""
+    try:
+        said = json.loads(text)
+        who = f"process {said['process']} on {said['host']} since {said['since']}"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        who = "another process"
+    note = note.with_name(NOTE)
+    return f"{shown(note.parent)} is in use: {shown(who)} writes there. Wait for it or stop it, or take another folder"
+
+
+def _machine() -> str | None:
+    """Names this machine, since it was started, and where in it process numbers mean the same; None: unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
+def _started(process: int) -> int | None:
+    """When a process was started, in ticks since the machine was; None: it is gone, or this cannot be told."""
+    try:
+        state, *fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return None if state in "ZX" else int(fields[18])
+    except (OSError, ValueError, IndexError):
+        return None
