@@ -1,15 +1,18 @@
 """Figures for papers: what they show, their labels, and that they are written the same every time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from cstl import figures
+from cstl.reporting import charts
 from cstl.reporting.findings import Confusion, HardProbe, Map
 from cstl.reporting.pictures import Look
 from cstl.tables import Row, Table
@@ -96,3 +99,113 @@ def test_values_that_are_missing_leave_gaps() -> None:
     texts = [text.get_text() for text in figures.cross_view(CELLS, VIEWS).axes[1].texts]
     assert texts == []  # BG: nothing was counted
     assert "mean –" in figures.cross_view(CELLS, VIEWS).axes[1].get_title()
+
+
+PROBES = ["NM", "BG", "CL"]
+CURVES = {
+    f"test/rank1/{probe}": ([2, 4], [50.0, 60.0]) for probe in ["BG", "CL", "NM", "mean"]
+}  # as metrics.csv has them
+ROWS = [Row(probe, method, (90.0, 80.0, 70.0), 80.0) for probe in PROBES for method in ("CSTL", "GEI")]
+
+
+def colour_of(line: Any) -> str:
+    return to_hex(line.get_color()).upper()
+
+
+def test_a_condition_has_one_colour_in_every_picture() -> None:
+    """In curves, heat maps, tables' lines, maps and the comparison: of the page and for papers, whatever is missing."""
+    own = figures.condition_colours(PROBES)
+    assert len(set(own.values())) == 5  # with the mean and the gallery
+    found: dict[str, set[str]] = {name: set() for name in (*PROBES, "mean", "gallery")}
+    held_out = {"validation/rank1/BG": ([2, 4], [50.0, 60.0]), "validation/rank1/CL": ([2, 4], [50.0, 60.0])}
+    for curves in (CURVES, {key: curve for key, curve in CURVES.items() if "NM" not in key}, held_out):
+        for line in figures.curves(curves, PROBES).axes[1].get_lines():
+            found[str(line.get_label()).removeprefix("held out, ")].add(colour_of(line))
+        for chart in charts.curves({"run": curves}, PROBES):
+            for trace in chart.figure["data"]:
+                found[trace["name"]].add(trace["line"]["color"])
+    cells = {probe: np.full((3, 3), 50.0) for probe in PROBES}
+    for some in (PROBES, PROBES[1:]):
+        figure = figures.cross_view({probe: cells[probe] for probe in some}, VIEWS, colours=own)
+        for axes, probe in zip(figure.axes, some, strict=False):
+            found[probe].add(colour_of(axes.get_lines()[0]))
+    table = Table("Tiny", VIEWS, tuple(ROWS))
+    for axes, probe in zip(figures.per_view(table).axes, PROBES, strict=True):
+        found[probe] |= {colour_of(line) for line in axes.get_lines()}
+        rows = [(row.method, row) for row in ROWS if row.probe == probe]
+        chart = charts.per_view(probe, rows, VIEWS, ["CSTL", "GEI"], own[probe])
+        found[probe] |= {trace["line"]["color"] for trace in chart.figure["data"]} | {chart.colour}
+    kinds = np.array(["gallery", *PROBES, "gallery", *PROBES])
+    spread = replace(MAP, kind=kinds, kinds=["gallery", *PROBES])
+    for points, kind in zip(figures.embedding_map(spread).axes[2].collections, spread.kinds, strict=True):
+        found[kind].add(to_hex(points.get_facecolor()[0]).upper())
+    for trace in charts.embedding_map(spread)[2].figure["data"]:
+        found[trace["name"]].add(trace["marker"]["color"])
+    assert {name: colours for name, colours in found.items() if colours != {own[name]}} == {}
+    losses = figures.curves({"train/loss": ([1, 2], [3.0, 2.0])}, PROBES).axes[0].get_lines()
+    assert colour_of(losses[0]) not in {own[probe] for probe in PROBES}
+
+
+def test_a_run_has_one_colour_in_every_picture_of_a_comparison() -> None:
+    logged = {"train/loss": ([1, 2], [3.0, 2.0])}
+    runs = {"a": logged, "b": {}, "c": logged | {"test/rank1/mean": ([2], [50.0])}}
+    losses, rank1 = figures.compared_curves(runs).axes
+    panels = [("NM", VIEWS, [("c", ROWS[0])])]
+    alone = figures.lines(panels, names=list(runs)).axes[0].get_lines()[0]
+    colours = {colour_of(line) for line in (losses.get_lines()[1], rank1.get_lines()[0], alone)}
+    for chart in charts.curves(runs, []):
+        colours |= {trace["line"]["color"] for trace in chart.figure["data"] if trace.get("name") == "c"}
+    colours.add(charts.per_view("NM", [("c", ROWS[0])], VIEWS, list(runs)).figure["data"][0]["line"]["color"])
+    assert colours == {figures.COLOURS[2]}
+
+
+def test_methods_of_one_colour_differ_in_dash_and_sign() -> None:
+    first, second = figures.per_view(Table("Tiny", VIEWS, tuple(ROWS))).axes[0].get_lines()
+    assert first.get_linestyle() != second.get_linestyle()
+    assert first.get_marker() != second.get_marker()
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_what_was_logged_once_shows(runs: int) -> None:
+    once = {"train/loss": ([7], [3.0]), "train/learning_rate": ([7], [1e-4]), "test/rank1/mean": ([7], [50.0])}
+    several = {f"run {i}": once for i in range(runs)}
+    for figure in (figures.curves(once, []), figures.compared_curves(several)):
+        lines = [line for axes in figure.axes for line in axes.get_lines()]
+        assert lines
+        assert all(line.get_marker() == "o" for line in lines)
+    shown = charts.curves(several, [])
+    assert len(shown) == 3
+    for chart in shown:
+        assert all("markers" in trace["mode"] for trace in chart.figure["data"] if trace.get("meta") != "raw")
+    rate = next(chart for chart in shown if chart.title == "learning rate").figure["layout"]["yaxis"]
+    assert rate["range"] == [0, 2e-4]  # else from −1 to 1, as if it were 0
+    assert "once" in shown[0].text
+
+
+@pytest.mark.parametrize("steps", [[1], [1, 2], [2, 4], [3, 6, 9], [1, 5], [50, 100, 150], [7, 17], [1000, 120_000]])
+def test_iterations_are_ticked_at_whole_numbers(steps: list[int]) -> None:
+    curve = {"train/loss": (steps, [1.0] * len(steps)), "test/rank1/mean": (steps, [1.0] * len(steps))}
+    for figure in (figures.curves(curve, []), figures.compared_curves({"a": curve, "b": curve})):
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            low, high = axes.get_xlim()
+            ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+            assert ticks
+            assert all(tick == round(tick) for tick in ticks)
+            assert len({label.get_text() for label in axes.get_xticklabels()}) == len(axes.get_xticklabels())
+    for chart in charts.curves({"a": curve}, []):
+        axis = chart.figure["layout"]["xaxis"]
+        if steps[-1] - steps[0] < 10:
+            assert (axis["tickmode"], axis["tick0"], axis["dtick"]) == ("linear", 0, 1)
+            assert "range" not in axis or axis["range"] == [steps[0] - 1, steps[0] + 1]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_frames_and_parts_are_ticked_at_whole_numbers(frames: int) -> None:
+    look = Look(LOOK.silhouettes[:frames], {"frame level": LOOK.scales["frame level"][:frames, :2]}, None)
+    figure = figures.attention(look, "NM: 001")
+    figure.draw_without_rendering()
+    axes = figure.axes[1]
+    assert all(tick == round(tick) for tick in [*axes.get_xticks(), *axes.get_yticks()])
+    layout = charts.attention(look)[0].figure["layout"]
+    assert layout["xaxis"]["dtick"] == layout["yaxis"]["dtick"] == 1

@@ -32,6 +32,7 @@ from yaml import YAMLError
 from cstl.config import CONFIG_PATH, Plain, decisive
 from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import as_protocol
+from cstl.figures import COLOURS, condition_colours
 from cstl.files import write_text
 from cstl.sweep import ERROR, held_out_score
 
@@ -45,7 +46,6 @@ _NO_SETTING = (
     *("dataset.recipe.checkpoint_every", "dataset.title", "trainer.log_every_n_steps"),
     *("data.protocol", "data.steps", "model.network.num_classes"),
 )
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito: safe for colour-blind eyes
 _MARKERS = "osD^vP"
 
 Identity = tuple[Any, ...]  # what two runs must share to be compared: data set, resolution, protocol, test subjects
@@ -683,6 +683,8 @@ def draw(tables: Sequence[Table]) -> Figure:
     for table, rows, (scores, differences) in zip(tables, finished, grid, strict=True):
         places = np.arange(len(rows))
         names = [*table.probes, *(["mean"] if len(table.probes) > 1 else [])]
+        every = [probe for row in rows for run in row.runs if run.results for probe in run.results["rank1"]]
+        colours = condition_colours(list(dict.fromkeys(every)))
         for i, name in enumerate(names):
             offset = 0.5 * ((i + 0.5) / len(names) - 0.5)
             scores.errorbar(
@@ -693,7 +695,7 @@ def draw(tables: Sequence[Table]) -> Figure:
                 linestyle="none",
                 marker=_MARKERS[i % len(_MARKERS)],
                 markersize=5,
-                color="black" if name == "mean" else _COLOURS[i % len(_COLOURS)],
+                color=colours[name],
             )
         labels = [_label(row, table.settings) or _name(row.runs[0]) for row in rows]
         scores.set_yticks(
@@ -709,8 +711,8 @@ def draw(tables: Sequence[Table]) -> Figure:
             if "mean" in row.difference:
                 value = row.difference["mean"]
                 low, high = row.interval.get("mean", (value, value))
-                differences.plot([low, high], [place, place], color=_COLOURS[0], linewidth=2)
-                differences.plot(value, place, "o", color=_COLOURS[0])
+                differences.plot([low, high], [place, place], color=COLOURS[0], linewidth=2)
+                differences.plot(value, place, "o", color=COLOURS[0])
         differences.set_yticks(places, [])
         named = "" if table.baseline is None else f" to #{table.baseline + 1}"
         differences.set_xlabel(f"mean: difference{named} (points), 95 %")

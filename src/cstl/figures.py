@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cstl.files import replacing
@@ -26,8 +27,23 @@ COLOURS: list[str] = STYLE["axes.prop_cycle"].by_key()["color"]
 SIGNS = ("o", "^", "s")  # with the colours: enough for `findings.SUBJECTS`
 DASHES = ("-", "--", ":", "-.")
 LOSSES = {"loss": "loss", "triplet": "triplet", "cross_entropy": "cross-entropy"}
+LOSS_COLOURS = COLOURS[3:6]  # not those of the first sets of probes
 Panel = tuple[str, Sequence[str], Sequence[tuple[str, Row]]]
 P = ParamSpec("P")
+
+
+def condition_colours(probes: Sequence[str]) -> dict[str, str]:
+    """A colour for each set of probes, by its place in the protocol: the same in every picture.
+
+    Args:
+        probes: all names, in the order of the protocol, whichever are drawn.
+
+    Returns:
+        name → colour; also of "mean" and of "gallery".
+    """
+    *others, mean, gallery = COLOURS
+    named = {probe: others[i % len(others)] for i, probe in enumerate(name for name in probes if name != "mean")}
+    return {"mean": mean, "gallery": gallery, **named}
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -72,14 +88,14 @@ def curves(found: Mapping[str, Curve], probes: Sequence[str]) -> Figure:
     """The losses and the rank-1 curves over the iterations, from the columns of a run's `metrics.csv`."""
     figure = Figure(figsize=(WIDTH, 2.6))
     losses, rank1 = figure.subplots(1, 2)
-    for name, label in LOSSES.items():
+    for (name, label), colour in zip(LOSSES.items(), LOSS_COLOURS, strict=True):
         if curve := found.get(f"train/{name}"):
-            losses.plot(*curve, label=label)
+            losses.plot(*curve, marker=_seen_alone(curve), color=colour, label=label)
+    colours = condition_colours(probes)
     for split, prefix, dash in (("test", "", "-"), ("validation", "held out, ", "--")):
-        for i, probe in enumerate([*probes, "mean"]):
+        for probe in dict.fromkeys([*probes, "mean"]):
             if curve := found.get(f"{split}/rank1/{probe}"):
-                colour = COLOURS[i % len(COLOURS)]
-                rank1.plot(*curve, marker="o", linestyle=dash, color=colour, label=f"{prefix}{probe}")
+                rank1.plot(*curve, marker="o", linestyle=dash, color=colours[probe], label=f"{prefix}{probe}")
     _finish_curve(losses, "loss")
     _finish_curve(rank1, "rank-1 (%)")
     return figure
@@ -94,16 +110,23 @@ def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
     ):
         for i, (name, found) in enumerate(runs.items()):
             if curve := found.get(column):
-                axes.plot(*curve, linestyle=DASHES[i // len(COLOURS) % len(DASHES)], label=name)
+                colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+                marker = "o" if "%" in label else _seen_alone(curve)
+                axes.plot(*curve, color=colour, linestyle=dash, marker=marker, label=name)
         _finish_curve(axes, label)
     return figure
 
 
+def _seen_alone(curve: Curve) -> str | None:
+    """A marker for a curve of one point, of which a line shows nothing."""
+    return "o" if len(curve[0]) == 1 else None
+
+
 def _finish_curve(axes: Axes, label: str) -> None:
     axes.set_ylabel(label)
-    axes.set_ylim(0, 100 if "%" in label else None)
+    axes.set_ylim(0, 102 if "%" in label else None)
     axes.set_xlabel("iteration")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(whole_numbers(6))
     axes.grid()
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
@@ -111,14 +134,26 @@ def _finish_curve(axes: Axes, label: str) -> None:
         axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
 
 
+def whole_numbers(ticks: int) -> MaxNLocator:
+    """So many ticks at most, none between two whole numbers: of iterations, frames and parts."""
+    return MaxNLocator(ticks, integer=True, min_n_ticks=1)
+
+
 @styled
-def cross_view(cells: Mapping[str, np.ndarray], views: Sequence[str], difference: bool = False) -> Figure:
+def cross_view(
+    cells: Mapping[str, np.ndarray],
+    views: Sequence[str],
+    difference: bool = False,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
     """A heat map over probe view × gallery view for each entry, float (V, V); NaN stays grey.
 
     Args:
         cells: title → rank-1 in percent, or `difference`: one rank-1 minus another, in points.
         views: their V names.
+        colours: title → colour of a bar below it; None: those of the sets of probes, which the titles then are.
     """
+    colours = condition_colours(list(cells)) if colours is None else colours
     low, high = 0.0, 100.0
     if difference:
         high = max(1.0, *(float(np.nanmax(np.abs(values), initial=0)) for values in cells.values()))
@@ -137,6 +172,8 @@ def cross_view(cells: Mapping[str, np.ndarray], views: Sequence[str], difference
         axes.set_ylabel(f"probe view{unit(views)}")
         axes.spines[:].set_visible(False)
         axes.set_title(probe if difference else f"{probe}: rank-1, mean {percent(mean_excluding_identical(rank1))}")
+        if probe in colours:
+            axes.plot([0, 1], [1.02, 1.02], "-", color=colours[probe], transform=axes.transAxes, clip_on=False, lw=2)
         for i, j in ((i, j) for i in range(len(views)) for j in range(len(views)) if math.isfinite(rank1[i, j])):
             dark = abs(rank1[i, j]) > 0.6 * high if difference else rank1[i, j] < 55
             text, colour = f"{rank1[i, j]:{'+' if difference else ''}.0f}", "white" if dark else "black"
@@ -150,20 +187,35 @@ def cross_view(cells: Mapping[str, np.ndarray], views: Sequence[str], difference
 
 def per_view(table: Table) -> Figure:
     """Rank-1 over the probe views: for each probe a panel, for each method a line, as in the paper's table."""
-    groups = [[row for row in group if not row.is_difference] for group in table.groups()]
-    return lines([(group[0].probe, table.views, [(row.method, row) for row in group]) for group in groups])
+    panels = [
+        (group[0].probe, table.views, [(row.method, row) for row in group if not row.is_difference])
+        for group in table.groups()
+    ]
+    return lines(panels, condition_colours([title for title, _, _ in panels]))
 
 
 @styled
-def lines(panels: Sequence[Panel]) -> Figure:
-    """Rank-1 over the probe views, a panel for each (title, views, lines) and a line for each (name, row) of it."""
+def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, names: Sequence[str] = ()) -> Figure:
+    """Rank-1 over the probe views, a panel for each (title, views, lines) and a line for each (name, row) of it.
+
+    A name has one colour, dash and sign in all panels, by its place in `names` where it is there.
+
+    Args:
+        panels: what is drawn.
+        colours: title → colour of all lines of a panel, which then differ in dash and sign.
+        names: of lines, whether they are drawn or not.
+    """
     columns = min(3, len(panels))
     height = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(WIDTH if columns > 1 else WIDTH / 2, 2.4 * height))
     grid = figure.subplots(height, columns, squeeze=False, sharey=True).ravel()
+    drawn = list(dict.fromkeys(name for _, _, rows in panels for name, _ in rows))
+    looks = {name: line_look(i, many=colours is None) for i, name in enumerate(dict.fromkeys([*names, *drawn]))}
     for axes, (title, views, rows) in zip(grid, panels, strict=False):
-        for i, (name, row) in enumerate(rows):
-            axes.plot(views, numbers(row), marker="o", linestyle=DASHES[i % len(DASHES)], label=name)
+        for name, row in rows:
+            colour, dash, sign = looks[name]
+            colour = colours[title] if colours else colour
+            axes.plot(views, numbers(row), marker=sign, linestyle=dash, color=colour, label=name)
         axes.set_title(title)
         axes.set_xlabel(f"probe view{unit(views)}")
         axes.tick_params("x", rotation=90)
@@ -172,8 +224,19 @@ def lines(panels: Sequence[Panel]) -> Figure:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     grid[0].set_ylabel("rank-1 (%)")
-    grid[0].legend()
+    keys = [
+        Line2D([], [], color="0.3" if colours else colour, linestyle=dash, marker=sign, label=name)  # type: ignore[arg-type]
+        for name, (colour, dash, sign) in looks.items()
+        if name in drawn
+    ]
+    grid[0].legend(handles=keys)
     return figure
+
+
+def line_look(i: int, many: bool = True) -> tuple[str, str, str]:
+    """Colour, dash and sign of the i-th line; `many`: colours tell lines apart first, else dashes and signs do."""
+    place = i // len(COLOURS) if many else i
+    return COLOURS[i % len(COLOURS)], DASHES[place % len(DASHES)], SIGNS[place % len(SIGNS)]
 
 
 @styled
@@ -209,12 +272,11 @@ def embedding_map(found: Map) -> Figure:
     for view, colour in zip(views, matplotlib.colormaps["cividis"](np.linspace(0, 1, len(views))), strict=True):
         some = found.view == view
         by_view.scatter(x[some], y[some], s=4, color=colour, linewidths=0, label=view)
+    colours = condition_colours(found.kinds[1:])
     for i, kind in enumerate(found.kinds):
         some = found.kind == kind
         sign = SIGNS[i % len(SIGNS)]
-        by_kind.scatter(
-            x[some], y[some], s=4, color=COLOURS[-1 if i == 0 else i - 1], marker=sign, linewidths=0, label=kind
-        )
+        by_kind.scatter(x[some], y[some], s=4, color=colours[kind], marker=sign, linewidths=0, label=kind)
     for axes, title in ((by_subject, "subject"), (by_view, f"view{unit(views)}"), (by_kind, "condition")):
         axes.set_title(f"by {title}")
         axes.set_xlabel("t-SNE 1 (no unit)")
@@ -250,6 +312,8 @@ def attention(found: Look, title: str) -> Figure:
             axes.plot(found.source, range(len(found.source)), ".", color="white", markersize=2.5, label="selected")
             axes.legend(labelcolor="white", loc="upper right")
         axes.set_ylabel("part")
+        axes.xaxis.set_major_locator(whole_numbers(10))
+        axes.yaxis.set_major_locator(whole_numbers(5))
         axes.set_title(name if name == "SSFL score" else f"importance, {name}")
         axes.label_outer()
         figure.colorbar(image, ax=axes, pad=0.01, aspect=8)

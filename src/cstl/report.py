@@ -147,10 +147,12 @@ def _page_of_run(run: Run) -> dict[str, Any]:
     }
     if page["curves"]:
         still("curves", figures.curves(run.curves, run.probe_names))
+    colours = figures.condition_colours(run.probe_names)
     if run.table:
+        methods = list(dict.fromkeys(row.method for row in run.table.rows if not row.is_difference))
         for group in run.table.groups():
-            rows = [(row.method, row) for row in group if not row.is_difference]
-            page["lines"].append(charts.per_view(group[0].probe, rows, run.table.views))
+            probe, rows = group[0].probe, [(row.method, row) for row in group if not row.is_difference]
+            page["lines"].append(charts.per_view(probe, rows, run.table.views, methods, colours.get(probe)))
         still("per_view", figures.per_view(run.table))
     if run.probes is not None:
         views = run.probes.views
@@ -158,15 +160,14 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         cells = {probe: rank1 for probe, rank1 in cells.items() if np.isfinite(rank1).any()}
         for probe, rank1 in cells.items():
             mean = figures.mean_excluding_identical(rank1)
-            page["cross_views"].append(
-                charts.cross_view(f"{probe}: rank-1, mean {figures.percent(mean)}", rank1, views)
-            )
+            title = f"{probe}: rank-1, mean {figures.percent(mean)}"
+            page["cross_views"].append(charts.cross_view(title, rank1, views, colour=colours.get(probe)))
         page["cells"] = {
             probe: [[MISSING if np.isnan(value) else f"{value:.1f}" for value in line] for line in rank1]
             for probe, rank1 in cells.items()
         }
         if cells:
-            still("cross_view", figures.cross_view(cells, views))
+            still("cross_view", figures.cross_view(cells, views, colours=colours))
         if matrix := findings.confusion(run):
             page |= {"confusion": charts.confusion(matrix), "matrix": matrix, "pairs": matrix.pairs}
             still("confusion", figures.confusion(matrix))
@@ -231,18 +232,22 @@ def _group(runs: list[Run], title: str, names: dict[int, str]) -> dict[str, Any]
         lines.append({"name": names[id(run)], "cells": _against(means, None if run is base else first)})
     if base and (paper := _paper_means(base, probes)):
         lines.append({"name": "CSTL (paper)", "cells": _against(paper, None), "is_paper": True})
-    line_charts = _line_charts(finished, names)
+    own_names = [names[id(run)] for run in runs]
+    line_charts = _line_charts(finished, names, own_names)
     cells = {names[id(run)]: _cross_views(run) for run in finished if run.probes is not None}
     first_name = names[id(base)] if base else ""
     differ: dict[str, np.ndarray] = {}
+    colours = figures.condition_colours(probes)
+    about: dict[str, str] = {}  # title of a difference → the colour of its probes
     for name, own in cells.items():
         if name != first_name and first_name in cells:
             for probe, rank1 in own.items():
                 other = cells[first_name].get(probe)
                 if other is not None and other.shape == rank1.shape and base and base.probes:
                     differ[f"{name}, {probe}"] = rank1 - other
+                    about[f"{name}, {probe}"] = colours[probe]
     views = base.probes.views if base and base.probes else []
-    curves = {names[id(run)]: run.curves for run in runs if run.curves}
+    curves = {names[id(run)]: run.curves for run in runs}
     curve_charts = charts.curves(curves, probes)
     return {
         "title": title,
@@ -252,15 +257,20 @@ def _group(runs: list[Run], title: str, names: dict[int, str]) -> dict[str, Any]
         "names": [names[id(run)] for run in runs if run.config],
         "settings": _differing_settings([run for run in runs if run.config]),
         "lines_charts": [chart for chart, _ in line_charts],
-        "still_lines": _uri(figures.lines([panel for _, panel in line_charts])) if line_charts else None,
-        "differences": [charts.cross_view(name, values, views, difference=True) for name, values in differ.items()],
-        "still_differences": _uri(figures.cross_view(differ, views, difference=True)) if differ else None,
+        "still_lines": _uri(figures.lines([panel for _, panel in line_charts], names=own_names))
+        if line_charts
+        else None,
+        "differences": [
+            charts.cross_view(name, values, views, difference=True, colour=about[name])
+            for name, values in differ.items()
+        ],
+        "still_differences": _uri(figures.cross_view(differ, views, True, about)) if differ else None,
         "curves": curve_charts,
         "still_curves": _uri(figures.compared_curves(curves)) if curve_charts else None,
     }
 
 
-def _line_charts(runs: list[Run], names: dict[int, str]) -> list[Any]:
+def _line_charts(runs: list[Run], names: dict[int, str], all_names: Sequence[str]) -> list[Any]:
     """For each probe the lines of all runs, and the paper's where there is one: a chart and the same as a panel."""
     shown = [run for run in runs if run.table is not None]
     if not shown:
@@ -276,8 +286,9 @@ def _line_charts(runs: list[Run], names: dict[int, str]) -> list[Any]:
                 own = [row for row in run.table.rows if row.probe == probe]
                 rows += [(names[id(run)], row) for row in own if row.method == "CSTL"]
         rows += [(row.method, row) for row in first.rows if row.probe == probe and row.method.endswith("(paper)")]
-        made.append((charts.per_view(probe, rows, first.views), (probe, first.views, rows)))
-    return made
+        made.append((probe, first.views, rows))
+    lines = list(dict.fromkeys([*all_names, *(name for _, _, rows in made for name, _ in rows)]))
+    return [(charts.per_view(probe, rows, views, lines), (probe, views, rows)) for probe, views, rows in made]
 
 
 def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving]]]]:

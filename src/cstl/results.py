@@ -50,8 +50,6 @@ def cross_view(result: CrossViewResult) -> Figure:
     return figures.cross_view(rank1, result.views)
 
 
-def draw_curves(metrics: Path, path: Path) -> None:
-    """The losses and the rank-1 curves over the iterations, read from a run's `metrics.csv`."""
-    curves = read_curves(metrics)
-    probes = [name.removeprefix("test/rank1/") for name in curves if name.startswith("test/rank1/")]
-    figures.curves(curves, [probe for probe in probes if probe != "mean"]).savefig(path)
+def draw_curves(metrics: Path, probes: Sequence[str], path: Path) -> None:
+    """The losses and the rank-1 curves of the sets of probes over the iterations, read from a run's `metrics.csv`."""
+    figures.curves(read_curves(metrics), probes).savefig(path)

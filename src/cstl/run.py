@@ -375,7 +375,7 @@ def report(
     results.write_embeddings(*recognizer.mean_embeddings, folder / "embeddings.npz")
     results.draw_cross_view(result, folder / "cross_view.png")
     if (metrics := folder / "metrics.csv").exists():
-        results.draw_curves(metrics, folder / "curves.png")
+        results.draw_curves(metrics, list(result.accuracy), folder / "curves.png")
     write_json(folder / "results.json", content)
     if settings["report"]:
         write_report(folder)

@@ -8,16 +8,31 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from cstl.figures import COLOURS, LOSSES, SIGNS, mean_excluding_identical, numbers, percent, unit
+from cstl.figures import (
+    COLOURS,
+    LOSS_COLOURS,
+    LOSSES,
+    SIGNS,
+    condition_colours,
+    line_look,
+    mean_excluding_identical,
+    numbers,
+    percent,
+    unit,
+)
 from cstl.reporting.findings import Confusion, Map
 from cstl.reporting.folder import Curve
 from cstl.reporting.pictures import Look
 from cstl.tables import Row
 
 POINTS = 1000  # of a curve, at most
-DASHES = ("solid", "dash", "dot", "dashdot")
+FEW = 10  # whole numbers with a tick each; among more Plotly finds whole ticks by itself
+_DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 _SYMBOLS = {"o": "circle", "^": "triangle-up", "s": "square"}
 EMPTY = "rgba(127,127,127,0.35)"  # behind a heat map: cells without a value
+
+
+_Line = tuple[str, Curve, tuple[str, str, str]]  # with colour, dash and sign
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,7 @@ class Chart:
     text: str  # the alternative: what a reader who does not see it should know
     figure: dict[str, Any]
     tall: bool = False
+    colour: str | None = None  # of the set of probes that it is about
 
 
 def curves(runs: Mapping[str, Mapping[str, Curve]], probes: Sequence[str]) -> list[Chart]:
@@ -51,48 +67,63 @@ def curves(runs: Mapping[str, Mapping[str, Curve]], probes: Sequence[str]) -> li
         if name.startswith(("train/", "speed/")):
             label = name.removeprefix("train/").replace("/", ": ").replace("_", " ")
             panels[label] = {name: label}
-    charts = []
+    looks = {run: line_look(i) for i, run in enumerate(runs)}
+    colours, charts = condition_colours(probes), []
     for title, columns in panels.items():
-        lines = [
-            (label if len(runs) == 1 else f"{run}: {label}" if len(columns) > 1 else run, found[name])
-            for run, found in runs.items()
-            for name, label in columns.items()
-            if name in found
-        ]
+        lines: list[_Line] = []
+        for run, found in runs.items():
+            for i, (name, label) in enumerate(columns.items()):
+                look = looks[run] if len(runs) > 1 else (colours.get(label, LOSS_COLOURS[i % 3]), "-", "o")
+                if name in found:
+                    full = label if len(runs) == 1 else f"{run}: {label}" if len(columns) > 1 else run
+                    lines.append((full, found[name], look))
         if lines:
             charts.append(_curve_chart(title, lines, smooth="rank-1" not in title))
     return charts
 
 
-def _curve_chart(title: str, lines: Sequence[tuple[str, Curve]], smooth: bool) -> Chart:
+def _curve_chart(title: str, lines: Sequence[_Line], smooth: bool) -> Chart:
     figure = go.Figure()
     said = []
-    for i, (label, (steps, values)) in enumerate(lines):
+    for label, (steps, values), (colour, dash, _) in lines:
         some = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), POINTS)).round().astype(int))
         x, y = [steps[k] for k in some], [_short(values[k], 5) for k in some]
-        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
-        line = {"color": colour, "dash": dash, "width": 2}
+        line = {"color": colour, "dash": _DASHES[dash], "width": 2}
+        mode = "lines" if smooth and len(steps) > 1 else "lines+markers"  # a line of one point shows nothing
         if smooth:
             figure.add_scatter(
                 x=x, y=y, mode="lines", line=line | {"width": 1}, opacity=0.3, showlegend=False, hoverinfo="skip",
                 meta="raw",
             )  # fmt: skip
         figure.add_scatter(
-            x=x, y=y, name=label, line=line, mode="lines" if smooth else "lines+markers",
+            x=x, y=y, name=label, line=line, mode=mode,
             meta="smooth" if smooth else None, hovertemplate="iteration %{x}: %{y:.4~g}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
-        said.append(f"{label} from {values[0]:.3g} to {values[-1]:.3g}")
+        said.append(
+            f"{label} from {values[0]:.3g} to {values[-1]:.3g}" if len(values) > 1 else f"{label} {values[0]:.3g}, once"
+        )
+    first, last = min(steps[0] for _, (steps, _), _ in lines), max(steps[-1] for _, (steps, _), _ in lines)
+    every = {value for _, (_, values), _ in lines for value in values}
+    only = every.pop() if smooth and len(every) == 1 else 0.0  # round it Plotly would draw an axis from −1 to 1
     figure.update_layout(
-        xaxis={"title": {"text": "iteration"}},
-        yaxis={"title": {"text": title}, **({} if smooth else {"range": [0, 100]})},
+        xaxis={"title": {"text": "iteration"}, **_whole_numbers(first, last)},
+        yaxis={"title": {"text": title}, **({} if smooth else {"range": [0, 102]})}
+        | ({"range": sorted((0, 2 * only))} if only else {}),
         showlegend=len(lines) > 1,
         hovermode="x" if len(lines) > 1 else "closest",
     )
-    last = max(steps[-1] for _, (steps, _) in lines)
     return Chart(title, f"Curve of {title} over {last:,} iterations: {'; '.join(said)}.", _plain(figure))
 
 
-def cross_view(title: str, cells: np.ndarray, views: Sequence[str], difference: bool = False) -> Chart:
+def _whole_numbers(first: int, last: int) -> dict[str, Any]:
+    """An axis from one whole number to another without ticks between two of them; the page keeps that when zooming."""
+    axis: dict[str, Any] = {"tickmode": "linear", "tick0": 0, "dtick": 1} if last - first < FEW else {}
+    return axis | ({"range": [first - 1, last + 1]} if first == last else {})
+
+
+def cross_view(
+    title: str, cells: np.ndarray, views: Sequence[str], difference: bool = False, colour: str | None = None
+) -> Chart:
     """A heat map over probe view × gallery view: rank-1, (V, V) in percent, or a difference of it in points."""
     if difference:
         most = max(1.0, float(np.nanmax(np.abs(cells), initial=0)))
@@ -134,17 +165,26 @@ def cross_view(title: str, cells: np.ndarray, views: Sequence[str], difference: 
         )
     else:
         said = "nothing could be counted"
-    return Chart(title, f"Heat map of {title}, over probe view and gallery view: {said}.", _plain(figure))
+    text = f"Heat map of {title}, over probe view and gallery view: {said}."
+    return Chart(title, text, _plain(figure), colour=colour)
 
 
-def per_view(title: str, rows: Sequence[tuple[str, Row]], views: Sequence[str]) -> Chart:
-    """Rank-1 over the probe views, a line for each (name, row)."""
+def per_view(
+    title: str, rows: Sequence[tuple[str, Row]], views: Sequence[str], names: Sequence[str], colour: str | None = None
+) -> Chart:
+    """Rank-1 over the probe views, a line for each (name, row).
+
+    Args:
+        names: of the lines of all such charts: a name looks the same in each.
+        colour: of all lines, which then differ in dash and sign.
+    """
     figure, said = go.Figure(), []
-    for i, (name, row) in enumerate(rows):
+    for name, row in rows:
         values = numbers(row)
+        own, dash, sign = line_look(list(names).index(name), many=colour is None)
         figure.add_scatter(
             x=list(views), y=[_short(value, 4) for value in values], name=name, mode="lines+markers",
-            line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)], "width": 2},
+            line={"color": colour or own, "dash": _DASHES[dash], "width": 2}, marker={"symbol": _SYMBOLS[sign]},
             hovertemplate="view %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
         )  # fmt: skip
         said.append(f"{name} mean {percent(row.mean)}")
@@ -153,7 +193,8 @@ def per_view(title: str, rows: Sequence[tuple[str, Row]], views: Sequence[str]) 
         yaxis={"title": {"text": "rank-1 (%)"}, "range": [0, 102]},
         hovermode="x",
     )
-    return Chart(title, f"Lines of rank-1 over the probe views, {title}: {'; '.join(said)}.", _plain(figure))
+    text = f"Lines of rank-1 over the probe views, {title}: {'; '.join(said)}."
+    return Chart(title, text, _plain(figure), colour=colour)
 
 
 def confusion(found: Confusion) -> Chart:
@@ -190,9 +231,10 @@ def embedding_map(found: Map) -> list[Chart]:
     for i, subject in enumerate(np.unique(found.subject)):
         sign = _SYMBOLS[SIGNS[i // len(COLOURS) % len(SIGNS)]]
         _points(by_subject, x, y, names, found.subject == subject, str(subject), COLOURS[i % len(COLOURS)], sign)
+    colours = condition_colours(found.kinds[1:])
     for i, kind in enumerate(found.kinds):
-        colour, sign = COLOURS[-1 if i == 0 else i - 1], _SYMBOLS[SIGNS[i % len(SIGNS)]]
-        _points(by_kind, x, y, names, found.kind == kind, kind, colour, sign)
+        sign = _SYMBOLS[SIGNS[i % len(SIGNS)]]
+        _points(by_kind, x, y, names, found.kind == kind, kind, colours[kind], sign)
     views = sorted(set(found.view.tolist()))
     position = {view: i for i, view in enumerate(views)}
     bar = _bar(f"view{unit(views)}") | {"tickvals": list(range(len(views))), "ticktext": views}
@@ -277,10 +319,16 @@ def _frames_by_parts(weights: np.ndarray, low: float, high: float, what: str) ->
         )
     )
     figure.update_layout(
-        xaxis={"title": {"text": "frame"}, "range": [-0.5, len(weights) - 0.5], "showgrid": False},
-        yaxis={"title": {"text": "part"}, "range": [weights.shape[1] - 0.5, -0.5], "showgrid": False},
+        xaxis=_frames_axis("frame", [-0.5, len(weights) - 0.5]),
+        yaxis=_frames_axis("part", [weights.shape[1] - 0.5, -0.5]),
     )
     return figure
+
+
+def _frames_axis(title: str, ends: list[float]) -> dict[str, Any]:
+    """From one end to the other: frames or parts, counted from 0."""
+    whole = _whole_numbers(0, round(max(ends) - 0.5))
+    return whole | {"title": {"text": title}, "range": ends, "showgrid": False}
 
 
 def _names_axis(title: str, grid: bool = False) -> dict[str, Any]:

@@ -63,8 +63,21 @@
       }
       plot.smooth = plot.data.map((trace, i) => (trace.meta === "smooth" ? { i, y: Array.from(trace.y) } : null)).filter(Boolean);
       plots.push(plot);
+      plot.on("plotly_relayout", () => wholeTicks(plot));
       return Plotly.relayout(plot, themed(plot.layout));
     });
+  }
+
+  // Between two iterations, frames or parts there is nothing to tick.
+  function wholeTicks(plot) {
+    for (const name of ["xaxis", "yaxis"]) {
+      const axis = plot.layout[name];
+      if (!["iteration", "frame", "part"].includes(axis.title && axis.title.text)) continue;
+      const each = Math.abs(axis.range[1] - axis.range[0]) < 12;
+      if (each !== (axis.tickmode === "linear")) {
+        Plotly.relayout(plot, { [`${name}.tickmode`]: each ? "linear" : "auto", [`${name}.tick0`]: 0, [`${name}.dtick`]: 1 });
+      }
+    }
   }
 
   function reset(plot) {
