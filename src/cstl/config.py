@@ -19,6 +19,8 @@ _FREE = (
     "data.store",
     "store_fingerprint",  # compared by `cstl.run.open_run`, with what to do
     "dataset.raw",
+    "dataset.layout",
+    "dataset.files",  # what they change, the fingerprint tells
     "dataset.store",
     "callbacks",
     "report",

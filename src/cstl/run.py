@@ -25,6 +25,7 @@ from cstl.config import Plain, differences, digest, plain
 from cstl.data.alignment import frame_size
 from cstl.data.check import check_store, contact_sheet, write_check
 from cstl.data.datamodule import GaitDataModule
+from cstl.data.plan import OPTIONS
 from cstl.data.prepare import prepare as prepare_store
 from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
@@ -155,6 +156,7 @@ def prepare(config: DictConfig) -> None:
         "workers": config.get("workers"),
         "strict": config.get("strict", False),
         "upsample": config.get("upsample", False),
+        "options": {key: plain(dataset)[key] for key in OPTIONS if key in dataset},
         "typed": typed_to_prepare() if "shard" in config else None,  # training prepares its walkers itself
     }
     if config.get("shard") is None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ import cstl.data.frames as frames_module
 import cstl.data.plan as plan_module
 import cstl.data.prepare as module
 from cstl.data import Protocol, Store, align_silhouette, open_store
-from cstl.data.prepare import Summary, finished, join, plan_preparation, prepare, prepare_chunk
+from cstl.data.prepare import Summary, finished, join, plan_preparation, prepare, prepare_chunk, prepare_shard
 
 Draw = Callable[..., np.ndarray]
 Write = Callable[[Path, list[np.ndarray]], None]
@@ -365,6 +366,155 @@ def test_already_prepared(raw: Path, tmp_path: Path, protocol: Protocol) -> None
     assert "already prepared, 36 sequences" in str(again)
     assert again.frames == first.frames
     assert not (tmp_path / "tiny-64.partial").exists()
+
+
+# --- A store that is there, and a raw tree that is another --------------------------------------------------------
+
+
+def touch_all(raw: Path) -> None:
+    for path in raw.rglob("*.png"):
+        os.utime(path)
+
+
+def forget_sources(store: Path) -> None:
+    """Makes it a store of an earlier version."""
+    fake_trees.forget_checksums(store, "files")
+    (store / "sources.csv").unlink()
+
+
+def another_person(raw: Path) -> None:
+    shutil.copytree(raw / "001", raw / "005", dirs_exist_ok=True)
+
+
+def hide(raw: Path) -> None:
+    for path in raw.rglob("*.png"):
+        path.rename(path.with_suffix(".x"))
+
+
+def empty(raw: Path) -> None:
+    for path in raw.iterdir():
+        shutil.rmtree(path)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a person deleted": (
+        lambda raw: shutil.rmtree(raw / "003"),
+        r"6 sequence\(s\) of 1 subject\(s\) are gone \(003 bg-01 000, ",
+    ),
+    "a sequence deleted": (lambda raw: shutil.rmtree(raw / "003/nm-02/090"), r"1 sequence.* gone \(003 nm-02 090\)"),
+    "a frame deleted": (
+        lambda raw: (raw / "003/nm-02/090/003.png").unlink(),
+        r"other files \(003 nm-02 090: \d+ files then, \d+ now",
+    ),
+    "a frame renamed": (
+        lambda raw: (raw / "003/nm-02/090/003.png").rename(raw / "003/nm-02/090/999.png"),
+        "other names or sizes",
+    ),
+    "another's frames": (another_person, r"6 sequence\(s\) have other files \(005 bg-01 000"),
+    "another layout": (hide, "none of the layouts"),
+    "emptied": (empty, "an empty folder"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_raw_tree_that_changed(raw: Path, tmp_path: Path, protocol: Protocol, change: str, shard: bool) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    edit, said = CHANGES[change]
+    edit(raw)
+    again = partial(prepare_shard, shard=0, shards=1) if shard else prepare
+    with pytest.raises(FileExistsError, match=f"(?s)prepared from {raw} on 2.*{said}") as error:
+        again(raw, tmp_path / "tiny-64", dataset="tiny", protocol=protocol, res=64, workers=1)
+    assert open_store(tmp_path / "tiny-64").lengths.sum() > 0  # it is left as it was
+    if change not in ("another layout", "emptied"):
+        assert f"Delete {tmp_path / 'tiny-64'} to prepare it again, or give another one with dataset.store=PATH" in str(
+            error.value
+        )
+
+
+def test_a_person_who_came(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    shutil.move(raw / "004", tmp_path / "004")
+    run(raw, tmp_path / "tiny-64", protocol)
+    shutil.move(tmp_path / "004", raw / "004")
+    with pytest.raises(FileExistsError, match=r"6 sequence\(s\) of 1 subject\(s\) are new \(004 bg-01 000"):
+        run(raw, tmp_path / "tiny-64", protocol)
+
+
+def test_a_tree_that_was_copied_or_written_again_is_read(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    first = str(run(raw, tmp_path / "tiny-64", protocol))
+    assert f"prepared from {raw} on 2" in first
+    assert "were read" not in first
+    touch_all(raw)
+    assert "36 of them were read, and give the same frames" in str(run(raw, tmp_path / "tiny-64", protocol))
+    raw.rename(tmp_path / "moved")
+    moved = str(run(tmp_path / "moved", tmp_path / "tiny-64", protocol))
+    assert f"{tmp_path / 'moved'} holds the same files" in moved
+    path, other = (tmp_path / "moved/002/nm-01/000" / name for name in ("001.png", "002.png"))
+    size = max(path.stat().st_size, other.stat().st_size)
+    for picture in (path, other):  # as masks of BMP always have one size
+        picture.write_bytes(picture.read_bytes().ljust(size, b"\0"))
+    shutil.rmtree(tmp_path / "tiny-64")
+    run(tmp_path / "moved", tmp_path / "tiny-64", protocol)
+    path.write_bytes(other.read_bytes())  # the same name and size
+    with pytest.raises(FileExistsError, match=r"have other files \(002 nm-01 000: other pictures of the same names"):
+        run(tmp_path / "moved", tmp_path / "tiny-64", protocol)
+
+
+def test_another_folder(raw: Path, raw_tree: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    shutil.copytree(raw_tree, tmp_path / "other", ignore=shutil.ignore_patterns("006"))
+    with pytest.raises(FileExistsError, match=f"prepared from {raw} on .*other is not the same: 6 sequence"):
+        run(tmp_path / "other", tmp_path / "tiny-64", protocol)
+    with pytest.raises(FileExistsError, match=f"(?s)prepared from {raw} on .*no raw frames at .*nothing: no such fol"):
+        run(tmp_path / "nothing", tmp_path / "tiny-64", protocol)
+
+
+def test_a_folder_that_is_gone_is_said(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    shutil.rmtree(raw)
+    said = str(run(raw, tmp_path / "tiny-64", protocol))
+    assert f"prepared from {raw} on 2" in said
+    assert "that folder is gone, so it could not be compared" in said
+
+
+def test_other_options(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    with pytest.raises(FileExistsError, match=r"other settings \(files: None there, 0\*\.png now\)"):
+        run(raw, tmp_path / "tiny-64", protocol, options={"files": "0*.png"})
+    with pytest.raises(ValueError, match="unknown option colour; the choices are files"):
+        run(raw, tmp_path / "tiny-64", protocol, options={"colour": "red"})
+    forget_sources(tmp_path / "tiny-64")
+    assert run(raw, tmp_path / "tiny-64", protocol).already  # it had no options, which is what they are by default
+
+
+def test_a_store_of_an_earlier_version_is_compared_by_names(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    shutil.rmtree(raw / "001/nm-01/000")
+    (raw / "001/nm-01/000").mkdir()  # dropped, and in the listing
+    run(raw, tmp_path / "tiny-64", protocol)
+    forget_sources(tmp_path / "tiny-64")
+    assert "by an earlier version: only the sequences' names" in str(run(raw, tmp_path / "tiny-64", protocol))
+    shutil.rmtree(raw / "003")
+    with pytest.raises(FileExistsError, match=r"6 sequence\(s\) of 1 subject\(s\) are gone \(003 bg-01 000"):
+        run(raw, tmp_path / "tiny-64", protocol)
+
+
+def test_sources_that_are_damaged(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    run(raw, tmp_path / "tiny-64", protocol)
+    for text in ("", "subject,condition\n", "subject,condition,view,files,content,times\n001,nm-01\n"):
+        (tmp_path / "tiny-64/sources.csv").write_text(text)
+        with pytest.raises(ValueError, match=r"sources\.csv is damaged .*delete the folder"):
+            run(raw, tmp_path / "tiny-64", protocol)
+
+
+def test_raw_files_that_changed_after_the_shards(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    options = {"dataset": "tiny", "protocol": protocol, "res": 64, "workers": 1}
+    prepare_shard(raw, tmp_path / "tiny-64", shard=0, shards=1, **options)
+    (raw / "001/nm-01/000/003.png").unlink()
+    with pytest.raises(FileNotFoundError, match="of which 1 are made of files that changed since: 0"):
+        prepare(raw, tmp_path / "tiny-64", **options)
+    prepare_shard(raw, tmp_path / "tiny-64", shard=0, shards=1, **options)
+    assert prepare(raw, tmp_path / "tiny-64", **options).sequences == 36
 
 
 def test_another_split_of_the_same_subjects_is_the_same_store(raw: Path, tmp_path: Path, protocol: Protocol) -> None:

@@ -263,7 +263,7 @@ def test_bytes_too_many(spoilt: Path) -> None:
 
 
 def test_a_flipped_bit_is_found_by_verifying(spoilt: Path, store: Store) -> None:
-    assert "all is as it was prepared" in verify_store(store)
+    assert "all is as it was then, by its checksums" in verify_store(store)
     data = bytearray((spoilt / "frames.npy").read_bytes())
     data[128 + 64 * 44 + 1000] ^= 1  # of the second frame, which is not among those that opening looks at
     (spoilt / "frames.npy").write_bytes(data)

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import cv2
@@ -34,8 +35,13 @@ class Files(NamedTuple):
         return self.pictures if suffix == ".png" else self.pickles
 
 
-def list_files(folder: str) -> Files:
-    """The files of a sequence, its frames in the order of the numbers in their names: 1, 2, … 10 as 01, 02, … 10."""
+def list_files(folder: str, pattern: str | None = None) -> Files:
+    """The files of a sequence, its frames in the order of the numbers in their names: 1, 2, … 10 as 01, 02, … 10.
+
+    Args:
+        folder: of the sequence.
+        pattern: only files of such names are looked at, as a shell matches them ("*-sils.pkl"); all when None.
+    """
     files = Files([], [], [])
     try:
         with os.scandir(folder) as entries:  # macOS leaves ._001.png beside 001.png
@@ -43,6 +49,8 @@ def list_files(folder: str) -> Files:
     except OSError as error:
         files.faults.append((folder, f"{UNREADABLE_FOLDER} ({error.strerror})"))
         return files
+    if pattern is not None:
+        names = [name for name in names if fnmatchcase(name, pattern)]
     numbered: dict[tuple[str | int, ...], str] = {}
     for name in names:
         path, lower = f"{folder}{os.sep}{name}", name.lower()

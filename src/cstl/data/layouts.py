@@ -19,6 +19,7 @@ SAMPLE = 64  # sequences that are looked into to tell the layout
 
 Problems = list[tuple[str, str]]  # a folder, what is wrong with it
 Kind = TypeVar("Kind")
+Item = TypeVar("Item")
 _VIEW_FOLDER = re.compile(r"Silhouette_([^-]+)-([^-]+)")
 
 
@@ -75,12 +76,13 @@ LAYOUTS = {
 }
 
 
-def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO) -> Listing:
+def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, pattern: str | None = None) -> Listing:
     """All sequences of a raw tree. Frames are not listed yet, but for a sample that tells the layout.
 
     Args:
         raw: folder of the tree.
         layout: a name in `LAYOUTS`, or "auto" for the one that the tree has.
+        pattern: of the names of the files that are frames, see `cstl.data.frames.list_files`.
 
     Raises:
         ValueError: an unknown layout, no folder given, an empty one, a tree of another layout, of none or of two; the
@@ -110,12 +112,13 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO) -> Li
         seen = {
             name: found
             for name, choice in wanted.items()
-            if (found := _with(choice.suffix, spread(listed[choice.find], count)))
+            if (found := _with(choice.suffix, spread(listed[choice.find], count), pattern))
         }
         if seen:
             break
     else:
-        raise ValueError(_fits_none(raw, layout, problems))
+        only = f"\nOnly files named {pattern} were looked for (dataset.files)" if pattern else ""
+        raise ValueError(_fits_none(raw, layout, problems) + only)
     name, *others = prevailing(seen)
     if others:
         both = " and ".join(f"{kind} (in {os.path.relpath(seen[kind][0], raw)})" for kind in (name, *others))
@@ -138,7 +141,7 @@ def describe(raw: str | os.PathLike[str]) -> str:
     return f"{shown}; no file in them"
 
 
-def spread(sequences: Sequence[RawSequence], count: int | None) -> Sequence[RawSequence]:
+def spread(sequences: Sequence[Item], count: int | None) -> Sequence[Item]:
     """At most `count` of the sequences, evenly spread; all where it is None."""
     if count is None or len(sequences) <= count:
         return sequences
@@ -151,9 +154,9 @@ def prevailing(seen: Mapping[Kind, Sequence[str]]) -> list[Kind]:
     return [kind for kind in kinds if 5 * len(seen[kind]) >= len(seen[kinds[0]])]
 
 
-def _with(suffix: str, sequences: Iterable[RawSequence]) -> list[str]:
+def _with(suffix: str, sequences: Iterable[RawSequence], pattern: str | None) -> list[str]:
     """The folders that hold files of that kind."""
-    return [sequence.folder for sequence in sequences if list_files(sequence.folder).of(suffix)]
+    return [sequence.folder for sequence in sequences if list_files(sequence.folder, pattern).of(suffix)]
 
 
 def _fits_none(raw: str, layout: str, problems: Problems) -> str:

@@ -20,6 +20,8 @@ from cstl.data.store import partial_folder
 
 CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of work
 SAMPLE = 16  # sequences that tell whether silhouettes are aligned already
+# Keys of a data set, beside its protocol, that decide which frames a store holds, with their values where nobody says.
+OPTIONS: dict[str, Any] = {"files": None}
 UNKNOWN = "{} the protocol does not know"
 
 
@@ -81,11 +83,12 @@ def plan_preparation(
     layout: str = AUTO,
     upsample: bool = False,
     strict: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """List the raw tree and say which sequences go into which chunk. Arguments and errors as for `prepare`."""
     protocol = as_protocol(protocol)
-    settings = store_settings(dataset, protocol, res)
-    listing = list_sequences(raw, layout)
+    settings = store_settings(dataset, protocol, res, options)
+    listing = list_sequences(raw, layout, settings["files"])
     raw = os.fspath(raw or "")
     if listing.problems and strict:
         folder, reason = listing.problems[0]
@@ -100,7 +103,7 @@ def plan_preparation(
             f"expected subjects like {min(protocol.known_subjects, default='none')}, conditions like "
             f"{protocol.conditions[0]} and views like {protocol.views[0]}"
         )
-    source = _source(sequences, listing.layout, raw)
+    source = _source(sequences, listing.layout, raw, settings["files"])
     if source and source[0] < res and not upsample:
         raise ValueError(
             f"{raw} holds silhouettes aligned to {source[0]}x{source[1]}; res={res} would scale them up, which adds no "
@@ -165,7 +168,7 @@ def _key(name: str) -> str:
     return re.sub(r"\d+", lambda digits: str(int(digits[0])), unicodedata.normalize("NFC", name).casefold())
 
 
-def _source(sequences: list[RawSequence], layout: str, raw: str) -> tuple[int, int] | None:
+def _source(sequences: list[RawSequence], layout: str, raw: str, pattern: str | None) -> tuple[int, int] | None:
     """Height and width of silhouettes that are aligned already, by a sample of the tree; None for raw ones.
 
     Raises:
@@ -174,7 +177,7 @@ def _source(sequences: list[RawSequence], layout: str, raw: str) -> tuple[int, i
     suffix = LAYOUTS[layout].suffix
     seen: dict[tuple[int, int] | None, list[str]] = {}  # aligned size → examples
     for sequence in spread(sequences, SAMPLE):
-        frames = read_frames(sequence.folder, list_files(sequence.folder), suffix)
+        frames = read_frames(sequence.folder, list_files(sequence.folder, pattern), suffix)
         shape = next((image.shape for _, image in frames if isinstance(image, np.ndarray)), None)
         if shape is None:
             continue
@@ -203,9 +206,17 @@ def names(sequence: RawSequence) -> tuple[str, str, str]:
     return sequence.subject, sequence.condition, sequence.view
 
 
-def store_settings(dataset: str, protocol: Protocol, res: int) -> dict[str, Any]:
-    """What a store's content depends on, besides the raw files. The split is not part of it, the set of subjects is."""
+def store_settings(
+    dataset: str, protocol: Protocol, res: int, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a store's content depends on, besides the raw files. The split is not part of it, the set of subjects is.
+
+    Raises:
+        ValueError: an unknown resolution, or an option that is none of `OPTIONS`.
+    """
     height, width = frame_size(res)
+    if unknown := sorted(set(options or {}) - set(OPTIONS)):
+        raise ValueError(f"unknown option {', '.join(unknown)}; the choices are {', '.join(OPTIONS)}")
     return {
         "dataset": dataset,
         "height": height,
@@ -214,6 +225,8 @@ def store_settings(dataset: str, protocol: Protocol, res: int) -> dict[str, Any]
         "views": sorted(protocol.views),
         "conditions": sorted(protocol.conditions),
         "subjects": sorted(protocol.known_subjects),
+        **OPTIONS,
+        **(options or {}),
     }
 
 

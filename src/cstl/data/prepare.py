@@ -40,8 +40,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cstl.data.alignment import ALIGNED, NO_PERSON, OFF_CENTRE, align_or_reason, cut_sides, fit_aligned
 from cstl.data.frames import Files, list_files, read_frames
 from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, spread
-from cstl.data.plan import Chunk, Plan, names, plan_preparation, relative, some, store_settings
+from cstl.data.plan import OPTIONS, Chunk, Plan, names, plan_preparation, relative, some, store_settings
 from cstl.data.protocol import Protocol, as_protocol
+from cstl.data.sources import FILE as SOURCES
+from cstl.data.sources import Changes, Name, Source, find_changes, read_sources, source_of, write_sources
 from cstl.data.store import (
     BLOCK,
     COLUMNS,
@@ -53,9 +55,10 @@ from cstl.data.store import (
     sample_checksum,
     table_checksum,
 )
-from cstl.files import replacing
+from cstl.files import replacing, shown
 
 SHORT = 15  # sequences of fewer usable frames are reported
+AGAIN = 500  # sequences, at most, that are read again to see whether files that were copied are the same
 SHARDS = 64  # jobs that share a preparation, unless told otherwise
 ABANDONED = 3600  # seconds without a change after which a store that was being joined is taken for a killed job's
 
@@ -64,6 +67,7 @@ EMPTY = "empty"
 FEW_FILES = "fewer than {} frame files"
 FEW_USABLE = "fewer than {} usable frames"
 OTHER_SIZE = "{}x{} among {}"
+_NAMES = ("subjects", "conditions", "views")  # settings that say which sequences are kept, and not what becomes of them
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -77,6 +81,7 @@ class Outcome:
     short: list[tuple[str, str, str, int, int, str]] = field(default_factory=list)  # …, frames, usable, result
     sizes: list[str] = field(default_factory=list)  # kept sequences whose frames differ in size
     unused: int = 0  # usable frames of dropped sequences
+    sources: list[Source] = field(default_factory=list)  # of every sequence
 
     @property
     def faulty(self) -> list[str]:
@@ -132,6 +137,7 @@ def prepare(
     strict: bool = False,
     progress: bool = True,
     typed: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Align every frame of a raw tree and write a store; interrupted and called again, it goes on.
 
@@ -151,34 +157,45 @@ def prepare(
         strict: stop at the first file or folder that cannot be used, instead of leaving it out.
         progress: show a progress bar, where standard error is a terminal.
         typed: what the user types after `python -m cstl.prepare` to prepare this store, for messages.
+        options: more that decides which frames are kept, see `cstl.data.plan.OPTIONS`.
 
     Returns:
         What was kept and dropped. `dropped.csv` in the store names every dropped frame and sequence,
-        `short_sequences.csv` every sequence with fewer than 15 usable frames.
+        `short_sequences.csv` every sequence with fewer than 15 usable frames. A store that is there already is compared
+        with the raw tree.
 
     Raises:
         FileNotFoundError, NotADirectoryError: no raw folder there; shards that are missing.
         ValueError: a raw tree that is empty or of another layout, that mixes raw and aligned silhouettes, has a
             sequence twice, or of which the protocol knows nothing; an unknown resolution, or one that needs
             `upsample`; a damaged store at `out`; with `strict`, a file that cannot be used.
-        FileExistsError: a store that was made with other settings, or a folder that is no store, lies at `out`.
+        FileExistsError: a store that was made with other settings or of other files, or a folder that is no store, lies
+            at `out`.
         OSError: the disk is full; the finished chunks stay, and the next call goes on.
     """
-    settings = store_settings(dataset, as_protocol(protocol), res)
-    if summary := _already(Path(out), settings, strict):
-        return summary
-    plan = plan_preparation(
-        raw, out, dataset=dataset, protocol=protocol, res=res, layout=layout, upsample=upsample, strict=strict
-    )
+    settings = store_settings(dataset, as_protocol(protocol), res, options)
+    arguments: dict[str, Any] = {
+        "dataset": dataset,
+        "protocol": protocol,
+        "res": res,
+        "layout": layout,
+        "upsample": upsample,
+    }
+    arguments |= {"strict": strict, "options": options}
+    if there := _existing(Path(out), settings, strict):
+        return _compared(there, raw, arguments, progress=progress)
+    plan = plan_preparation(raw, out, **arguments)
     try:
         if (shards := _sharding(plan)) is None:
             _run(plan, range(plan.chunks), workers, progress)
-        elif missing := sorted({number % shards for number in unfinished(plan)}):
-            raise FileNotFoundError(_missing_shards(plan, missing, shards, typed or _typed(plan)))
+        else:
+            for find, what in ((unfinished, "not finished"), (_outdated, "made of files that changed since")):
+                if missing := sorted({number % shards for number in find(plan)}):
+                    raise FileNotFoundError(_missing_shards(plan, missing, shards, typed or _typed(plan), what))
         return join(plan)
     except OSError as error:
-        if summary := _already(plan.out, settings, strict):
-            return summary  # another process joined the same chunks meanwhile, and took OUT.partial away
+        if there := _existing(plan.out, settings, strict):
+            return _summary(there, [there.origin])  # another process joined the same chunks and took OUT.partial away
         if error.errno not in _FULL:
             raise
         raise OSError(error.errno, _disk_full(plan, error)) from error
@@ -199,6 +216,7 @@ def prepare_shard(
     strict: bool = False,
     progress: bool = True,
     typed: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Align the frames of one share of a raw tree, in one of `shards` jobs; `prepare` joins them when all are done.
 
@@ -207,7 +225,7 @@ def prepare_shard(
     Args:
         shard: 0 … shards − 1.
         shards: into how many jobs the preparation is cut; the same in all of them.
-        raw, out, dataset, protocol, res, layout, upsample, workers, strict, progress, typed: as for `prepare`.
+        raw, out, dataset, protocol, res, layout, upsample, workers, strict, progress, typed, options: as for `prepare`.
 
     Returns:
         What was kept and dropped of this share; of the whole store, where that is there already.
@@ -222,12 +240,18 @@ def prepare_shard(
             f"shard={shard} of shards={shards}: expected 0 … shards − 1. Give the number of jobs in both keys, "
             f"for {many} of them: shards={many} shard='range(0,{many})'"
         )
-    settings = store_settings(dataset, as_protocol(protocol), res)
-    if summary := _already(Path(out), settings, strict):
-        return summary
-    plan = plan_preparation(
-        raw, out, dataset=dataset, protocol=protocol, res=res, layout=layout, upsample=upsample, strict=strict
-    )
+    settings = store_settings(dataset, as_protocol(protocol), res, options)
+    arguments: dict[str, Any] = {
+        "dataset": dataset,
+        "protocol": protocol,
+        "res": res,
+        "layout": layout,
+        "upsample": upsample,
+    }
+    arguments |= {"strict": strict, "options": options}
+    if there := _existing(Path(out), settings, strict):
+        return _compared(there, raw, arguments, shard, shards, progress=progress)
+    plan = plan_preparation(raw, out, **arguments)
     numbers = range(shard, plan.chunks, shards)
     try:
         partial_folder(plan.out).mkdir(parents=True, exist_ok=True)
@@ -236,13 +260,13 @@ def prepare_shard(
         _run(plan, numbers, workers, progress)
         outcomes = [finished(plan.chunk(number)) for number in numbers]
     except OSError as error:
-        if summary := _already(plan.out, settings, strict):
-            return summary
+        if there := _existing(plan.out, settings, strict):
+            return _summary(there, [there.origin])
         if error.errno not in _FULL:
             raise
         raise OSError(error.errno, _disk_full(plan, error)) from error
-    if summary := _already(plan.out, settings, strict):
-        return summary  # all was there, and joined meanwhile
+    if there := _existing(plan.out, settings, strict):
+        return _summary(there, [there.origin])  # all was there, and joined meanwhile
     done = [outcome for outcome in outcomes if outcome is not None]
     count = _count([row for outcome in done for row in outcome.dropped], done)
     return Summary(
@@ -268,8 +292,9 @@ def prepare_chunk(chunk: Chunk) -> None:
         ValueError: with `strict`, a file that cannot be used.
         OSError: the disk is full.
     """
-    listed = [list_files(sequence.folder) for sequence in chunk.sequences]
-    outcome = Outcome(_identity(chunk) + _state(listed))
+    listed = _listed(chunk)
+    sources = [source_of(*pair) for pair in zip(chunk.sequences, listed, strict=True)]
+    outcome = Outcome(_identity(chunk) + hashlib.sha256(json.dumps(sources).encode()).hexdigest(), sources=sources)
     if (earlier := finished(chunk)) and earlier.digest == outcome.digest:
         return
     if (earlier := _outcome(chunk)) and earlier.digest != outcome.digest:  # of other files or settings
@@ -360,6 +385,7 @@ def join(plan: Plan) -> Summary:
             COLUMNS,
             ((*row[:3], start, row[3]) for row, start in zip(kept, starts, strict=False)),
         )
+        write_sources(folder / SOURCES, (Source(*source) for outcome in outcomes for source in outcome.sources))
         _write_csv(folder / "dropped.csv", "what,reason,path", dropped)
         _write_csv(folder / "short_sequences.csv", "subject,condition,view,files,usable,result", short)
         checksum = new_checksum()
@@ -471,22 +497,24 @@ def _to_frame(image: np.ndarray, source: tuple[int, int] | None, height: int) ->
 
 def _identity(chunk: Chunk) -> str:
     """A digest of the settings and of what the chunk's sequences are called."""
-    settings = [chunk.settings[name] for name in ("dataset", "layout", "source", "height", "width", "min_frames")]
+    settings = {name: value for name, value in chunk.settings.items() if name not in _NAMES}
     sequences = [names(sequence) for sequence in chunk.sequences]
     return hashlib.sha256(json.dumps([FORMAT, cv2.__version__, settings, sequences]).encode()).hexdigest()
 
 
-def _state(listed: list[Files]) -> str:
-    """A digest of the raw files' names, sizes and times of change."""
-    digest = hashlib.sha256()
-    for files in listed:
-        for path in (*files.pictures, *files.pickles, *(path for path, _ in files.faults)):
-            with suppress(OSError):  # a link to nothing is an unreadable frame
-                stat = os.stat(path)
-                digest.update(f"{stat.st_size}/{stat.st_mtime_ns}/".encode())
-            digest.update(f"{os.path.basename(path)}\n".encode(errors="surrogateescape"))
-        digest.update(b"\n")
-    return digest.hexdigest()
+def _listed(chunk: Chunk) -> list[Files]:
+    """The files of each of a chunk's sequences."""
+    return [list_files(sequence.folder, chunk.settings["files"]) for sequence in chunk.sequences]
+
+
+def _outdated(plan: Plan) -> list[int]:
+    """The numbers of the finished chunks whose raw files have changed since."""
+    changed = []
+    for chunk in map(plan.chunk, range(plan.chunks)):
+        now = [source_of(*pair) for pair in zip(chunk.sequences, _listed(chunk), strict=True)]
+        if (outcome := finished(chunk)) is None or [Source(*source) for source in outcome.sources] != now:
+            changed.append(chunk.number)
+    return changed
 
 
 def _sharding_path(plan: Plan) -> Path:
@@ -501,14 +529,14 @@ def _sharding(plan: Plan) -> int | None:
         return None
 
 
-def _missing_shards(plan: Plan, missing: list[int], shards: int, typed: str) -> str:
+def _missing_shards(plan: Plan, missing: list[int], shards: int, typed: str, what: str) -> str:
     """Which shards are missing, and what to type."""
     first, last = missing[0], missing[-1]
     several = len(missing) > 1 and len(missing) == last - first + 1
     chosen = f"'range({first},{last + 1})'" if several else ",".join(map(str, missing))
     command = "python -m cstl.prepare"
     return (
-        f"{plan.out} is prepared in {shards} shards, of which {len(missing)} are not finished: "
+        f"{plan.out} is prepared in {shards} shards, of which {len(missing)} are {what}: "
         f"{some([str(shard) for shard in missing], 20)}. Prepare what is missing with\n"
         f"  {command} -m {typed} hydra/launcher=submitit_slurm shards={shards} shard={chosen}\n"
         f"or here, in one job, with\n  {command} {typed} shards=1 shard=0\nand join then with\n  {command} {typed}"
@@ -565,14 +593,14 @@ def _write_csv(path: Path, header: str, rows: Iterable[Iterable[object]]) -> Non
         writer.writerows(rows)
 
 
-def _already(out: Path, settings: Mapping[str, Any], strict: bool) -> Summary | None:
-    """The summary of a store that is there, None where there is none; FileExistsError if it was made otherwise."""
+def _existing(out: Path, settings: Mapping[str, Any], strict: bool) -> Store | None:
+    """The store that is there, None where there is none; FileExistsError if it was made otherwise."""
     if not out.exists():
         return None
     if not (out / "store.json").is_file():
         raise FileExistsError(f"{out} exists and is no store; move it away or give dataset.store=PATH")
     store = open_store(out)
-    about = store.about
+    about = OPTIONS | store.about  # an earlier version did not have every option
     differs = [name for name in settings if about.get(name) != settings[name]]
     if "subjects" in differs and set(settings["subjects"]) <= set(about.get("subjects", ())):
         differs.remove("subjects")  # more subjects than are asked for do no harm
@@ -581,7 +609,7 @@ def _already(out: Path, settings: Mapping[str, Any], strict: bool) -> Summary | 
         details = "; ".join(f"{name}: {there[name]} there, {_brief(settings[name])} now" for name in differs)
         raise FileExistsError(
             f"{out} was prepared with other settings ({details}); delete the folder to prepare it again, "
-            f"or give another one with dataset.store=PATH"
+            "or give another one with dataset.store=PATH"
         )
     if strict and about["examples"]:
         raise FileExistsError(
@@ -589,7 +617,97 @@ def _already(out: Path, settings: Mapping[str, Any], strict: bool) -> Summary | 
             f"{about['examples'][0]} the first of them (dropped.csv names all); delete the folder to prepare it again"
         )
     shutil.rmtree(partial_folder(out), ignore_errors=True)  # a kill after the move leaves it, or a shard that came late
-    return _summary(store, already=True)
+    return store
+
+
+def _compared(
+    store: Store,
+    raw: str | os.PathLike[str] | None,
+    arguments: Mapping[str, Any],
+    shard: int = 0,
+    shards: int = 1,
+    *,
+    progress: bool,
+) -> Summary:
+    """The summary of a store that is there, after a look at what it was made of; only at a shard's share of the files.
+
+    Raises:
+        FileExistsError: the raw tree is not what the store was made of.
+    """
+    if raw is not None and not os.path.exists(raw) and os.path.abspath(raw) == store.about.get("raw"):
+        return _summary(store, [f"{store.origin}; that folder is gone, so it could not be compared"])
+    try:
+        plan = plan_preparation(raw, store.path, **arguments)
+    except (ValueError, OSError) as error:
+        raise FileExistsError(f"{store.path} is there already, {store.origin}. Now {error}") from error
+    now = json.loads(json.dumps(plan.settings))
+    if differs := [f"{name}: {store.about.get(name)} then, {now[name]} now" for name in ("layout", "source")
+                   if store.about.get(name) != now[name]]:  # fmt: skip
+        raise FileExistsError(_not_the_same(store, plan.raw, "; ".join(differs)))
+    there, asked = read_sources(store), set(plan.settings["subjects"])
+    if there is None:
+        return _compared_by_names(store, plan, asked)
+    there = {name: source for name, source in there.items() if name[0] in asked}
+    present = [names(sequence) for sequence in plan.sequences]
+    changes = find_changes(there, [], present)  # before any file is looked at
+    if not str(changes):
+        looked: dict[Name, tuple[RawSequence, Files]] = {}
+        with _progress_bar(progress) as bar:
+            chunks = [plan.chunk(number) for number in range(shard, plan.chunks, shards)]
+            task = bar.add_task("comparing", total=sum(len(chunk.sequences) for chunk in chunks))
+            for chunk in chunks:
+                looked |= {names(pair[0]): pair for pair in zip(chunk.sequences, _listed(chunk), strict=True)}
+                bar.advance(task, len(chunk.sequences))
+        now = {name: source_of(*pair) for name, pair in looked.items()}
+        changes = find_changes(there, list(now.values()), present)
+        again = spread(changes.touched, AGAIN)
+        rewritten = [name for name in again if _frames_now(plan, *looked[name]) != _frames_then(store, name)]
+        changes.changed.extend((there[name], now[name]) for name in rewritten)
+    if found := str(changes):
+        raise FileExistsError(_not_the_same(store, plan.raw, found))
+    notes = [store.origin]
+    if os.path.abspath(plan.raw) != store.about.get("raw"):
+        notes = [f"{store.origin}; {shown(plan.raw)} holds the same files"]
+    if changes.touched:
+        several = f"{len(changes.touched):,} sequences were copied or written again since"
+        notes.append(f"{several}; {len(again):,} of them were read, and give the same frames")
+    return _summary(store, notes)
+
+
+def _compared_by_names(store: Store, plan: Plan, asked: set[str]) -> Summary:
+    """As `_compared`, of a store that an earlier version made: it does not say which files there were."""
+    rows = zip(store.subjects.tolist(), store.conditions.tolist(), store.views.tolist(), strict=True)
+    kept = {name for name in rows if name[0] in asked}
+    with open(store.path / "dropped.csv", newline="", encoding="utf-8") as file:
+        dropped = {row["path"] for row in csv.DictReader(file) if row["what"] == "sequence"}
+    now = {names(sequence): relative(sequence.folder, plan.raw) for sequence in plan.sequences}
+    gone = sorted(kept - now.keys())
+    new = sorted(name for name, folder in now.items() if name not in kept and folder not in dropped)
+    if found := str(Changes(gone, new, [], [])):
+        raise FileExistsError(_not_the_same(store, plan.raw, found))
+    return _summary(store, [f"{store.origin} by an earlier version: only the sequences' names could be compared"])
+
+
+def _frames_now(plan: Plan, sequence: RawSequence, files: Files) -> bytes:
+    """What a store would hold of these files."""
+    chunk = Chunk(0, (sequence,), plan.settings, partial_folder(plan.out), plan.raw, strict=False)
+    return b"".join(_prepare_sequence(sequence, files, chunk, Outcome("")))
+
+
+def _frames_then(store: Store, name: Name) -> bytes:
+    """What a store holds of a sequence, nothing where it was dropped."""
+    rows = (store.subjects == name[0]) & (store.conditions == name[1]) & (store.views == name[2])
+    return b"".join(
+        store.frames[start : start + length].tobytes()
+        for start, length in zip(store.starts[rows], store.lengths[rows], strict=True)
+    )
+
+
+def _not_the_same(store: Store, raw: str, what: str) -> str:
+    return (
+        f"{store.path} was {store.origin}, and {shown(raw)} is not the same: {what}. Delete {store.path} to prepare it "
+        "again, or give another one with dataset.store=PATH; to use it as it is, there is nothing to prepare"
+    )
 
 
 def _brief(value: Any) -> str:
@@ -598,10 +716,12 @@ def _brief(value: Any) -> str:
     return f"{len(value)} ({', '.join(value[:2])}, …, {value[-1]})" if len(value) > 3 else ", ".join(value)
 
 
-def _summary(store: Store, already: bool = False) -> Summary:
+def _summary(store: Store, notes: Sequence[str] | None = None) -> Summary:
+    """What a store says of itself; with `notes` first, where it was there already."""
     fields = ("sequences", "frames", "dropped_frames", "dropped_sequences", "short", "examples")
     about = {name: store.about[name] for name in fields}
-    return Summary(store.path, **about, notes=store.about.get("notes", []), already=already)
+    said = [*(notes or ()), *store.about.get("notes", [])]
+    return Summary(store.path, **about, notes=said, already=notes is not None)
 
 
 def _counts(count: Mapping[str, Mapping[str, int]]) -> str:
@@ -610,7 +730,8 @@ def _counts(count: Mapping[str, Mapping[str, int]]) -> str:
 
 def _disk_full(plan: Plan, error: OSError) -> str:
     sample = spread(plan.sequences, 200)
-    count = sum(_count_frames(list_files(sequence.folder), plan.settings) for sequence in sample)
+    listed = (list_files(sequence.folder, plan.settings["files"]) for sequence in sample)
+    count = sum(_count_frames(files, plan.settings) for files in listed)
     size = count / len(sample) * len(plan.sequences) * plan.settings["height"] * plan.settings["width"]
     return (
         f"the disk of {plan.out.parent} is full ({error.strerror}): the store needs about {_size(2 * size)} "

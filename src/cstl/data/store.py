@@ -18,6 +18,7 @@ import numpy as np
 from rich.progress import track
 
 from cstl.data.alignment import frame_size
+from cstl.files import shown
 
 FORMAT = 1
 COLUMNS = "subject,condition,view,start,length"
@@ -66,6 +67,12 @@ class Store:
         content = self.checksums or [table_checksum(self.path / "sequences.csv"), len(self.frames)]
         text = json.dumps([self.height, self.width, content], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    @property
+    def origin(self) -> str:
+        """What it was made of and when, for messages."""
+        raw, made = (shown(self.about.get(key, "unknown")) for key in ("raw", "made"))
+        return f"prepared from {raw} on {made}"
 
     @property
     def dataset(self) -> str:
@@ -201,7 +208,7 @@ def verify_store(store: Store, *, progress: bool = False) -> str:
         )
     if digest.hexdigest() != store.checksums["frames"]:
         raise ValueError(f"{store.path} is damaged, frames.npy is not what was prepared (another checksum); {again}")
-    return f"{store.path}: all is as it was prepared, by its checksums. Fingerprint {store.fingerprint}"
+    return f"{store.path}: {store.origin}; all is as it was then, by its checksums. Fingerprint {store.fingerprint}"
 
 
 def new_checksum() -> Any:
