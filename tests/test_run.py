@@ -17,6 +17,7 @@ from cstl import run
 from cstl.callbacks import WholeCheckpoints, checkpoints
 from cstl.data import Protocol, open_store
 from cstl.data.prepare import prepare
+from cstl.owner import InUseError
 from cstl.recognizer import GaitRecognizer
 
 Configure = Callable[..., DictConfig]
@@ -138,6 +139,25 @@ def test_a_run_does_not_go_on_with_another_store(
         )
         assert again["store"] == open_store(other).fingerprint
         assert ("is not the store that" in capsys.readouterr().out) == said
+
+
+def test_walkers_that_another_run_makes_at_this_moment_are_waited_for(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configured("train", "dataset=synthetic", f"dataset.store={tmp_path / 'store'}")
+    calls = []
+
+    def synthesize(config: DictConfig) -> None:
+        calls.append("synthesize")
+        if len(calls) < 3:
+            raise InUseError("raw/.part is in use: process 7 on here since noon writes there")
+
+    monkeypatch.setattr(run, "synthesize", synthesize)
+    monkeypatch.setattr(run, "prepare", lambda config: Path(config.dataset.store).mkdir())
+    monkeypatch.setattr(run.time, "sleep", lambda seconds: None)
+    run.make_missing_walkers(config)
+    assert calls == ["synthesize"] * 3
+    assert capsys.readouterr().out == "waiting: raw/.part is in use: process 7 on here since noon writes there\n"
 
 
 def test_a_name_is_taken_once(configured: Configure) -> None:

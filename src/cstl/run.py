@@ -35,6 +35,7 @@ from cstl.files import write_json, write_text
 from cstl.loggers import CSVLog, TensorBoardLog, closing, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
+from cstl.owner import InUseError
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 from cstl.sweep import AlreadyFinishedError
@@ -223,11 +224,18 @@ def make_missing_walkers(config: DictConfig) -> None:
     """Synthetic walkers are made and prepared on first use; other data sets are the user's to prepare."""
     if "synthesis" not in config.dataset or (store := Path(config.dataset.store)).exists():
         return
-    if is_first():
-        synthesize(config)
-        prepare(config)
-    else:
+    if not is_first():
         wait_for(store)
+    told = False
+    while not store.exists():
+        try:
+            synthesize(config)
+            prepare(config)
+        except InUseError as error:  # another run that was started at the same time makes them
+            if not told:
+                CONSOLE.print(f"waiting: {error}", highlight=False, markup=False, soft_wrap=True)
+            told = True
+            time.sleep(1)
 
 
 def open_run(folder: Path, settings: Plain) -> Path | None:

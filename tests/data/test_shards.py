@@ -19,6 +19,7 @@ import cstl.data.prepare as module
 from cstl import run
 from cstl.data import Protocol, Store, open_store
 from cstl.data.prepare import Summary, finished, join, plan_preparation, prepare, prepare_shard
+from cstl.owner import InUseError
 
 FILES = ("frames.npy", "sequences.csv", "dropped.csv", "short_sequences.csv")
 TYPED = "dataset=tiny dataset.raw=walks"
@@ -269,6 +270,19 @@ def test_jobs_that_saw_different_files_do_not_mix_their_frames(
     prepare(raw, out, **options)
     assert (open_store(out).frames[0] != store.frames[0]).any()
     np.testing.assert_array_equal(open_store(out).frames[1:], store.frames[1:])
+
+
+@pytest.mark.parametrize("other_res", [64, 128])
+def test_two_preparations_of_different_things_at_once_do_not_mix(
+    raw: Path, raw_tree: Path, tmp_path: Path, options: dict, monkeypatch: pytest.MonkeyPatch, other_res: int
+) -> None:
+    """The other one has replaced some chunks by its own just before the first joins."""
+    (raw / "001/bg-01/000/001.png").unlink()
+    other = plan_preparation(raw, tmp_path / "out", dataset="tiny", protocol=options["protocol"], res=other_res)
+    meanwhile(monkeypatch, "join", lambda: module.prepare_chunk(other.chunk(0)))
+    with pytest.raises(InUseError, match=r"another process prepares .*out of other files or with other options"):
+        prepare(raw_tree, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_join_is_cleared_when_it_is_old(raw_tree: Path, tmp_path: Path, options: dict) -> None:

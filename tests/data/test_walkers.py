@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 
 from cstl.data import walkers
 from cstl.data.walkers import CONDITIONS, FPS, VIEWS, joint_angle, render_sequence, synthesize
+from cstl.owner import InUseError, owner
 
 PHASE = np.arange(200) / 200
 TINY = {"subjects": 2, "seed": 5, "views": ("000", "090"), "conditions": ("nm-01", "cl-01"), "frames": 6}
@@ -288,6 +291,37 @@ def test_interrupted_it_goes_on(tmp_path, monkeypatch):
     synthesize(cut, **TINY, workers=1, progress=False)
     assert len(calls) == 4 + 5  # what was there was not drawn again
     assert tree(cut) == tree(tmp_path / "whole")
+
+
+def test_two_at_once(tmp_path, monkeypatch):
+    """A second process would clear the first one's unfinished sequences away: it is refused, and nothing is lost."""
+    synthesize(tmp_path / "whole", **TINY, workers=1, progress=False)
+    view_sequence, refused = walkers.view_sequence, []
+
+    def meanwhile(*args, **kwargs):
+        if not refused:
+            half = sorted(path.name for path in (tmp_path / "tree/.part").iterdir() if path.is_dir())
+            with pytest.raises(InUseError, match=r"in use: process \d+ on .* writes there") as error:
+                synthesize(tmp_path / "tree", **TINY, workers=1, progress=False)
+            refused.append(error)
+            assert sorted(path.name for path in (tmp_path / "tree/.part").iterdir() if path.is_dir()) == half != []
+        return view_sequence(*args, **kwargs)
+
+    monkeypatch.setattr(walkers, "view_sequence", meanwhile)
+    synthesize(tmp_path / "tree", **TINY, workers=1, progress=False)
+    assert len(refused) == 1
+    assert tree(tmp_path / "tree") == tree(tmp_path / "whole")
+
+
+def test_a_killed_process_does_not_keep_others_out(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    (tmp_path / "tree/.part/001-nm-01-000").mkdir(parents=True)
+    with owner(tmp_path / "tree/.part"):
+        note = json.loads((tmp_path / "tree/.part/owner.json").read_text())
+    note |= {"process": int(ended.stdout), "started": 1}
+    (tmp_path / "tree/.part/owner.json").write_text(json.dumps(note))
+    synthesize(tmp_path / "tree", **TINY, workers=1, progress=False)
+    assert {path.name for path in (tmp_path / "tree").iterdir()} == {"001", "002", "walkers.json"}
 
 
 def test_a_complete_tree_is_left_alone(tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ from cstl.data.store import (
     table_checksum,
 )
 from cstl.files import replacing, shown
+from cstl.owner import InUseError
 
 SHORT = 15  # sequences of fewer usable frames are reported
 AGAIN = 500  # sequences, at most, that are read again to see whether files that were copied are the same
@@ -174,28 +175,23 @@ def prepare(
         OSError: the disk is full; the finished chunks stay, and the next call goes on.
     """
     settings = store_settings(dataset, as_protocol(protocol), res, options)
-    arguments: dict[str, Any] = {
-        "dataset": dataset,
-        "protocol": protocol,
-        "res": res,
-        "layout": layout,
-        "upsample": upsample,
-    }
+    arguments: dict[str, Any] = {"dataset": dataset, "protocol": protocol, "res": res, "layout": layout}
+    arguments["upsample"] = upsample
     arguments |= {"strict": strict, "options": options}
     if there := _existing(Path(out), settings, strict):
         return _compared(there, raw, arguments, progress=progress)
     plan = plan_preparation(raw, out, **arguments)
     try:
         if (shards := _sharding(plan)) is None:
-            _run(plan, range(plan.chunks), workers, progress)
-        else:
-            for find, what in ((unfinished, "not finished"), (_outdated, "made of files that changed since")):
-                if missing := sorted({number % shards for number in find(plan)}):
-                    raise FileNotFoundError(_missing_shards(plan, missing, shards, typed or _typed(plan), what))
+            return join(plan, _run(plan, range(plan.chunks), workers, progress))
+        for find, what in ((unfinished, "not finished"), (_outdated, "made of files that changed since")):
+            if missing := sorted({number % shards for number in find(plan)}):
+                raise FileNotFoundError(_missing_shards(plan, missing, shards, typed or _typed(plan), what))
         return join(plan)
     except OSError as error:
         if there := _existing(plan.out, settings, strict):
-            return _summary(there, [there.origin])  # another process joined the same chunks and took OUT.partial away
+            # another process joined meanwhile, and took OUT.partial away
+            return _compared(there, raw, arguments, progress=progress)
         if error.errno not in _FULL:
             raise
         raise OSError(error.errno, _disk_full(plan, error)) from error
@@ -241,13 +237,8 @@ def prepare_shard(
             f"for {many} of them: shards={many} shard='range(0,{many})'"
         )
     settings = store_settings(dataset, as_protocol(protocol), res, options)
-    arguments: dict[str, Any] = {
-        "dataset": dataset,
-        "protocol": protocol,
-        "res": res,
-        "layout": layout,
-        "upsample": upsample,
-    }
+    arguments: dict[str, Any] = {"dataset": dataset, "protocol": protocol, "res": res, "layout": layout}
+    arguments["upsample"] = upsample
     arguments |= {"strict": strict, "options": options}
     if there := _existing(Path(out), settings, strict):
         return _compared(there, raw, arguments, shard, shards, progress=progress)
@@ -261,12 +252,12 @@ def prepare_shard(
         outcomes = [finished(plan.chunk(number)) for number in numbers]
     except OSError as error:
         if there := _existing(plan.out, settings, strict):
-            return _summary(there, [there.origin])
+            return _compared(there, raw, arguments, shard, shards, progress=progress)
         if error.errno not in _FULL:
             raise
         raise OSError(error.errno, _disk_full(plan, error)) from error
     if there := _existing(plan.out, settings, strict):
-        return _summary(there, [there.origin])  # all was there, and joined meanwhile
+        return _compared(there, raw, arguments, shard, shards, progress=progress)  # all was there, and joined meanwhile
     done = [outcome for outcome in outcomes if outcome is not None]
     count = _count([row for outcome in done for row in outcome.dropped], done)
     return Summary(
@@ -285,8 +276,11 @@ def prepare_shard(
     )
 
 
-def prepare_chunk(chunk: Chunk) -> None:
+def prepare_chunk(chunk: Chunk) -> str:
     """Align a chunk's frames and write them; a chunk that is finished and whose raw files are the same is left alone.
+
+    Returns:
+        The digest of what it is made of.
 
     Raises:
         ValueError: with `strict`, a file that cannot be used.
@@ -296,7 +290,7 @@ def prepare_chunk(chunk: Chunk) -> None:
     sources = [source_of(*pair) for pair in zip(chunk.sequences, listed, strict=True)]
     outcome = Outcome(_identity(chunk) + hashlib.sha256(json.dumps(sources).encode()).hexdigest(), sources=sources)
     if (earlier := finished(chunk)) and earlier.digest == outcome.digest:
-        return
+        return outcome.digest
     if (earlier := _outcome(chunk)) and earlier.digest != outcome.digest:  # of other files or settings
         chunk.outcome_path.unlink(missing_ok=True)
         chunk.frames_path(earlier.digest).unlink(missing_ok=True)
@@ -306,6 +300,7 @@ def prepare_chunk(chunk: Chunk) -> None:
             file.writelines(_prepare_sequence(sequence, files, chunk, outcome))
     with replacing(chunk.outcome_path) as file:
         file.write(json.dumps(asdict(outcome)).encode())
+    return outcome.digest
 
 
 def finished(chunk: Chunk) -> Outcome | None:
@@ -337,18 +332,30 @@ def _outcome(chunk: Chunk) -> Outcome | None:
         return None
 
 
-def join(plan: Plan) -> Summary:
+def join(plan: Plan, digests: Mapping[int, str] | None = None) -> Summary:
     """Make one store of all chunks and move it to its place, which is the last step.
+
+    Args:
+        plan: of the store.
+        digests: what each chunk must be made of, as `prepare_chunk` says; whatever it is made of when None.
 
     Raises:
         FileNotFoundError: some chunks are not finished.
+        InUseError: another process has made some of them of other files meanwhile.
         ValueError: nothing is left, every sequence was dropped.
         OSError: the disk is full.
     """
     chunks = [plan.chunk(number) for number in range(plan.chunks)]
     outcomes = []
     for chunk in chunks:
-        if (outcome := finished(chunk)) is None:
+        outcome = finished(chunk)
+        replaced = digests is not None and (outcome is None or outcome.digest != digests[chunk.number])
+        if replaced and not plan.out.exists():  # else the other one has joined the same chunks
+            raise InUseError(
+                f"another process prepares {plan.out} of other files or with other options at this moment; wait for it "
+                "or stop it, then type the command again, or give another store with dataset.store=PATH"
+            )
+        if outcome is None:
             raise FileNotFoundError(f"{chunk.outcome_path}: this chunk is not finished; prepare it, then join")
         outcomes.append(outcome)
     kept = [row for outcome in outcomes for row in outcome.kept]
@@ -547,32 +554,33 @@ def _typed(plan: Plan) -> str:
     return f"dataset={plan.settings['dataset']} res={plan.settings['height']} dataset.raw=PATH"
 
 
-def _run(plan: Plan, numbers: Sequence[int], workers: int | None, progress: bool) -> None:
-    """Prepare the chunks of these numbers, in `workers` processes."""
+def _run(plan: Plan, numbers: Sequence[int], workers: int | None, progress: bool) -> dict[int, str]:
+    """Prepare the chunks of these numbers, in `workers` processes → what each is made of."""
+    digests = {}
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chunks = [plan.chunk(number) for number in numbers]
     with _progress_bar(progress) as bar:
         about = f"preparing {plan.settings['dataset']} {plan.settings['height']}"
         task = bar.add_task(about, total=sum(len(chunk.sequences) for chunk in chunks))
-        for chunk in _prepared(chunks, min(workers, len(chunks))):
+        for chunk, digest in _prepared(chunks, min(workers, len(chunks))):
+            digests[chunk.number] = digest
             bar.advance(task, len(chunk.sequences))
+    return digests
 
 
-def _prepared(chunks: list[Chunk], workers: int) -> Iterator[Chunk]:
-    """Prepare chunks, yield each as it is finished."""
+def _prepared(chunks: list[Chunk], workers: int) -> Iterator[tuple[Chunk, str]]:
+    """Prepare chunks, yield each with its digest as it is finished."""
     if workers <= 1:
         for chunk in chunks:
-            prepare_chunk(chunk)
-            yield chunk
+            yield chunk, prepare_chunk(chunk)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
         futures = {pool.submit(prepare_chunk, chunk): chunk for chunk in chunks}
         for future in as_completed(futures):
-            future.result()
-            yield futures[future]
+            yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -29,6 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from cstl.files import write_text
+from cstl.owner import owner
+
 Array = NDArray[np.float64]
 Frames = NDArray[np.uint8]
 
@@ -792,6 +795,7 @@ def synthesize(
     Raises:
         ValueError: settings that cannot be drawn.
         FileExistsError: `out` holds something else, or walkers made with other settings.
+        InUseError: another process makes them at this moment.
     """
     out = Path(out)
     names = [f"{i:03d}" for i in range(1, subjects + 1)] if isinstance(subjects, int) else list(subjects)
@@ -804,9 +808,29 @@ def synthesize(
         "renderer": renderer(),
     }
     check(settings)
-    if claim(out, settings):
+    if is_complete(out, settings):
         return
-    walks = [(subject, condition) for subject in names for condition in conditions]
+    (out / PART).mkdir(parents=True, exist_ok=True)
+    with owner(out / PART):  # two at once would take each other's unfinished sequences away
+        if not is_complete(out, settings):  # made meanwhile
+            claim(out, settings)
+            write_walks(out, seed, names, conditions, views, frames, workers, progress)
+            (out / PART / MARKER).replace(out / MARKER)
+    shutil.rmtree(out / PART, ignore_errors=True)
+
+
+def write_walks(
+    out: Path,
+    seed: int,
+    subjects: Sequence[str],
+    conditions: Sequence[str],
+    views: Sequence[str],
+    frames: int,
+    workers: int | None,
+    progress: bool,
+) -> None:
+    """Write the walks of all subjects, each a job of its own."""
+    walks = [(subject, condition) for subject in subjects for condition in conditions]
     workers = workers if workers is not None else available_cores()
     with Progress(disable=not progress) as bar:
         task = bar.add_task("Synthetic walkers", total=len(walks))
@@ -827,8 +851,6 @@ def synthesize(
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-    (out / PART / MARKER).replace(out / MARKER)
-    (out / PART).rmdir()
 
 
 def available_cores() -> int:
@@ -859,21 +881,14 @@ def check(settings: Mapping[str, Any]) -> None:
         draw_walk(0, "", condition, 1)
 
 
-def claim(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Prepare `out` to be (further) filled; True if it is complete already.
-
-    While a tree grows, its settings and its unfinished sequences lie in `.part`.
-    """
+def is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the walkers of these settings are all there; refuses a folder that holds anything else."""
     made = next((file for file in (out / MARKER, out / PART / MARKER) if file.is_file()), None)
     if made is None:
         if out.is_dir() and any(path.name != PART for path in out.iterdir()):
             raise FileExistsError(
                 f"{out} holds files but no {MARKER}, so synthetic walkers did not come from here. Name a new folder."
             )
-        (out / PART).mkdir(parents=True, exist_ok=True)
-        unfinished = out / PART / f"{MARKER}.new"
-        unfinished.write_text(json.dumps(settings, indent=1))
-        unfinished.replace(out / PART / MARKER)
         return False
     found = json.loads(made.read_text())
     if found != settings:
@@ -886,10 +901,15 @@ def claim(out: Path, settings: Mapping[str, Any]) -> bool:
             f"{out} holds synthetic walkers of other settings: {'; '.join(differing)}. "
             "Ask for the same settings, name another folder, or delete this one."
         )
-    if made == out / MARKER:
-        shutil.rmtree(out / PART, ignore_errors=True)  # left there if the end was cut short
-        return True
+    return made == out / MARKER
+
+
+def claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Prepare `out` to be (further) filled, by the one process that does so.
+
+    While a tree grows, its settings and its unfinished sequences lie in `.part`.
+    """
+    write_text(out / PART / MARKER, json.dumps(settings, indent=1))
     for path in (out / PART).iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-    return False
