@@ -58,7 +58,8 @@ def mistaken(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = (arrays["subject"] == 0) & (arrays["view"] == 0) & (arrays["condition"] == condition)
         arrays["wrong"][rows, 1], arrays["nearest"][rows, 1] = 1, other
     np.savez_compressed(folder / "probes.npz", **arrays)
-    change(folder / "results.json", checkpoint="runs/first/checkpoints/step-0000006.ckpt")  # as typed, from elsewhere
+    # the checkpoint as typed, from elsewhere; remarks are looked at in test_remarks.py
+    change(folder / "results.json", checkpoint="runs/first/checkpoints/step-0000006.ckpt", remarks=[])
     return folder
 
 

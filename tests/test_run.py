@@ -343,8 +343,20 @@ def test_a_checkpoint_is_selected_on_held_out_training_subjects(
         scores = [float(row["validation/rank1/mean"]) for row in csv.DictReader(file) if row["validation/rank1/mean"]]
     best = torch.load(report["checkpoint"], weights_only=True)
     assert best["callbacks"]["Checkpoints"]["best_score"] == pytest.approx(max(scores))
-    with pytest.raises(ValueError, match=r"held-out subjects.*dataset\.protocol\.validation"):
-        run.train(configured("train", *TINY, "callbacks=best", "dataset.protocol.validation=0", folder="none"))
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("dataset.protocol.validation=0", r"two held-out training subjects.*; 0 of .*protocol\.validation=10"),
+    ("dataset.protocol.validation=1", r"two held-out training subjects.*; 1 of "),  # right whatever the network
+    ("evaluate_every=null", r"evaluate_every=null the 6 iterations have none: set evaluate_every=1"),
+    ("evaluate_every=7", r"evaluate_every=7 the 6 iterations have none"),
+])  # fmt: skip
+def test_a_best_checkpoint_that_nothing_chooses_is_refused_at_the_start(
+    override: str, message: str, configured: Configure, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run.train(configured("train", *TINY, "callbacks=best", "dataset.protocol.validation=2", override))
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.parametrize("where", ["model", "data"])

@@ -143,6 +143,7 @@ def test_a_stop_ends_the_whole_sweep(configured: Configure, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("override", "message"), [
     ("dataset.protocol.validation=0", "never by the test subjects, and dataset.protocol.validation=0 holds none out"),
+    ("dataset.protocol.validation=1", "dataset.protocol.validation=1 holds one out"),
     ("evaluate_every=null", "evaluate_every=None has none in the 2 iterations of a trial: leave it out, or set"),
     ("evaluate_every=3", "evaluate_every=3 has none in the 2 iterations"),
 ])  # fmt: skip

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -107,7 +108,10 @@ class Checkpoints(Callback):
             return
         score = trainer.callback_metrics.get("validation/rank1/mean")
         if score is None:
-            raise ValueError("a best checkpoint is selected on held-out subjects: set dataset.protocol.validation=10")
+            raise ValueError(
+                "callbacks=best: nothing could be counted on the held-out training subjects, so that no checkpoint is "
+                "the best: hold more of them out with dataset.protocol.validation=10, or leave callbacks=best out"
+            )
         if float(score) > self.best_score:
             self.best_score = float(score)
             trainer.save_checkpoint(self.folder / BEST)
@@ -141,6 +145,31 @@ class Checkpoints(Callback):
 
     def _path(self, trainer: Trainer) -> Path:
         return self.folder / f"step-{trainer.global_step:07d}.ckpt"
+
+
+def check_best(held_out: Sequence[str], every: int | None, steps: int) -> None:
+    """Refuses to look for the best checkpoint where nothing would tell which one that is.
+
+    Args:
+        held_out: the held-out training subjects that the store has.
+        every: steps between evaluations, None for none.
+        steps: of the whole training.
+
+    Raises:
+        ValueError: fewer than two subjects, of which one alone is recognised whatever the network, or no evaluation.
+    """
+    if every is None or every > steps:
+        shown = "null" if every is None else every
+        raise ValueError(
+            f"callbacks=best chooses among evaluations while training, and with evaluate_every={shown} the {steps} "
+            f"iterations have none: set evaluate_every={max(steps // 10, 1)}, or leave callbacks=best out"
+        )
+    if len(held_out) < 2:
+        raise ValueError(
+            "callbacks=best chooses by at least two held-out training subjects, never by the test subjects; "
+            f"{len(held_out)} of dataset.protocol.validation are in the store: set dataset.protocol.validation=10, or "
+            "leave callbacks=best out"
+        )
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import as_protocol
 from cstl.figures import COLOURS, condition_colours
 from cstl.files import write_text
+from cstl.reporting.remarks import remarks_of
 from cstl.sweep import ERROR, held_out_score
 
 MISSING, UNKNOWN = "–", "?"
@@ -411,6 +412,7 @@ def _table(
             f"held-out: rank-1 on held-out training subjects, highest for #{best + 1}. Choose settings by it; the test "
             "subjects are for the report"
         )
+    notes += [f"{_name(run)}: {remark}" for run in finished for remark in remarks_of(run.results or {})]
     notes += [f"{_name(run)}: without an interval: {run.message}" for run in finished if run.outcome is None]
     rows += [Row((run,)) for run in runs if run.state != "finished"]
     return Table(_title(runs), rows, probes, settings, place, notes)

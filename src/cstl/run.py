@@ -19,7 +19,7 @@ from pytorch_lightning import Trainer, seed_everything
 from rich.console import Console
 
 from cstl import results, tables, terminal
-from cstl.callbacks import BEST, Profile, WholeCheckpoints, checkpoints, last_whole_checkpoint
+from cstl.callbacks import BEST, Profile, WholeCheckpoints, check_best, checkpoints, last_whole_checkpoint
 from cstl.checkpoint import load_weights, network_settings, to_official, transfer
 from cstl.config import Plain, differences, digest, plain
 from cstl.data.alignment import frame_size
@@ -32,12 +32,13 @@ from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store, verify_store
 from cstl.data.walkers import synthesize as write_walkers
 from cstl.files import write_json, write_text
-from cstl.loggers import CSVLog, TensorBoardLog, closing, wanted
+from cstl.loggers import CSVLog, TensorBoardLog, closing, read_rows, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.owner import InUseError
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
+from cstl.reporting.remarks import remarks
 from cstl.sweep import AlreadyFinishedError
 
 # All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
@@ -59,6 +60,8 @@ def train(config: DictConfig) -> Plain:
     settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
+    if any(getattr(callback, "best", False) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        check_best(data.validation_subjects, config.evaluate_every, trainer.max_steps)
     last = open_run(folder, settings)
     for logger in trainer.loggers:  # also without a checkpoint: a run may have been killed before its first one
         if isinstance(logger, CSVLog | TensorBoardLog):
@@ -381,6 +384,15 @@ def report(
         "configuration": digest(trained),
         "versions": results.versions(),
     }
+    noticed = remarks(
+        result,
+        *recognizer.mean_embeddings,
+        gallery=[data.protocol.conditions.index(name) for name in data.protocol.gallery],
+        margin=trained["model"].get("margin"),
+        baseline=methods.get("GEI"),
+        logged=read_rows(folder / "metrics.csv"),
+    )
+    content["remarks"] = noticed
     results.write_probes(result, data.test_subjects, data.protocol.conditions, folder / "probes.npz")
     results.write_embeddings(*recognizer.mean_embeddings, folder / "embeddings.npz")
     results.draw_cross_view(result, folder / "cross_view.png")
@@ -390,7 +402,7 @@ def report(
     if settings["report"]:
         write_report(folder)
     CONSOLE.print()
-    last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint)
+    last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint, noticed)
     CONSOLE.print(last_words, highlight=False, markup=False, soft_wrap=True)
     return content
 

@@ -34,10 +34,12 @@ class Sweep(Callback):
             logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage, of which nothing is used
             held_out = OmegaConf.select(config, "dataset.protocol.validation") or 0
             every, steps = config.evaluate_every, config.trainer.max_steps
-            if held_out < 1:
+            if held_out < 2:  # one alone is recognised whatever the settings
+                none = "none" if held_out < 1 else "one"
                 _refuse(
                     "a search chooses settings by held-out training subjects, never by the test subjects, and "
-                    "dataset.protocol.validation=0 holds none out: leave it out, or set dataset.protocol.validation=10"
+                    f"dataset.protocol.validation={held_out} holds {none} out: leave it out, or set "
+                    "dataset.protocol.validation=10"
                 )
             if every is None or every > steps:
                 _refuse(

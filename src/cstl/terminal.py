@@ -1,7 +1,8 @@
 """What a run shows in the terminal: its progress and its closing words."""
 
 import shlex
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ def closing(
     test_subjects: int,
     seconds: Mapping[str, float],
     checkpoint: Path,
+    remarks: Sequence[str] = (),
     method: str = "CSTL",
 ) -> str:
     """The summary at the end of a run: its result and the paper's, where everything lies, what to type next.
@@ -156,6 +158,7 @@ def closing(
         test_subjects: how many there are.
         seconds: what was done → how long it took.
         checkpoint: the one that was evaluated.
+        remarks: what is to be known of the result, see `cstl.reporting.remarks`.
         method: the run's own rows in the table.
     """
     probes = {row.probe: row.mean for row in table.rows if row.method == method}
@@ -163,6 +166,7 @@ def closing(
     if published := {row.probe: row.mean for row in table.rows if row.method == f"{method} (paper)"}:
         differences = {row.probe: row.mean for row in table.rows if row.is_difference}
         lines.append(f"paper  {_means(published)} %; difference {_means(differences, sign='+')}")
+    lines += [textwrap.fill(f"note: {remark}", 80, subsequent_indent="      ") for remark in remarks]
     lines += [", ".join(f"{what} {_clock(took)}" for what, took in seconds.items()), "", f"{near(folder)}/"]
     files = [(" ".join(name for name in names if (folder / name).exists()), meaning) for names, meaning in _FILES]
     inside = folder in checkpoint.parents

@@ -17,6 +17,7 @@ from cstl.checkpoint import Weights, load_weights
 from cstl.config import Plain
 from cstl.data.alignment import frame_size
 from cstl.data.store import Store, open_store
+from cstl.reporting.remarks import remarks_of
 from cstl.sweep import ERROR
 from cstl.tables import Row, Table
 
@@ -335,6 +336,7 @@ def _explain(run: Run) -> None:
         )
     if run.is_finished and run.embeddings is None and not (run.folder / "embeddings.npz").exists():
         run.notes.append("The map of the embeddings is left out: embeddings.npz is not there, as in older runs.")
+    run.notes[:0] = remarks_of(run.results)
     for probe, row in run.results.get("rank1", {}).items():
         if row["mean"] is None:
             run.notes.append(f"{probe} has no result: no probe sequence of it could be counted in the test set.")
