@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cstl import owner as module
-from cstl.owner import NOTE, InUseError, check_free, owner
+from cstl.owner import NOTE, InUseError, is_in_use, owner
 
 HOLD = (
     "import sys, time; from cstl.owner import owner\nwith owner(sys.argv[1]): print('held', flush=True); time.sleep(60)"
@@ -44,9 +44,8 @@ def test_one_process_at_a_time_and_nothing_left(tmp_path: Path) -> None:
     with owner(tmp_path):
         with pytest.raises(InUseError, match=rf"is in use: process {os.getpid()} on .* since .*another folder"):
             owner(tmp_path).__enter__()
-        with pytest.raises(InUseError):
-            check_free(tmp_path)
-    check_free(tmp_path)
+        assert is_in_use(tmp_path)
+    assert not is_in_use(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(KeyError), owner(tmp_path):
         raise KeyError
@@ -71,7 +70,7 @@ def test_another_process_that_is_killed(tmp_path: Path) -> None:
 @pytest.mark.skipif(module._machine() is None, reason="processes elsewhere cannot be told apart by their start")
 def test_a_number_that_another_process_has_now(note: Callable[..., Path]) -> None:
     folder = note(started=1)
-    check_free(folder)
+    assert not is_in_use(folder)
     with owner(folder):
         pass
 

@@ -123,7 +123,7 @@ def resumed_log() -> None:
     CSVLog.resume = cut
 
 
-def train(conf: Path, folder: Path, patch: Patch | str | None) -> None:
+def train(conf: Path, folder: Path, patch: Patch | str | None, *overrides: str) -> None:
     """What a fresh process does; its output goes to a file beside the run."""
     sys.stdout = sys.stderr = open(f"{folder}.log", "a")  # noqa: SIM115
     torch.set_num_threads(1)
@@ -133,7 +133,7 @@ def train(conf: Path, folder: Path, patch: Patch | str | None) -> None:
     folder.mkdir(exist_ok=True)
     fixed = [f"hydra.searchpath=[file://{conf}]", f"hydra.runtime.output_dir={folder}", "name=run"]
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        config = compose("train", overrides=[*fixed, *TINY], return_hydra_config=True)
+        config = compose("train", overrides=[*fixed, *TINY, *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
@@ -159,7 +159,7 @@ class AtStep:
         at_step(self.step, self.number)()
 
 
-Start = Callable[[str, Patch | str | None], BaseProcess]
+Start = Callable[..., BaseProcess]
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +168,8 @@ def start(user_conf: Path, folder: Path) -> Start:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cstl.run"])
 
-    def start(name: str, patch: Patch | str | None) -> BaseProcess:
-        process = context.Process(target=train, args=(user_conf, folder / name, patch))
+    def start(name: str, patch: Patch | str | None, *overrides: str) -> BaseProcess:
+        process = context.Process(target=train, args=(user_conf, folder / name, patch, *overrides))
         process.start()
         process.join(120)
         return process
@@ -283,3 +283,39 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(start: Start, whole: Path) 
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-0000002.ckpt"]
     assert start("full", None).exitcode == 0
     assert_same(whole, run)
+
+
+def test_a_finished_run_is_prolonged(start: Start, folder: Path) -> None:
+    """6 of 6 steps, then to 12: the weights are those of 12 steps at once, and the first results stay."""
+    assert start("long", None, "trainer.max_steps=12").exitcode == 0
+    assert start("more", None).exitcode == 0
+    first = json.loads((folder / "more" / "results.json").read_text())
+    assert start("more", AtStep(9), "extend=12").exitcode == -signal.SIGKILL
+    assert not (folder / "more" / "results.json").exists()
+    assert start("more", None, "extend=12").exitcode == 0, (folder / "more.log").read_text()
+    said = (folder / "more.log").read_text()
+    assert "goes on from 6 iterations to 12; the learning rate is cut at [4], as before; its results so far are" in said
+
+    ours, theirs = (torch.load(checkpoints(folder / name / "checkpoints")[-1]) for name in ("long", "more"))
+    assert ours["global_step"] == theirs["global_step"] == 12
+    for what in ("state_dict", "optimizer_states"):
+        assert list(_tensors(ours[what])) == list(_tensors(theirs[what]))
+    ours, theirs = (json.loads((folder / name / "results.json").read_text()) for name in ("long", "more"))
+    for what in ("rank1", "measures", "configuration"):
+        assert ours[what] == theirs[what]
+    assert "max_steps: 12" in (folder / "more" / "config.yaml").read_text()
+
+    aside = folder / "more" / "after-0000006"
+    kept = json.loads((aside / "results.json").read_text())
+    assert kept["rank1"] == first["rank1"]
+    assert torch.load(kept["checkpoint"])["global_step"] == 6
+    assert "max_steps: 6" in (aside / "config.yaml").read_text()
+    assert (aside / "probes.npz").exists()
+
+
+def test_a_stopped_run_is_prolonged(start: Start, folder: Path) -> None:
+    assert start("stopped", AtStep(4, signal.SIGTERM)).exitcode == 128 + signal.SIGTERM
+    assert start("stopped", None, "extend=12").exitcode == 0, (folder / "stopped.log").read_text()
+    ours, theirs = (torch.load(checkpoints(folder / name / "checkpoints")[-1]) for name in ("long", "stopped"))
+    assert list(_tensors(ours["state_dict"])) == list(_tensors(theirs["state_dict"]))
+    assert (folder / "long" / "metrics.csv").read_bytes() == (folder / "stopped" / "metrics.csv").read_bytes()

@@ -124,6 +124,17 @@ class Checkpoints(Callback):
         """Takes the best score over."""
         self.best_score = state_dict["best_score"]
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes a run that had come to its end for one in the middle, where it is to go on."""
+        loop = checkpoint["loops"]["fit_loop"]
+        if trainer.max_steps > checkpoint["global_step"] and loop["epoch_progress"]["current"]["processed"]:
+            for progress in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
+                progress |= {"processed": 0, "completed": 0}
+            batches = loop["epoch_loop.batch_progress"]
+            batches["is_last_batch"] = False
+            for progress in (batches["total"], batches["current"]):
+                progress["ready"] = progress["completed"] + 1
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == self.signal == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C: at once

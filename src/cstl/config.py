@@ -24,11 +24,25 @@ _FREE = (
     "dataset.store",
     "callbacks",
     "report",
+    "baseline",
+    "evaluated",  # the checkpoint, in the config.yaml of an evaluation
+    "extend",  # trainer.max_steps says how long a run is
+    "evaluate_every",
+    "dataset.title",
+    "dataset.published",
+    "dataset.recipe.evaluate_every",
+    "dataset.recipe.checkpoint_every",
+    "trainer.log_every_n_steps",
+    "trainer.num_sanity_val_steps",
+    "trainer.enable_model_summary",
+    "trainer.default_root_dir",
     "trainer.accelerator",
     "trainer.strategy",  # a batch is the same however many processes share it
     "trainer.devices",
     "trainer.num_nodes",
 )
+
+_BEST = "callbacks.checkpoints.best"  # which checkpoint is reported: then `evaluate_every` decides, too
 
 Plain = dict[str, Any]
 
@@ -42,7 +56,9 @@ def plain(config: DictConfig) -> Plain:
 
 def decisive(config: Plain) -> dict[str, Any]:
     """The settings that decide a result: dotted key → value, such as `model.margin` → 0.2."""
-    return {key: value for key, value in _leaves(config) if not _is_free(key)}
+    every = dict(_leaves(config))
+    chosen = (_BEST, "evaluate_every") if every.get(_BEST) else ()
+    return {key: value for key, value in every.items() if key in chosen or not _is_free(key)}
 
 
 def digest(config: Plain) -> str:
@@ -53,7 +69,7 @@ def digest(config: Plain) -> str:
 def differences(before: Plain, now: Plain) -> list[str]:
     """One line for each key that decides the result and differs, such as `seed: 1 before, 2 now`."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
-    keys = [key for key in old | new if not _is_free(key) and old.get(key) != new.get(key)]
+    keys = [key for key in decisive(before) | decisive(now) if old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'absent')} before, {new.get(key, 'absent')} now" for key in keys]
 
 

@@ -61,11 +61,10 @@ def owner(folder: str | Path) -> Iterator[None]:
                 note.unlink()
 
 
-def check_free(folder: str | Path) -> None:
-    """Raises InUseError where another process is the owner of a folder, as far as can be told at once."""
-    note = Path(folder) / NOTE
-    if (found := _look(note)) and _lives(found[0]):
-        raise InUseError(_in_use(note, found[0]))
+def is_in_use(folder: str | Path) -> bool:
+    """Whether a process is the owner of a folder, as far as can be told at once: of one elsewhere, no."""
+    found = _look(Path(folder) / NOTE)
+    return found is not None and bool(_lives(found[0]))
 
 
 def _take(note: Path, mine: str) -> None:

@@ -96,7 +96,8 @@ def as_one_run(config: DictConfig, folder: Path, processes: int) -> Iterator[Non
     flags = [word for word in argv[1:] if word not in ("-m", "--multirun") and not re.match(r"[~+]*[\w./@]+=", word)]
     chosen = [*hydra.overrides.task, *hydra.overrides.hydra]
     chosen = [override for override in chosen if not override.startswith(_OF_THE_SWEEP)]
-    sys.argv[1:] = [*flags, *chosen, f"name='{config.name}'"]
+    name = str(config.name).replace("\\", r"\\").replace("'", r"\'")
+    sys.argv[1:] = [*flags, *chosen, f"name='{name}'"]
     with read_write(hydra):
         hydra.run.dir = str(folder)
     try:

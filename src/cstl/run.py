@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,15 @@ from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store, verify_store
 from cstl.data.walkers import synthesize as write_walkers
-from cstl.files import write_json, write_text
+from cstl.files import read_yaml, shown, write_json, write_text
 from cstl.loggers import CSVLog, TensorBoardLog, closing, read_rows, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
-from cstl.owner import InUseError
+from cstl.owner import InUseError, owner
 from cstl.processes import as_one_run, check_processes, is_first, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 from cstl.reporting.remarks import remarks
+from cstl.run_folder import EVALUATED, begin_anew, check_kind, is_begun, is_finished, put_aside
 from cstl.sweep import AlreadyFinishedError
 
 # All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
@@ -49,6 +51,12 @@ CONSOLE = Console(width=None if sys.stdout.isatty() else 80, quiet=not is_first(
 
 def train(config: DictConfig) -> Plain:
     """Trains the configured run, or goes on with it, evaluates its last model → what `results.json` says."""
+    with alone(Path(HydraConfig.get().runtime.output_dir)):
+        return _train(config)
+
+
+def _train(config: DictConfig) -> Plain:
+    prolong(config)
     check_device(config.trainer.accelerator)
     frame_size(config.res)  # another resolution is refused before anything is made
     name_subjects(config)
@@ -92,6 +100,11 @@ def train(config: DictConfig) -> Plain:
 
 def evaluate(config: DictConfig) -> Plain:
     """Evaluates a checkpoint, on the data set it was trained on or on another → what `results.json` says."""
+    with alone(Path(HydraConfig.get().runtime.output_dir)):
+        return _evaluate(config)
+
+
+def _evaluate(config: DictConfig) -> Plain:
     check_device(config.trainer.accelerator)
     path = Path(config.checkpoint)
     recognizer, trained = load_recognizer(path)
@@ -125,9 +138,9 @@ def evaluate(config: DictConfig) -> Plain:
             f"{data.path} is not the store that {path} was trained on (fingerprint {store}, not {trained_on})",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
-    if is_first():  # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
-        evaluated = trained | {key: settings[key] for key in ("dataset", "data", "store_fingerprint")}
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(evaluated))
+    # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
+    evaluated = trained | {key: settings[key] for key in ("dataset", "data", "store_fingerprint")}
+    open_evaluation(folder, evaluated | {EVALUATED: str(path)})
     with as_one_run(config, folder, trainer.world_size):
         return report(folder, settings, trainer, recognizer, data, path, {})
 
@@ -241,20 +254,54 @@ def make_missing_walkers(config: DictConfig) -> None:
             time.sleep(1)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Lets nobody else write into a run's folder; its first process speaks for the others."""
+    with owner(folder) if is_first() else nullcontext():
+        yield
+
+
+def prolong(config: DictConfig) -> None:
+    """Sets the number of iterations to `extend` where it is asked for."""
+    if (steps := config.get("extend")) is not None:
+        if type(steps) is not int or steps < 1:
+            raise ValueError(f"extend={shown(steps)}: expected the number of iterations in all, such as extend=20000")
+        config.trainer.max_steps = steps
+
+
 def open_run(folder: Path, settings: Plain) -> Path | None:
-    """The checkpoint a run goes on from, None for a new one; writes the settings of a new one to `config.yaml`.
+    """The checkpoint a run goes on from, None for a new one; its settings go to `config.yaml`.
+
+    A start that left neither a checkpoint nor results has nothing to lose, and its name is free.
 
     Raises:
-        ValueError: the run is finished, or was started with other settings.
+        ValueError: the folder is not a training run's, the run is finished, or it was started with other settings.
     """
-    file = folder / "config.yaml"
+    check_kind(folder, "train")
+    file, extend = folder / "config.yaml", settings.get("extend")
     rename = "choose another name=, or delete the folder"
-    if not file.exists():
+    before: Plain | None = None
+    reason = "is not there"
+    try:
+        before = read_yaml(file)
+        before["trainer"]["max_steps"]
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError) as error:
+        before, reason = None, f"is damaged ({error})"
+    if not is_begun(folder):
+        if extend is not None:
+            raise ValueError(f"extend={extend}: {folder} has no run to go on with; leave extend= out, and type "
+                             f"trainer.max_steps={extend}")  # fmt: skip
+        if before is not None and differences(before, settings) and is_first():
+            CONSOLE.print(f"{folder}: a start that came to nothing is begun anew, with other settings", highlight=False)
+            begin_anew(folder)
         if is_first():
             write_text(file, OmegaConf.to_yaml(settings))
         return None
-    before = OmegaConf.load(file)
-    assert isinstance(before, DictConfig)
+    if before is None:
+        raise ValueError(f"{folder} holds a run whose config.yaml {reason}, so nothing tells whether this is the same "
+                         f"run: put it back, or {rename}")  # fmt: skip
     trained_on, store = before.get("store_fingerprint"), settings.get("store_fingerprint")
     if trained_on not in (None, store):  # a run of an earlier version does not say
         raise ValueError(
@@ -262,14 +309,45 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
             f"{store}: it was prepared anew of other frames, or is another one. Name the store that the run was "
             f"trained on with dataset.store=PATH, or {rename}"
         )
-    if differs := differences(plain(before), settings):
-        raise ValueError(f"{folder} is a run with other settings; {rename}. What differs:\n  " + "\n  ".join(differs))
-    if (folder / "results.json").exists():
-        raise AlreadyFinishedError(f"{folder} is finished, its results are in results.json; to run again {rename}")
+    length, steps = ("trainer.max_steps:", "data.steps:"), before["trainer"]["max_steps"]
+    differs = differences(before, settings)
+    others = [line for line in differs if not line.startswith(length)]
+    if others or (differs and extend is None):
+        longest = max(steps, settings["trainer"]["max_steps"])
+        how = rename if others else f"type extend={longest} to have it go on to {longest} iterations, or {rename}"
+        raise ValueError(f"{folder} is a run with other settings; {how}. What differs:\n  " + "\n  ".join(differs))
+    if extend is not None and extend < steps:
+        raise ValueError(f"extend={extend}: {folder} is a run of {steps} iterations in all, and cannot be shortened")
+    finished = is_finished(folder, _say)
+    if finished and (extend is None or extend == steps):
+        longer = f"to go on type extend=N with more than {steps} iterations, "
+        raise AlreadyFinishedError(
+            f"{folder} is finished, its results are in results.json; {longer}to run again {rename}"
+        )
+    if extend is not None and extend > steps:
+        cuts = settings["model"].get("milestones") or []
+        rate = f"is cut at {cuts}, as before" if cuts else "stays constant"
+        kept = f"; its results so far are in {put_aside(folder, steps)}" if finished and is_first() else ""
+        _say(f"{folder} goes on from {steps} iterations to {extend}; the learning rate {rate}{kept}")
+    if is_first():
+        write_text(file, OmegaConf.to_yaml(settings))
     last, problems = last_whole_checkpoint(folder / "checkpoints")
     for problem in problems:
-        CONSOLE.print(problem, highlight=False, soft_wrap=True)
+        _say(problem)
     return last
+
+
+def open_evaluation(folder: Path, settings: Plain) -> None:
+    """Writes what is evaluated to `config.yaml`; ValueError where a run or a finished evaluation is."""
+    check_kind(folder, "evaluate")
+    if is_finished(folder, _say):
+        raise ValueError(f"{folder} holds a finished evaluation; choose another name=, or leave it out")
+    if is_first():
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(settings))
+
+
+def _say(line: str) -> None:
+    CONSOLE.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def make_trainer(config: DictConfig, folder: Path) -> Trainer:

@@ -1,11 +1,13 @@
 """Sweeps: a job that fails does not end them, a search is scored on held-out subjects, and the end says what failed."""
 
+import atexit
 import csv
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from cstl.files import write_text
+from cstl.owner import InUseError, is_in_use, owner
+from cstl.run_folder import check_kind, make_folder, refuse, starts_first
 
 ERROR = "error.txt"  # in the folder of a job that failed; its last line is the error's message
 SCORE = "validation/rank1/mean"
+_OWNED = ExitStack()  # the sweep's folder, until its end; not in the callback, which is sent to the jobs' processes
+atexit.register(_OWNED.close)
 
 
 class Sweep(Callback):
@@ -26,7 +32,7 @@ class Sweep(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuses a search that is no sweep, where it is not one of a job's own processes."""
         if is_search(config.hydra) and "LOCAL_RANK" not in os.environ:
-            _refuse("a search is a sweep, add -m: python -m cstl.train -m hparams_search=optuna")
+            refuse("a search is a sweep, add -m: python -m cstl.train -m hparams_search=optuna")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuses a search without held-out subjects; keeps all jobs in one folder, whatever their names are."""
@@ -36,30 +42,44 @@ class Sweep(Callback):
             every, steps = config.evaluate_every, config.trainer.max_steps
             if held_out < 2:  # one alone is recognised whatever the settings
                 none = "none" if held_out < 1 else "one"
-                _refuse(
+                refuse(
                     "a search chooses settings by held-out training subjects, never by the test subjects, and "
                     f"dataset.protocol.validation={held_out} holds {none} out: leave it out, or set "
                     "dataset.protocol.validation=10"
                 )
             if every is None or every > steps:
-                _refuse(
+                refuse(
                     f"a search needs a look at the held-out subjects, and evaluate_every={every} has none in the "
                     f"{steps} iterations of a trial: leave it out, or set evaluate_every={steps}"
                 )
-        folder = config.hydra.sweep.dir.replace("\\", r"\\").replace("'", r"\'")
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+        _OWNED.close()
+        folder = Path(config.hydra.sweep.dir)
+        if starts_first():
+            try:
+                folder = make_folder(config, "sweep")
+                check_kind(folder, "sweep")
+                _OWNED.enter_context(owner(folder))
+            except (ValueError, OSError) as error:
+                refuse(error)
+        place = str(folder).replace("\\", r"\\").replace("'", r"\'")
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{place}'")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Names the jobs that failed, and ends with exit code 1 where there are any."""
+        _OWNED.close()
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
         if os.environ.get("RANK", "0") != "0":
             return  # the first process says so
+        busy = [job for job in jobs if is_in_use(job)]
+        for job in busy:
+            print(f"{job}: another process still trains it", file=sys.stderr)
         failed = [job.name for job in jobs if (job / ERROR).exists()]
         compare = f"python -m cstl.compare {folder}"
         if failed:
             print(f"{folder}: {len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}", file=sys.stderr)
             print(f"all of them, with the errors of these: {compare}", file=sys.stderr)
+        if failed or busy:
             sys.exit(1)
         print(f"{folder}: all {len(jobs)} jobs are finished; to compare them: {compare}")
 
@@ -70,11 +90,12 @@ def job(train: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    (folder / ERROR).unlink(missing_ok=True)
     try:
+        if not is_in_use(folder):
+            (folder / ERROR).unlink(missing_ok=True)
         train(config)
-    except AlreadyFinishedError as finished:
-        print(f"job {hydra.job.num}: {finished}")
+    except (AlreadyFinishedError, InUseError) as passed:
+        print(f"job {hydra.job.num}: {passed}")
     except Stopped:
         raise  # the user stopped the whole sweep
     except Exception as error:
@@ -115,8 +136,3 @@ def one_line(error: Exception) -> str:
     if isinstance(error, (ValueError, OSError, FloatingPointError)) and message:
         return message
     return f"{type(error).__name__}: {message}".rstrip(": ")
-
-
-def _refuse(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
