@@ -1,13 +1,19 @@
 """Weights in and out: files read as tensors only, the authors' keys beside ours, and starting from other weights."""
 
+import errno
+import os
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
+from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from cstl.config import checked
+from cstl.files import shown
 from cstl.models import CSTL
 
 _CLASSES = "ssfl.class_weight"  # one column a training subject: of no use to other subjects
@@ -37,6 +43,20 @@ _KEYS = {
 }
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _OFFICIAL_BN, _OUR_BN = "salient_learning.bn", "ssfl.class_norm"  # theirs: one batch norm a part
+
+
+# The classes that are made from a checkpoint, by our own code: a file does not choose what is called.
+OURS = {
+    "model": "cstl.recognizer.GaitRecognizer",
+    "model.network": "cstl.models.CSTL",
+    "data": "cstl.data.datamodule.GaitDataModule",
+}
+MOST = {"height": 4096, "num_classes": 10**7, "channels": 2**16, "embedding_dim": 2**16, "reduction": 2**16}
+ZIP = b"PK\x03\x04"  # what a file of torch.save begins with; older ones are no zip
+
+
+class DamagedError(ValueError):
+    """A file is not what was written: cut short, or a bit of it has changed."""
 
 
 class Weights(NamedTuple):
@@ -79,7 +99,10 @@ def load_weights(path: str | Path) -> Weights:
         state_dict = content["state_dict"]
         ours = {key.removeprefix(_NETWORK): state_dict[key] for key in state_dict if key.startswith(_NETWORK)}
         if ours:
-            return Weights(ours, content["config"])
+            try:
+                return Weights(ours, checked(content["config"]))
+            except ValueError as error:
+                raise ValueError(f"{path} is refused: its configuration is no plain data: {error}") from None
     if not _is_weights(content):
         raise ValueError(
             f"{path} holds {_described(content)}; expected a checkpoint of cstl.train, which has config and "
@@ -94,25 +117,127 @@ def load_weights(path: str | Path) -> Weights:
 def load_tensors(path: str | Path) -> Any:
     """What a file of PyTorch's holds, read as tensors and plain containers only, on the CPU.
 
+    Every record is compared with its checksum first: PyTorch itself does not look at them.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds anything else, which is named and not executed.
+        OSError: it cannot be read, which says nothing of what is in it.
+        DamagedError: it is not what was written.
+        ValueError: it holds anything else, which is named and not executed.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; those of a run lie in runs/NAME/checkpoints")
+    with open(path, "rb") as file:
+        try:
+            _check_records(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # invalid: a place before the file's beginning, from a damaged directory of the zip
+            raise _not_loaded(path, error) from None
+
+
+def _check_records(file: IO[bytes]) -> None:
+    """Compares every record of a zip with its checksum, and what it says of its size with the file's."""
+    if file.read(len(ZIP)) != ZIP:
+        return
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise zipfile.BadZipFile("a record is compressed, which torch.save does not do")
+        if sum(record.file_size for record in records) > size:
+            raise zipfile.BadZipFile("its records are larger than the file")
+        if (wrong := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{wrong} is not what was written")
+
+
+def _not_loaded(path: str | Path, error: Exception) -> ValueError:
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return ValueError(
+            f"{path} is refused: besides tensors it holds {shown(found[1], 100)}, and loading that could run code; "
+            "expected tensors and plain containers only, as torch.save(network.state_dict(), …) writes"
+        )
+    reason = shown(re.split(r"\. |\n", str(error))[0])  # the rest advises to load it without looking
+    return DamagedError(
+        f"{path} cannot be read: it is damaged, cut short, or no file of tensors "
+        f"({type(error).__name__}: {reason}); copy it again, or take the checkpoint before it"
+    )
+
+
+def build_network(weights: Weights) -> CSTL:
+    """The network of a file, with its weights in it; no more memory is asked for than these take.
+
+    Raises:
+        ValueError: a network of another class, settings that are not its, or weights that do not fit it.
+    """
+    settings = network_settings(weights.state_dict) if weights.config is None else _settings(weights.config)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        if found := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{path} is refused: besides tensors it holds {found[1]}, and loading that could run code; "
-                "expected tensors and plain containers only, as torch.save(network.state_dict(), …) writes"
-            ) from None
-        reason = re.split(r"\. |\n", str(error))[0]  # the rest advises to load it without looking
+        with torch.device("meta"):  # shapes without numbers
+            shapes = CSTL(**settings).state_dict()
+    except (TypeError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"the network of its configuration cannot be made ({shown(error, 200)})") from None
+    if wrong := _differences(weights.state_dict, shapes):
+        raise ValueError(f"its weights do not fit the network of its own configuration: {_first(wrong)}")
+    network = CSTL(**settings)
+    network.load_state_dict(weights.state_dict)
+    return network
+
+
+def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The arguments that a file's configuration has for one of `OURS`, such as model.network.
+
+    Raises:
+        ValueError: it is for another class, which is named.
+    """
+    for key in place.split("."):
+        config = config.get(key, {})
+    plain_keys(config, place)
+    if (target := config.get("_target_")) != OURS[place]:
         raise ValueError(
-            f"{path} cannot be read: it is damaged, cut short, or no file of tensors "
-            f"({type(error).__name__}: {reason}); copy it again, or take the checkpoint before it"
-        ) from None
+            f"its {place} is {shown(target or 'not named', 100)}, and what is called is not read from a file: only "
+            f"{OURS[place]} is made from one. A class of your own is evaluated at the end of its training, and its "
+            "weights start another run of it with init_from=PATH"
+        )
+    return {key: value for key, value in config.items() if key != "_target_"}
+
+
+def plain_keys(content: Any, place: str) -> None:
+    """Refuses keys such as _target_ that would call something, but for those that name one of `OURS`: ValueError."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if key.startswith("_") and (key != "_target_" or place not in OURS):
+                raise ValueError(
+                    f"its {shown(place, 100)}.{shown(key, 60)} is {shown(value, 100)}, and what is called is not read "
+                    "from a file"
+                )
+            plain_keys(value, f"{place}.{key}")
+    elif isinstance(content, list):
+        for value in content:
+            plain_keys(value, place + "[…]")
+
+
+def known_keys(arguments: Mapping[str, Any], cls: type, place: str) -> None:
+    """Refuses arguments that a class does not have: ValueError."""
+    if unknown := sorted(arguments.keys() - signature(cls).parameters.keys()):
+        raise ValueError(f"its {place} has the unknown key {_first(unknown)}")
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for `CSTL` in a file's configuration, all of them plain and of a possible size."""
+    own_class(config, "model")
+    settings = own_class(config, "model.network")
+    known_keys(settings, CSTL, "model.network")
+    for key, most in MOST.items():
+        values = settings.get(key, 1)
+        for value in values if key == "channels" and isinstance(values, list) else [values]:
+            if type(value) is not int or not 1 <= value <= most:
+                expected = f"a whole number from 1 to {most:,}"
+                raise ValueError(f"model.network.{key} is {shown(values, 60)}, expected {expected}")
+    if "channels" in settings and (type(settings["channels"]) is not list or len(settings["channels"]) != 3):
+        raise ValueError(f"model.network.channels is {shown(settings['channels'], 60)}, expected three numbers")
+    return settings
 
 
 def network_settings(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -235,7 +360,9 @@ def _official_keys(parts: int) -> set[str]:
 
 def _first(names: Iterable[str], count: int = 3) -> str:
     names = list(names)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    return ", ".join(shown(name, 100) for name in names[:count]) + (
+        f" and {len(names) - count} more" if len(names) > count else ""
+    )
 
 
 def _differences(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> list[str]:
@@ -249,10 +376,22 @@ def _differences(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -
 
 
 def _is_weights(content: object) -> bool:
+    """Names with tensors whose numbers are all in the file: a stretched one has any shape and takes no place."""
     return (
         isinstance(content, Mapping)
         and bool(content)
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+        and all(isinstance(key, str) and _is_whole(value) for key, value in content.items())
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_complex()
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cstl.files import plain_data, shown
+
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_PATH = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf")
 
@@ -46,12 +48,66 @@ _BEST = "callbacks.checkpoints.best"  # which checkpoint is reported: then `eval
 
 Plain = dict[str, Any]
 
+_KINDS: dict[str, tuple[type, ...]] = {  # of the settings that are used when they come from a file
+    **dict.fromkeys(("dataset", "dataset.protocol", "dataset.recipe", "data", "data.protocol"), (dict,)),
+    **dict.fromkeys(("model", "model.network", "trainer", "callbacks", "callbacks.checkpoints"), (dict,)),
+    **dict.fromkeys(("dataset.name", "dataset.title", "dataset.store", "data.dataset", "data.store"), (str,)),
+    **dict.fromkeys(("dataset.split_file", "data._target_", "model._target_", "model.network._target_"), (str,)),
+    "store_fingerprint": (str,),
+    **dict.fromkeys(("res", "data.res", "data.subjects", "data.sequences", "data.frames", "data.steps"), (int,)),
+    **dict.fromkeys(("seed", "data.seed", "data.eval_frames", "data.max_frames", "trainer.max_steps"), (int,)),
+    **dict.fromkeys(("dataset.split", "trainer.precision"), (str, int)),
+}
+
 
 def plain(config: DictConfig) -> Plain:
     """The resolved configuration in plain Python containers, as checkpoints and files hold it."""
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def checked(content: Any, resolved: bool = True) -> Plain:
+    """Settings that were read from a file, once all of them are plain data and those that are used are of their kind.
+
+    Args:
+        content: what the file holds.
+        resolved: refuse interpolations and values that are to come; else `${…}` is left as the text that it is.
+
+    Raises:
+        ValueError: anything else; the message says where.
+    """
+    plain_data(content, finite=False)
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__}, expected settings")
+    for place, kinds in _KINDS.items():
+        *above, last = place.split(".")
+        inside: Any = content
+        for key in above:
+            inside = inside.get(key) if isinstance(inside, dict) else None
+        if not isinstance(inside, dict) or last not in inside or (inside[last] is None and kinds != (dict,)):
+            continue
+        value = inside[last]
+        if type(value) not in kinds and (resolved or not _is_open(value)):
+            raise ValueError(f"{place} is {shown(repr(value), 60)}, expected {' or '.join(k.__name__ for k in kinds)}")
+    if resolved and (found := next(_open(content), None)):
+        raise ValueError(f"{shown(found[0], 100)} is {shown(found[1], 60)}, expected values and no interpolation")
+    return content
+
+
+def _is_open(value: Any) -> bool:
+    return isinstance(value, str) and ("${" in value or value == "???")
+
+
+def _open(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The interpolations and missing values in settings: where, and what."""
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        here = f"{place}.{key}" if place else str(key)
+        if isinstance(value, dict | list):
+            yield from _open(value, here)
+        for text in (key, value):
+            if _is_open(text):
+                yield here, text
 
 
 def decisive(config: Plain) -> dict[str, Any]:

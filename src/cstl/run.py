@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -21,7 +20,17 @@ from rich.console import Console
 
 from cstl import results, tables, terminal
 from cstl.callbacks import BEST, Profile, WholeCheckpoints, check_best, checkpoints, last_whole_checkpoint
-from cstl.checkpoint import load_weights, network_settings, to_official, transfer
+from cstl.checkpoint import (
+    OURS,
+    build_network,
+    known_keys,
+    load_weights,
+    network_settings,
+    own_class,
+    plain_keys,
+    to_official,
+    transfer,
+)
 from cstl.config import Plain, differences, digest, plain
 from cstl.data.alignment import frame_size
 from cstl.data.check import check_store, contact_sheet, write_check
@@ -43,8 +52,8 @@ from cstl.reporting.remarks import remarks
 from cstl.run_folder import EVALUATED, begin_anew, check_kind, is_begun, is_finished, put_aside
 from cstl.sweep import AlreadyFinishedError
 
-# All that a checkpoint's own configuration may make: a file from elsewhere must not choose what is called.
-TARGETS = {"cstl.recognizer.GaitRecognizer", "cstl.models.CSTL", "cstl.data.datamodule.GaitDataModule"}
+# What Lightning can compute in; a file from elsewhere may name nothing else.
+PRECISIONS = (*("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"), *("32", "bf16", "16", "64"))
 LOG = logging.getLogger(__name__)
 CONSOLE = Console(width=None if sys.stdout.isatty() else 80, quiet=not is_first())
 
@@ -108,19 +117,19 @@ def _evaluate(config: DictConfig) -> Plain:
     check_device(config.trainer.accelerator)
     path = Path(config.checkpoint)
     recognizer, trained = load_recognizer(path)
+    own_data = None if "dataset" in config else trained_data(path, trained)
     if config.res not in (None, trained["res"]):
         raise ValueError(
             f"{path} was trained at res={trained['res']} and cannot read silhouettes of res={config.res}; "
             f"leave res= out, or take a checkpoint that was trained at res={config.res}"
         )
-    if "dataset" not in config and "dataset" not in trained:
-        raise ValueError(f"{path} does not say which data set to evaluate on: add dataset=casiab or dataset=oumvlp")
     with open_dict(config):
         config.res = trained["res"]
-        config.trainer.precision = config.trainer.precision or trained["trainer"]["precision"]
+        config.trainer.precision = config.trainer.precision or trained.get("trainer", {}).get("precision", "32-true")
         config.logger = config.callbacks = {}
-        if "dataset" not in config:
-            config.dataset, config.data = trained["dataset"], trained["data"] | {"workers": config.data.workers}
+        if own_data is not None:
+            config.dataset = trained["dataset"]
+            config.data = own_data | {"_target_": OURS["data"], "workers": config.data.workers}
         if config.store is not None:
             config.data.store = config.store
         config.data.max_frames = config.max_frames
@@ -128,14 +137,17 @@ def _evaluate(config: DictConfig) -> Plain:
     recognizer.half_embeddings = config.half_embeddings
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    data: GaitDataModule = instantiate(config.data, _convert_="all")
+    settings = plain(config)
+    data: GaitDataModule = (
+        instantiate(config.data, _convert_="all") if own_data is None else GaitDataModule(**own_class(settings, "data"))
+    )
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
-    settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
+    settings |= {"store_fingerprint": data.store.fingerprint}
     trained_on, store = trained.get("store_fingerprint"), data.store.fingerprint
-    if trained_on not in (None, store) and trained["dataset"]["name"] == config.dataset.name:
+    if trained_on not in (None, store) and trained.get("dataset", {}).get("name") == config.dataset.name:
         CONSOLE.print(
-            f"{data.path} is not the store that {path} was trained on (fingerprint {store}, not {trained_on})",
+            f"{data.path} is not the store that {path} was trained on (fingerprint {store}, not {shown(trained_on)})",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
     # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
@@ -283,7 +295,7 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     before: Plain | None = None
     reason = "is not there"
     try:
-        before = read_yaml(file)
+        before = checked(read_yaml(file), resolved=False)
         before["trainer"]["max_steps"]
     except FileNotFoundError:
         pass
@@ -305,9 +317,9 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     trained_on, store = before.get("store_fingerprint"), settings.get("store_fingerprint")
     if trained_on not in (None, store):  # a run of an earlier version does not say
         raise ValueError(
-            f"{folder} was trained on a store with the fingerprint {trained_on}; {settings['data']['store']} has "
-            f"{store}: it was prepared anew of other frames, or is another one. Name the store that the run was "
-            f"trained on with dataset.store=PATH, or {rename}"
+            f"{folder} was trained on a store with the fingerprint {shown(trained_on)}; "
+            f"{settings['data']['store']} has {store}: it was prepared anew of other frames, or is another one. "
+            f"Name the store that the run was trained on with dataset.store=PATH, or {rename}"
         )
     length, steps = ("trainer.max_steps:", "data.steps:"), before["trainer"]["max_steps"]
     differs = differences(before, settings)
@@ -382,35 +394,58 @@ def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
         FileNotFoundError, ValueError: no such file, a damaged one, or one that holds something else.
     """
     weights = load_weights(path)
-    if weights.config is not None:
-        settings = weights.config
-        if strange := sorted(set(targets([settings.get("model"), settings.get("data")])) - TARGETS):
-            raise ValueError(
-                f"{path} is refused: its configuration names {', '.join(strange)}, and making that could run code; "
-                f"expected {', '.join(sorted(TARGETS))}"
-            )
-        recognizer: GaitRecognizer = instantiate(settings["model"], _convert_="all")
-    else:
-        shape = network_settings(weights.state_dict)
-        settings = {"res": shape["height"], "model": {"network": shape}, "trainer": {"precision": "32-true"}}
-        recognizer = GaitRecognizer(CSTL(**shape))
-    recognizer.config = settings
     try:
-        recognizer.network.load_state_dict(weights.state_dict)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit the network of its own configuration: {error}") from error
+        network = build_network(weights)
+        if weights.config is not None:
+            known_keys(own_class(weights.config, "model"), GaitRecognizer, "model")
+    except ValueError as error:
+        raise ValueError(f"{path} is refused: {error}") from None
+    settings: Plain
+    if weights.config is None:
+        shape = network_settings(weights.state_dict)
+        settings = {"res": network.height, "model": {"network": shape}, "trainer": {"precision": "32-true"}}
+    else:
+        settings = weights.config
+        precision = settings.get("trainer", {}).get("precision", "32-true")
+        if str(precision) not in PRECISIONS:
+            raise ValueError(
+                f"{path} is refused: its trainer.precision is {shown(precision, 60)}, expected one of "
+                f"{', '.join(PRECISIONS[:6])}"
+            )
+        if settings.get("res") != network.height:
+            raise ValueError(f"{path} is refused: its res is {settings.get('res')}, its network's {network.height}")
+        if "dataset" in settings and not settings["dataset"].get("name"):
+            raise ValueError(f"{path} is refused: its data set has no name")
+    recognizer = GaitRecognizer(network)
+    recognizer.config = settings
     return recognizer, settings
 
 
-def targets(node: Any) -> Iterator[str]:
-    """What Hydra would call to make the objects of a configuration."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from targets(child)
+def trained_data(path: Path, trained: Plain) -> Plain:
+    """The arguments of the data module that a checkpoint was trained with; none of them names a file to read.
+
+    Raises:
+        ValueError: they are not known, are for a class of the user's, or not what they must be.
+    """
+    if not trained.get("dataset") or not trained.get("data"):
+        raise ValueError(f"{path} does not say which data set to evaluate on: add dataset=casiab or dataset=oumvlp")
+    try:
+        data, dataset = own_class(trained, "data"), trained["dataset"]
+        known_keys(data, GaitDataModule, "data")
+        plain_keys(dataset, "dataset")
+        absent = [f"data.{key}" for key in ("store", "protocol", "res", "dataset") if not data.get(key)]
+        absent += [f"dataset.{key}" for key in ("name", "title", "protocol") if not dataset.get(key)]
+        if absent:
+            raise ValueError(f"it lacks {', '.join(absent)}")
+        for protocol in (data["protocol"], dataset["protocol"]):
+            if protocol.get("split_file") is not None:
+                raise ValueError("its protocol names a split file to read, not the subjects that are in it")
+            as_protocol(protocol)
+        if data["store"].replace("\\", "/").startswith("//"):
+            raise ValueError(f"its store {shown(data['store'], 100)} is on another machine; give store=PATH")
+    except ValueError as error:
+        raise ValueError(f"{path} is refused: {error}; evaluate it on a data set of yours with dataset=NAME") from None
+    return data
 
 
 def report(

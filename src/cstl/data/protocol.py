@@ -1,6 +1,5 @@
 """Who is trained on, who is tested on, what is looked for in what: a benchmark as data."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -8,7 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-_RANGE = re.compile(r"(\d+)-(\d+)(?::(\d+))?")
+from cstl.files import read_json, shown
+
+_RANGE = re.compile(r"(\d{1,20})-(\d{1,20})(?::(\d{1,20}))?", re.ASCII)
+MOST_SUBJECTS = 1_000_000  # the largest data sets have some ten thousand
+MOST_CELLS = 10_000_000  # probe views × gallery views × probes, each a number in memory
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,12 @@ class Protocol:
         for name in ("views", "conditions", "gallery", "train", "test", "exclude", "subjects", "cross_view_gallery"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not isinstance(self.probes, Mapping):
-            raise ValueError(f"probes: expected a mapping such as NM: [nm-05, nm-06], found {self.probes!r}")
+            raise ValueError(f"probes: expected a mapping such as NM: [nm-05, nm-06], found {self.probes!r:.60}")
         _names("probes", list(self.probes))
         probes = {probe: _names(f"probes.{probe}", conditions) for probe, conditions in self.probes.items()}
         object.__setattr__(self, "probes", probes)
+        if not isinstance(self.cross_view_probes, Mapping):
+            raise ValueError(f"cross_view_probes: expected a mapping, found {self.cross_view_probes!r:.60}")
         cross_view = {k: _names(f"cross_view_probes.{k}", v) for k, v in self.cross_view_probes.items()}
         object.__setattr__(self, "cross_view_probes", cross_view)
 
@@ -73,6 +78,10 @@ class Protocol:
                 raise ValueError(f"{name}: expected at least one condition, found none")
             if unknown := [condition for condition in chosen if condition not in self.conditions]:
                 raise ValueError(f"{name}: {_few(unknown)} not among the conditions {_few(self.conditions)}")
+        if (cells := len(self.views) ** 2 * max(len(self.probes), len(self.cross_view_probes))) > MOST_CELLS:
+            raise ValueError(
+                f"views: {len(self.views):,} of them make tables of {cells:,} cells, {MOST_CELLS:,} at most"
+            )
         for name, least in {"min_frames": 1, "validation": 0}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -139,11 +148,15 @@ def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
     if file is not None:
         given |= read_split(file) | {"exclude": ()}  # the file says who takes part
     elif splits is not None:
+        if not isinstance(splits, Mapping) or not isinstance(split, str | int | None):
+            raise ValueError("dataset.protocol.splits: expected a mapping such as LT: {train: […], test: […]}")
         if split not in splits:
             raise ValueError(
                 f"unknown dataset.split={split}; the choices are {', '.join(splits)}, or your own with "
                 "dataset.split_file=PATH"
             )
+        if not isinstance(splits[split], Mapping):
+            raise ValueError(f"dataset.protocol.splits.{split}: expected train and test, found {splits[split]!r:.60}")
         given |= splits[split]
     required = [f.name for f in fields(Protocol) if f.default is MISSING and f.default_factory is MISSING]
     if wrong := [name for name in given if name not in known]:
@@ -169,10 +182,9 @@ def read_split(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no split file at dataset.split_file={path} (from {os.getcwd()}); {expected} in it")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file)
+        content = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error}); {expected}") from error
+        raise ValueError(f"{error}; {expected}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; {expected}")
     split = {}
@@ -188,12 +200,15 @@ def read_split(path: str | os.PathLike[str]) -> dict[str, list[str]]:
 def _names(field: str, values: Any) -> tuple[str, ...]:
     names = (values,) if isinstance(values, str) else tuple(values) if isinstance(values, Iterable) else None
     if names is None:
-        raise ValueError(f"{field}: expected a list of names, found {values!r}")
+        raise ValueError(f"{field}: expected a list of names, found {values!r:.60}")
     for name in names:
         if not isinstance(name, str) or not name:
-            raise ValueError(f'{field}: expected names, found {name!r}; quote names that look like numbers: "000"')
-        if any(sign in name for sign in ',"\r\n'):
-            raise ValueError(f"{field}: {name!r} has a comma, a quote or a line end in it, which a store cannot hold")
+            raise ValueError(f'{field}: expected names, found {name!r:.60}; quote names that look like numbers: "000"')
+        if any(sign in name for sign in ',"') or not name.isprintable() or len(name) > 200:
+            raise ValueError(
+                f"{field}: {shown(name, 60)} has a comma, a quote, a line end or a control character in it, or more "
+                "than 200 characters, which a store cannot hold"
+            )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{field}: {_few(twice)} listed more than once")
     return names
@@ -211,6 +226,9 @@ def _subjects(field: str, entries: tuple[str, ...]) -> set[str]:
             raise ValueError(
                 f'{field}: "{entry}" is no range; expected FIRST-LAST or FIRST-LAST:STEP, such as "001-074"'
             )
+        count = (last - first) // step + 1
+        if len(subjects) + count > MOST_SUBJECTS:
+            raise ValueError(f'{field}: "{entry}" stands for {count:,} subjects; expected {MOST_SUBJECTS:,} at most')
         subjects.update(str(number).zfill(len(match[1])) for number in range(first, last + 1, step))
     if twice := sorted(subject for subject, count in subjects.items() if count > 1):
         raise ValueError(f"{field}: {_few(twice)} listed more than once")
@@ -219,4 +237,6 @@ def _subjects(field: str, entries: tuple[str, ...]) -> set[str]:
 
 def _few(names: Iterable[str], most: int = 10) -> str:
     names = list(names)
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+    return ", ".join(shown(name, 60) for name in names[:most]) + (
+        f", … ({len(names)} in all)" if len(names) > most else ""
+    )

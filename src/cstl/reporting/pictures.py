@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 
-from cstl.checkpoint import Weights, network_settings
+from cstl.checkpoint import Weights, build_network
 from cstl.data.store import Store
 from cstl.models import CSTL
 from cstl.models.mste import SCALES
@@ -44,19 +44,7 @@ def load_network(weights: Weights) -> CSTL:
     Raises:
         ValueError: another network than CSTL or an ablation of it, or weights that do not fit it.
     """
-    if weights.config is None:  # a file of the authors
-        settings, target = network_settings(weights.state_dict), "cstl.models.CSTL"
-    else:
-        settings = dict(weights.config.get("model", {}).get("network", {}))
-        target = settings.pop("_target_", None)
-    if target != "cstl.models.CSTL":
-        raise ValueError(f"the network is {target or 'not named'}, and only cstl.models.CSTL says where it looks")
-    network = CSTL(**settings)
-    try:
-        network.load_state_dict(weights.state_dict)
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
-    return network.eval()
+    return build_network(weights).eval()
 
 
 def look(network: CSTL, silhouettes: np.ndarray) -> Look:
