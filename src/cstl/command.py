@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cstl import sweep
 from cstl.config import CONFIG_PATH
+from cstl.files import shown_lines
 from cstl.memory import keep_freed_memory
 
 _EXPECTED = (ValueError, OSError, FloatingPointError)  # what a user can mend
@@ -51,7 +52,7 @@ def command(name: str) -> Callable[[], Any]:
         except _EXPECTED as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {shown_lines(error)}", file=sys.stderr)
             sys.exit(1)
         if name in _NEXT and HydraConfig.get().mode == RunMode.RUN:
             print(f"next: {_typed(_NEXT[name], [word for word in sys.argv[1:] if re.match(_PASSED_ON, word)])}")

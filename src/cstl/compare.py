@@ -13,31 +13,33 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NoReturn
 
+import matplotlib
 import numpy as np
 import rich.table
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.text import Text
-from yaml import YAMLError
 
-from cstl.config import CONFIG_PATH, Plain, decisive
+from cstl.config import CONFIG_PATH, Plain, checked, decisive, followed
 from cstl.data.alignment import WIDTHS
-from cstl.data.protocol import as_protocol
+from cstl.data.protocol import Protocol, as_protocol
 from cstl.figures import COLOURS, condition_colours
-from cstl.files import write_text
+from cstl.files import read_rows, read_yaml, shown, shown_lines, write_text
+from cstl.reporting.folder import read_probes, read_results
 from cstl.reporting.remarks import remarks_of
-from cstl.sweep import ERROR, held_out_score
+from cstl.sweep import ERROR, held_out_score, last_words
 
 MISSING, UNKNOWN = "–", "?"
+MOST_CELLS = 10**8  # subjects × views × views × probes, each a number in memory
 RULE = "rank-1 (%), every probe counted, identical views excluded"
 FEW_SUBJECTS = 20  # fewer than these, and an interval from resampling them is too narrow
 # Settings by which no row is told from another: the seed makes the runs of a row, the others change no result or
@@ -114,13 +116,11 @@ class Run:
         settings = {key: value for key, value in every.items() if not _is_no_setting(key)}
         if self.config.get("callbacks", {}).get("checkpoints", {}).get("best"):
             settings["callbacks.checkpoints.best"] = True
-            settings["evaluate_every"] = every[
-                "evaluate_every"
-            ]  # it decides which checkpoints there are to choose from
+            settings["evaluate_every"] = every.get("evaluate_every")  # decides which checkpoints there are to choose
         if self.results and self.results["trained_on"] != self.results["dataset"]:
             settings["trained_on"] = self.results["trained_on"]
         return {
-            key: value for key, value in settings.items() if value not in ("???", None)
+            shown(key): value for key, value in settings.items() if value not in ("???", None)
         }  # null is as good as absent
 
     @cached_property
@@ -133,8 +133,8 @@ class Run:
     def identity(self) -> Identity | None:
         """What it must share with a run that it is compared with; None: not known."""
         try:
-            protocol = as_protocol(self.config["dataset"]["protocol"]) if self.config else None
-        except (ValueError, KeyError, TypeError):
+            protocol = _protocol(self.config) if self.config else None
+        except ValueError:
             protocol = None
         tested = self.outcome.subjects if self.outcome else protocol.test_subjects if protocol else ()
         rules = (protocol.views, protocol.gallery, tuple(protocol.probes.items())) if protocol else ()
@@ -260,16 +260,20 @@ def load_run(folder: Path) -> Run:
         config, whole = _read_config(folder / ".hydra" / "config.yaml"), False
     if (folder / "results.json").exists():
         try:
-            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            if missing := {"dataset", "resolution", "test_subjects", "trained_on", "rank1"} - results.keys():
-                raise ValueError(f"it has no {', '.join(sorted(missing))}")
-        except ValueError as error:
-            return Run(folder, config, whole, None, "failed", f"results.json is damaged or from elsewhere: {error}")
+            results = read_results(folder / "results.json")
+            wanted = ("dataset", "resolution", "test_subjects", "trained_on", "rank1")
+            if missing := [key for key in sorted(wanted) if results.get(key) is None]:
+                raise ValueError(f"it has no {', '.join(missing)}")
+        except (ValueError, OSError) as error:
+            message = f"results.json is damaged or from elsewhere: {shown(error)}"
+            return Run(folder, config, whole, None, "failed", message)
         outcome, reason = _read_outcome(folder / "probes.npz", config, results)
-        return Run(folder, config, whole, results, "finished", reason, outcome, held_out_score(folder))
-    if (folder / ERROR).exists():
-        lines = (folder / ERROR).read_text(encoding="utf-8", errors="replace").split("\n")
-        return Run(folder, config, whole, None, "failed", next((line for line in reversed(lines) if line.strip()), ""))
+        held_out = None
+        with suppress(ValueError, OSError):  # a damaged metrics.csv is no reason to fail
+            held_out = held_out_score(folder)
+        return Run(folder, config, whole, results, "finished", reason, outcome, held_out)
+    if (folder / ERROR).is_file():
+        return Run(folder, config, whole, None, "failed", last_words(folder))
     steps = config.get("trainer", {}).get("max_steps", UNKNOWN)
     message = f"at step {_last_step(folder)} of {steps}; still being written, or stopped"
     return Run(folder, config, whole, None, "unfinished", message)
@@ -280,39 +284,45 @@ def _read_config(path: Path) -> Plain:
     if not path.exists():
         return {}
     try:
-        config = OmegaConf.load(path)
-        assert isinstance(config, DictConfig)
-        if path.parent.name == ".hydra":  # as composed: what names the run's folder is known to the run alone
-            config = OmegaConf.masked_copy(
-                config, [str(key) for key in config if key not in ("name", "logger", "callbacks")]
-            )
-        plain = OmegaConf.to_container(config, resolve=True)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, AssertionError):
+        config = checked(read_yaml(path), resolved=False)
+        if path.parent.name != ".hydra":
+            return config
+        # As composed: what names the run's folder is known to the run alone.
+        config = followed({key: config[key] for key in config if key not in ("name", "logger", "callbacks")})
+        return checked(config, resolved=False)
+    except (OSError, ValueError):
         return {}
-    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _protocol(config: Plain) -> Protocol:
+    """The protocol of a configuration from a file: ValueError where it is none, or names a file to read."""
+    protocol = config.get("dataset", {}).get("protocol", {})
+    if protocol.get("split_file") is not None:
+        raise ValueError("the protocol names a split file")
+    return as_protocol(protocol)
 
 
 def _read_outcome(path: Path, config: Plain, results: Plain) -> tuple[Outcome | None, str]:
     """Who was recognised, and if that is not known, why."""
     if not path.exists():
         return None, "no probes.npz (from an older version; evaluate the checkpoint again)"
-    probes = config.get("dataset", {}).get("protocol", {}).get("probes")
-    if not probes:
+    if not config.get("dataset", {}).get("protocol", {}).get("probes"):
         return None, "no configuration, which says what the probes are"
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
-        shape = len(arrays["subjects"]), len(arrays["views"]), len(arrays["views"])
+        found, protocol = read_probes(path), _protocol(config)
+        shape = len(found.subjects), len(found.views), len(found.views)
+        if np.prod(shape, dtype=float) * len(protocol.probes) > MOST_CELLS:
+            raise ValueError(f"{shape[0]:,} subjects in {shape[1]:,} views are more than can be resampled")
         hits, seen = {}, {}
-        for probe, members in probes.items():
-            some = np.isin(arrays["conditions"][arrays["condition"]], members)
-            where = arrays["subject"][some], arrays["view"][some]
+        for probe, members in protocol.probes.items():
+            some = np.isin(np.array(found.conditions)[found.condition], members)
+            where = found.subject[some], found.view[some]
             hits[probe], seen[probe] = np.zeros(shape), np.zeros(shape[:2])
-            np.add.at(hits[probe], where, arrays["wrong"][some] == 0)
+            np.add.at(hits[probe], where, found.wrong[some] == 0)
             np.add.at(seen[probe], where, 1)
-        outcome = Outcome(tuple(arrays["subjects"].tolist()), hits, seen, arrays["gallery_sequences"] > 0)
-    except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
-        return None, f"probes.npz cannot be read ({type(error).__name__}: {error})"
+        outcome = Outcome(tuple(found.subjects), hits, seen, found.gallery_sequences > 0)
+    except (OSError, ValueError) as error:
+        return None, f"probes.npz cannot be read ({shown(error)})"
     for probe, rank1 in outcome.rank1(np.ones((1, shape[0]))).items():
         told = results["rank1"].get(probe, {}).get("mean")
         if not np.isclose(rank1[0], np.nan if told is None else told, atol=1e-6, equal_nan=True):
@@ -325,10 +335,10 @@ def _read_outcome(path: Path, config: Plain, results: Plain) -> tuple[Outcome | 
 
 def _last_step(folder: Path) -> int:
     """The last iteration that a run's log or checkpoints know of."""
-    steps = [int(path.stem.removeprefix("step-")) for path in folder.glob("checkpoints/step-*.ckpt")]
-    if (folder / "metrics.csv").exists():
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            steps += [int(float(row["step"])) for row in csv.DictReader(file) if row.get("step")]
+    names = (path.stem.removeprefix("step-") for path in folder.glob("checkpoints/step-*.ckpt"))
+    steps = [int(name) for name in names if name.isdecimal() and len(name) < 20]
+    with suppress(OSError, ValueError, OverflowError):
+        steps += [int(float(row["step"])) for row in read_rows(folder / "metrics.csv") if row.get("step")]
     return max(steps, default=0)
 
 
@@ -437,8 +447,11 @@ def _differing(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def _overridden(folder: Path) -> list[str]:
     """The keys that the command line of a run set."""
-    path = folder / ".hydra" / "overrides.yaml"
-    return [str(line).partition("=")[0].lstrip("+~") for line in (OmegaConf.load(path) if path.exists() else [])]
+    try:
+        overrides = read_yaml(folder / ".hydra" / "overrides.yaml")
+    except (OSError, ValueError):
+        return []
+    return [str(line).partition("=")[0].lstrip("+~") for line in (overrides if isinstance(overrides, list) else [])]
 
 
 def _baseline(
@@ -516,6 +529,7 @@ def _is_no_setting(key: str) -> bool:
 def _title(runs: Sequence[Run]) -> str:
     run = next((run for run in runs if run.results), runs[0])
     name = run.config.get("dataset", {}).get("title") or (run.results or {}).get("dataset", "unknown data set")
+    name = shown(name)
     if not run.results:
         return f"{name}: no finished run"
     height, width = run.results["resolution"]
@@ -527,7 +541,7 @@ def _title(runs: Sequence[Run]) -> str:
 def _name(run: Run) -> str:
     """The folder, as short as it stays clear: from the current one, else its last two parts."""
     here = Path.cwd().resolve()
-    return str(run.folder.relative_to(here) if run.folder.is_relative_to(here) else Path(*run.folder.parts[-2:]))
+    return shown(run.folder.relative_to(here) if run.folder.is_relative_to(here) else Path(*run.folder.parts[-2:]))
 
 
 def _label(row: Row, settings: Iterable[str]) -> str:
@@ -544,7 +558,7 @@ def _shown(value: Any) -> str:
         return f"[{','.join(map(_shown, value))}]"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else shown(value)
 
 
 def _spread(values: Sequence[float], digits: int = 1) -> str:
@@ -760,7 +774,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = ", ".join(f".{ending}" for ending in ("md", "png", "pdf"))
         console.print(f"\nwritten: {out / 'comparison.csv'}, {names}", highlight=False, soft_wrap=True)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown_lines(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -771,9 +785,10 @@ def write(tables: Sequence[Table], remarks: Sequence[str], folder: Path) -> None
     write_text(folder / "comparison.csv", to_csv(tables))
     text = "\n".join([*map(to_markdown, tables), *(f"{_escaped(remark)}\n" for remark in remarks)])
     write_text(folder / "comparison.md", text)
-    figure = draw([table for table in tables if any(row.finished for row in table.rows)])
-    for ending in ("png", "pdf"):
-        figure.savefig(folder / f"comparison.{ending}", dpi=150)
+    with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is a $
+        figure = draw([table for table in tables if any(row.finished for row in table.rows)])
+        for ending in ("png", "pdf"):
+            figure.savefig(folder / f"comparison.{ending}", dpi=150)
 
 
 if __name__ == "__main__":

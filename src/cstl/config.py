@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cstl.files import plain_data, shown
 
+_REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([a-z_]+(?:\.\w+)*)(?:,\w+)?\}")
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_PATH = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf")
 
@@ -57,6 +59,7 @@ _KINDS: dict[str, tuple[type, ...]] = {  # of the settings that are used when th
     **dict.fromkeys(("res", "data.res", "data.subjects", "data.sequences", "data.frames", "data.steps"), (int,)),
     **dict.fromkeys(("seed", "data.seed", "data.eval_frames", "data.max_frames", "trainer.max_steps"), (int,)),
     **dict.fromkeys(("dataset.split", "trainer.precision"), (str, int)),
+    "model.margin": (int, float),
 }
 
 
@@ -93,6 +96,32 @@ def checked(content: Any, resolved: bool = True) -> Plain:
     if resolved and (found := next(_open(content), None)):
         raise ValueError(f"{shown(found[0], 100)} is {shown(found[1], 60)}, expected values and no interpolation")
     return content
+
+
+def followed(config: Plain) -> Plain:
+    """A composed configuration with the values that `${key.of.another}` stands for; whatever else is in `${…}` stays.
+
+    Of Hydra's and OmegaConf's resolvers, which read the environment or make what they are told, none is called.
+    """
+    left = 10_000  # places to look at: a few lines can stand for ever more of each other
+
+    def value_of(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > 16:
+            raise ValueError("its interpolations stand for too much")
+        if isinstance(value, dict):
+            return {key: value_of(child, depth + 1) for key, child in value.items()}
+        if isinstance(value, list):
+            return [value_of(child, depth + 1) for child in value]
+        if isinstance(value, str) and (match := _REFERENCE.fullmatch(value)):
+            found: Any = config
+            for key in match[1].split("."):
+                found = found.get(key) if isinstance(found, dict) else None
+            return value if found is None else value_of(found, depth + 1)
+        return value
+
+    return {key: value_of(value, 0) for key, value in config.items()}
 
 
 def _is_open(value: Any) -> bool:

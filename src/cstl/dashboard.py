@@ -286,7 +286,7 @@ def _mosaic(lines: list[tuple[list[np.ndarray], list[str]]]) -> np.ndarray:
         top = i * (gap + height)
         for j, (panel, title) in enumerate(zip(panels, titles, strict=True)):
             canvas[top + gap : top + gap + height, j * width : (j + 1) * width] = panel
-            axes.text(j * width + 1, top + gap - 1, title, color="white", fontsize=8, va="bottom")
+            axes.text(j * width + 1, top + gap - 1, title, color="white", fontsize=8, va="bottom", parse_math=False)
     axes.imshow(canvas, aspect="auto")
     return rendered(figure)
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from cstl import figures, tables
 from cstl.config import differences
-from cstl.files import write_text
+from cstl.files import shown_lines, write_text
 from cstl.reporting import charts, findings, pictures
 from cstl.reporting.findings import HardProbe
 from cstl.reporting.folder import Run, find_runs, read_run
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             raise FileNotFoundError(f"no run in {', '.join(given.runs)}; name folders that cstl.train wrote, runs/NAME")
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown_lines(error)}", file=sys.stderr)
         sys.exit(1)
     print(f"report: {written}")
 
@@ -135,7 +135,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "measures": _measures(run),
         "reported": _reported(run),
         "facts": _facts(run),
-        "config": OmegaConf.to_yaml(OmegaConf.create(run.config)) if run.config else "",
+        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
         "curves": charts.curves({run.name: run.curves}, run.probe_names),
         "cross_views": [],
         "cells": {},

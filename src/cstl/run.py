@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -31,7 +32,7 @@ from cstl.checkpoint import (
     to_official,
     transfer,
 )
-from cstl.config import Plain, differences, digest, plain
+from cstl.config import Plain, checked, differences, digest, plain
 from cstl.data.alignment import frame_size
 from cstl.data.check import check_store, contact_sheet, write_check
 from cstl.data.datamodule import GaitDataModule
@@ -41,7 +42,7 @@ from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store, verify_store
 from cstl.data.walkers import synthesize as write_walkers
-from cstl.files import read_yaml, shown, write_json, write_text
+from cstl.files import read_yaml, shown, shown_lines, write_json, write_text
 from cstl.loggers import CSVLog, TensorBoardLog, closing, read_rows, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
@@ -55,7 +56,16 @@ from cstl.sweep import AlreadyFinishedError
 # What Lightning can compute in; a file from elsewhere may name nothing else.
 PRECISIONS = (*("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"), *("32", "bf16", "16", "64"))
 LOG = logging.getLogger(__name__)
-CONSOLE = Console(width=None if sys.stdout.isatty() else 80, quiet=not is_first())
+
+
+class _PlainConsole(Console):
+    """Prints text as it is: what looks like markup, or would do something to a terminal, is seen and does nothing."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(shown_lines(item) if isinstance(item, str) else item for item in objects), **options)
+
+
+CONSOLE = _PlainConsole(width=None if sys.stdout.isatty() else 80, quiet=not is_first(), markup=False)
 
 
 def train(config: DictConfig) -> Plain:
@@ -527,7 +537,7 @@ def write_report(folder: Path) -> None:
     try:
         report_run(folder)
     except Exception as error:
-        LOG.warning("the report of %s could not be written: %s: %s", folder, type(error).__name__, error)
+        LOG.warning("the report of %s could not be written: %s: %s", folder, type(error).__name__, shown(error))
 
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:

@@ -1,7 +1,6 @@
 """Sweeps: a job that fails does not end them, a search is scored on held-out subjects, and the end says what failed."""
 
 import atexit
-import csv
 import logging
 import os
 import sys
@@ -16,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from cstl.files import write_text
+from cstl.files import read_rows, shown, write_text
 from cstl.owner import InUseError, is_in_use, owner
 from cstl.run_folder import check_kind, make_folder, refuse, starts_first
 
@@ -112,6 +111,14 @@ class AlreadyFinishedError(ValueError):
     """A run of the same name and settings is finished: a sweep that is started again passes over it."""
 
 
+def last_words(folder: Path) -> str:
+    """The last line of a failed job's `error.txt`."""
+    with (folder / ERROR).open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 2**14, 0))
+        lines = file.read().decode("utf-8", "replace").split("\n")
+    return shown(next((line for line in reversed(lines) if line.strip()), ""), 1000)
+
+
 def is_search(hydra: Any) -> bool:
     """Whether a sweep is a search, which needs a score of each job."""
     return hydra.runtime.choices.get("hydra/sweeper") == "optuna"
@@ -121,8 +128,8 @@ def held_out_score(run: Path) -> float | None:
     """Mean rank-1 on held-out training subjects, percent, of the checkpoint that a run reports; None: not measured."""
     if not (run / "metrics.csv").exists():
         return None
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        scores = [float(row[SCORE]) for row in csv.DictReader(file) if row.get(SCORE)]
+    scores = [float(row[SCORE]) for row in read_rows(run / "metrics.csv", whole_lines=True) if row.get(SCORE)]
+    scores = [score for score in scores if 0 <= score <= 100]
     if not scores:
         return None
     return max(scores) if (run / "checkpoints" / "best.ckpt").exists() else scores[-1]
@@ -132,7 +139,7 @@ def one_line(error: Exception) -> str:
     """An error's message in one line, with its kind unless it speaks to the user."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # what went wrong, without Hydra's account of where
-    message = " ".join(str(error).split())
+    message = shown(" ".join(str(error).split()), 5000)
     if isinstance(error, (ValueError, OSError, FloatingPointError)) and message:
         return message
     return f"{type(error).__name__}: {message}".rstrip(": ")

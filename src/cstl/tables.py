@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Group
 from rich.text import Text
 
+from cstl.files import shown as shown_text
 from cstl.metrics import CrossViewResult
 
 MISSING = "–"
@@ -221,7 +222,7 @@ def paper_table(
     number = f"rank-{rank}" if measure == "rank" else measure
     rule = "every probe" if measure == "rank" and not matched else "probes with a match"
     views = "cross-view gallery" if first.joint_gallery else f"identical views {'in' if identical else 'ex'}cluded"
-    return Table(f"{title} {height}×{width}: {number} (%), {rule}, {views}", first.views, tuple(lines))
+    return Table(f"{shown_text(title)} {height}×{width}: {number} (%), {rule}, {views}", first.views, tuple(lines))
 
 
 def to_terminal(table: Table, width: int = 80) -> Group:

@@ -1,6 +1,7 @@
 """The frames of one sequence, from the files in its folder: PNG pictures, or one pickled array."""
 
 import io
+import math
 import os
 import pickle
 import re
@@ -11,10 +12,16 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from cstl.files import shown
+
 _NUMBER = re.compile(r"(\d+)")
+_PLAIN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe is not waited for
+MOST_PIXELS = 2**26  # of a picture: 8192 × 8192
+MOST_BYTES = 2**30  # of a file
 
 UNREADABLE = "unreadable"
 NOT_GREY = "not 8-bit grey"
+TOO_LARGE = f"more than {MOST_PIXELS:,} pixels"
 NO_NUMBER = "no number in its name"  # gei.png, background.png, … are not frames
 SAME_NUMBER = "same number as another"  # 1.png beside 001.png
 UNREADABLE_FOLDER = "unreadable folder"
@@ -91,12 +98,18 @@ def read_grey(path: str) -> np.ndarray | str:
     Large pictures are decoded whole: OpenCV's reduced decoding is hardly faster for PNG files and changes frames.
     """
     try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # a file object would take twice as long
+        file = os.open(path, _PLAIN)  # a file object would take twice as long
         try:
-            data = os.read(file, os.fstat(file).st_size)
+            if (size := os.fstat(file).st_size) > MOST_BYTES:
+                return TOO_LARGE
+            data = os.read(file, size)
         finally:
             os.close(file)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+        if (pixels := _pixels(data)) is None:
+            return UNREADABLE
+        if pixels > MOST_PIXELS:
+            return TOO_LARGE
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error):
         image = None
     if image is None:
@@ -111,6 +124,22 @@ def read_grey(path: str) -> np.ndarray | str:
     return image
 
 
+def _pixels(data: bytes) -> int | None:
+    """How many pixels a PNG, BMP or JPEG says it has, before memory is asked for them; None of anything else."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
+    if data[:2] == b"BM":
+        width, height = (int.from_bytes(data[i : i + 4], "little", signed=True) for i in (18, 22))
+        return abs(width * height)
+    place = 2  # JPEG: segments, each with its length, up to the one with the size
+    while data[:2] == b"\xff\xd8" and place + 9 < len(data) and data[place] == 0xFF:
+        kind = data[place + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[place + 5 : place + 7]) * int.from_bytes(data[place + 7 : place + 9])
+        place += 1 if kind == 0xFF else 2 + max(int.from_bytes(data[place + 2 : place + 4]), 2)
+    return None
+
+
 def read_pickle(path: str) -> np.ndarray:
     """The silhouettes of a sequence out of OpenGait's pickle, uint8 (T, H, W); nothing in the file is run.
 
@@ -118,12 +147,14 @@ def read_pickle(path: str) -> np.ndarray:
         ValueError: the file cannot be read, or holds anything else than one array of that type and shape.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        with open(os.open(path, _PLAIN), "rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ValueError(f"unreadable pickle ({error.strerror})") from error
     if not data:
         raise ValueError("empty pickle (0 bytes)")
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"pickle of more than {MOST_BYTES:,} bytes")
     try:
         found = _Unpickler(io.BytesIO(data)).load()
     except _RefusedError:
@@ -158,13 +189,17 @@ class _NumPy:
         self.state = state
 
 
-class _Unpickler(pickle.Unpickler):
-    """Imports and calls nothing: the few names that make up an array become `_NumPy`, any other is refused."""
+class _Unpickler(pickle._Unpickler):
+    """Imports and calls nothing: the few names that make up an array become `_NumPy`, any other is refused.
+
+    It is the one written in Python: the other takes 64 GB for a memo that a file of ten bytes says it has.
+    """
 
     def find_class(self, module: str, name: str) -> _NumPy:
         full = f"{module.replace('numpy._core', 'numpy.core')}.{name}"  # NumPy 2 renamed its inside
         if full not in _NAMES:
-            raise _RefusedError(f"pickle that wants {module}.{name}, not an array: refused, nothing of it was run")
+            wanted = shown(f"{module}.{name}", 100)
+            raise _RefusedError(f"pickle that wants {wanted}, not an array: refused, nothing of it was run")
         return _NumPy(full)
 
 
@@ -185,11 +220,16 @@ def _silhouettes(array: _NumPy) -> np.ndarray:
         fortran = order == "F"
     else:
         raise ValueError(f"pickle of {array.name}, not of one array")
-    code, seen = str(dtype.arguments[0]), f"(T, {', '.join(map(str, shape[1:]))})"
+    if type(shape) is not tuple or any(type(length) is not int or length < 0 for length in shape[:10]):
+        raise ValueError("unreadable pickle (damaged: its shape is none)")
+    code, seen = str(dtype.arguments[0]), f"(T, {', '.join(map(str, shape[1:10]))})"
     if code not in ("u1", "|u1") or len(shape) != 3:
-        raise ValueError(f"pickle of an array {_type_name(code)} {seen}, expected uint8 (T, H, W)")
+        found_type = shown(_type_name(code), 40)
+        raise ValueError(f"pickle of an array {found_type} {shown(seen, 80)}, expected uint8 (T, H, W)")
     if isinstance(data, _NumPy):
         data = data.arguments[0].encode("latin1")
+    if not shape[1] or not shape[2] or math.prod(shape) != len(data):  # (10¹², 0, 64) takes no byte, and hours
+        raise ValueError("unreadable pickle (damaged: its values do not fill its shape)")
     try:
         return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
     except ValueError as error:

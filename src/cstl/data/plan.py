@@ -17,6 +17,7 @@ from cstl.data.frames import list_files, read_frames
 from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, describe, list_sequences, prevailing, spread
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.data.store import partial_folder
+from cstl.files import shown
 
 CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of work
 SAMPLE = 16  # sequences that tell whether silhouettes are aligned already
@@ -241,5 +242,5 @@ def relative(path: str, raw: str) -> str:
 
 
 def _printable(name: str) -> str:
-    """A name, with backslashes where it is not UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name, with backslashes where it is not UTF-8 or would do something to a terminal."""
+    return shown(name, 4096)

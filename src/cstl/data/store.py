@@ -18,10 +18,13 @@ import numpy as np
 from rich.progress import track
 
 from cstl.data.alignment import frame_size
-from cstl.files import shown
+from cstl.files import check_npy, read_json, read_text, shown
 
 FORMAT = 1
+_ABOUT = {"height": int, "width": int, "dataset": str, "checksums": dict, "notes": list, "examples": list}
 COLUMNS = "subject,condition,view,start,length"
+ROWS = 2**30  # bytes of a table of sequences, at most
+NAME = 200  # characters of a name, at most
 SAMPLE = 64  # frames that are looked at whenever a store is opened
 BLOCK = 1 << 22  # bytes that are read at once to look at all of them
 
@@ -51,7 +54,12 @@ class Store:
     @cached_property
     def about(self) -> dict[str, Any]:
         """What `store.json` says."""
-        return json.loads((self.path / "store.json").read_text(encoding="utf-8"))
+        about = read_json(self.path / "store.json")
+        if not isinstance(about, dict):
+            raise ValueError("no mapping")
+        if wrong := [key for key, kind in _ABOUT.items() if key in about and type(about[key]) is not kind]:
+            raise ValueError(f"{', '.join(wrong)} of another kind")
+        return about
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -92,6 +100,7 @@ class Store:
     @cached_property
     def frames(self) -> np.ndarray:
         """All frames, uint8 (F, H, W), memory-mapped."""
+        check_npy(self.path / "frames.npy")
         return np.load(self.path / "frames.npy", mmap_mode="r")
 
     @cached_property
@@ -154,13 +163,13 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
         version, height, width, name = (store.about[key] for key in ("format", "height", "width", "dataset"))
         known = dict(store.checksums)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged, store.json cannot be read ({error!r}); {again}") from error
+        raise ValueError(f"{path} is damaged, store.json cannot be read ({shown(repr(error))}); {again}") from error
     if version != FORMAT:
         raise ValueError(f"{path} has store format {version!r}, this version of cstl reads {FORMAT}; {again}")
     if dataset is not None and name != dataset:
         raise ValueError(
-            f"{path} holds the data set {name}, asked for was {dataset}: "
-            f"type dataset={name}, or dataset.store=PATH for a store of {dataset}, or prepare one with:\n  {command}"
+            f"{path} holds the data set {shown(name)}, asked for was {dataset}: type "
+            f"dataset={shown(name)}, or dataset.store=PATH for a store of {dataset}, or prepare one with:\n  {command}"
         )
     if res is not None and (height, width) != frame_size(res):
         asked = "x".join(map(str, frame_size(res)))
@@ -170,8 +179,8 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
         )
     try:
         frames = store.frames
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is damaged, frames.npy cannot be read ({error}); {again}") from error
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, frames.npy cannot be read ({shown(error)}); {again}") from error
     if frames.dtype != np.uint8 or frames.shape[1:] != (height, width):
         found = f"{frames.dtype} {frames.shape}"
         raise ValueError(
@@ -218,7 +227,7 @@ def new_checksum() -> Any:
 
 def table_checksum(path: Path) -> str:
     """The checksum of a `sequences.csv`, whichever line ends an editor has left in it."""
-    text = path.read_text(encoding="utf-8").rstrip("\n") + "\n"
+    text = read_text(path, ROWS).replace("\r\n", "\n").rstrip("\n") + "\n"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -235,8 +244,9 @@ def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
     """What is wrong with the table of sequences, beside the frames and what `store.json` says."""
     frames, about = len(store.frames), store.about
     ends = store.starts + store.lengths
-    if len(ends) == 0 or store.starts.min() < 0 or store.lengths.min() < 1 or ends.max() > frames:
-        listed = f"{int(ends.max(initial=0))} frames in {len(ends)} sequences"
+    highest = max(int(column.max(initial=0)) for column in (store.starts, store.lengths, ends))  # a sum may overflow
+    if len(ends) == 0 or store.starts.min() < 0 or store.lengths.min() < 1 or highest > frames:
+        listed = f"{highest} frames in {len(ends)} sequences"
         return f"sequences.csv lists {listed}, frames.npy holds {frames}"
     found = {"sequences": len(store), "frames": frames, "stored_subjects": len(set(store.subjects.tolist()))}
     for what, count in found.items():
@@ -247,7 +257,7 @@ def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
     rows = zip(store.subjects.tolist(), store.conditions.tolist(), store.views.tolist(), strict=True)
     for line, row in enumerate(rows, start=2):
         if (earlier := first.setdefault(row, line)) != line:
-            return f"sequences.csv has {' '.join(row)} twice, in lines {earlier} and {line}"
+            return f"sequences.csv has {shown(' '.join(row))} twice, in lines {earlier} and {line}"
     expected = np.concatenate([[0], ends[:-1]])
     if (off := np.flatnonzero(store.starts != expected)).size:
         line = int(off[0])
@@ -313,13 +323,21 @@ def _empty(store: Store, number: int) -> str:
 
 def read_table(path: Path) -> list[np.ndarray]:
     """The columns of a `sequences.csv`: three of str (N,) and two of int64 (N,); a million lines in about a second."""
-    header, _, body = path.read_text(encoding="utf-8").partition("\n")
+    header, _, body = read_text(path, ROWS).replace("\r\n", "\n").partition("\n")
     if header != COLUMNS:
-        raise ValueError(f"{path.name}: expected the columns {COLUMNS}, found {header!r}")
+        raise ValueError(f"{path.name}: expected the columns {COLUMNS}, found {header!r:.100}")
     rows = body.count("\n") + (not body.endswith("\n") and bool(body))
     cells = body.rstrip("\n").replace("\n", ",").split(",") if rows else []
     width = COLUMNS.count(",") + 1
     if len(cells) != rows * width:
         raise ValueError(f"{path.name}: expected {width} columns in each of {rows} lines, found {len(cells)} cells")
+    if not "".join(cells).isprintable():
+        raise ValueError(f"{path.name}: a name with a control character in it")
+    for column in range(3):
+        if (longest := max(map(len, cells[column::width]), default=0)) > NAME:
+            raise ValueError(f"{path.name}: a name of {longest:,} characters, expected {NAME} at most")
     names = [np.array(cells[column::width], dtype=np.str_) for column in range(3)]
-    return names + [np.fromiter(map(int, cells[column::width]), np.int64, rows) for column in range(3, width)]
+    try:
+        return names + [np.fromiter(map(int, cells[column::width]), np.int64, rows) for column in range(3, width)]
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path.name}: {shown(error, 100)}") from None

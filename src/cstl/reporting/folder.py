@@ -1,26 +1,27 @@
 """What a run left in its folder, read as far as it is there: what is missing becomes a note for the reader."""
 
 import csv
-import json
-import math
 import shlex
-import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from cstl.checkpoint import Weights, load_weights
-from cstl.config import Plain
+from cstl.config import Plain, checked
 from cstl.data.alignment import frame_size
 from cstl.data.store import Store, open_store
+from cstl.files import read_json, read_npz, read_rows, read_text, read_yaml, shown
 from cstl.reporting.remarks import remarks_of
-from cstl.sweep import ERROR
+from cstl.sweep import ERROR, last_words
 from cstl.tables import Row, Table
 
+LINES = 10**7  # of a store's table, at most
+LARGEST = 1e30  # value in a curve
+VIEWS = 1000  # in a picture of view × view, at most
 RUN_FILES = ("config.yaml", "results.json", "metrics.csv")  # a folder with one of them is a run
 T = TypeVar("T")
 Curve = tuple[list[int], list[float]]  # iterations and values
@@ -135,11 +136,11 @@ def read_run(folder: Path) -> Run:
         )
     run = Run(folder)
     run.config = _read(run, "config.yaml", _read_yaml) or {}
-    run.results = _read(run, "results.json", _read_json) or {}
+    run.results = _read(run, "results.json", read_results) or {}
     run.table = _read(run, "table.csv", _read_table)
     run.curves = _read(run, "metrics.csv", read_curves) or {}
-    run.probes = _read(run, "probes.npz", _read_probes)
-    run.embeddings = _read(run, "embeddings.npz", lambda path: _arrays(path, Embeddings))
+    run.probes = _read(run, "probes.npz", read_probes)
+    run.embeddings = _read(run, "embeddings.npz", read_embeddings)
     _find_checkpoint(run)
     trained = (run.weights and run.weights.config) or {}
     if not run.config and trained.get("dataset", {}).get("name") == run.dataset:
@@ -170,42 +171,75 @@ def _read(run: Run, name: str, reader: Callable[[Path], T]) -> T | None:
     try:
         return reader(path)
     except Exception as error:  # a cut or foreign file fails in many ways, and the rest can still be shown
-        reason = " ".join(str(error).split())[:200]
+        reason = shown(" ".join(str(error).split()), 200)
         run.notes.append(f"{name} cannot be read and is left out: it is damaged, or still being written ({reason}).")
         return None
 
 
 def _read_yaml(path: Path) -> Plain:
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    if not isinstance(content, dict):
-        raise ValueError("expected a mapping")
-    return {str(key): value for key, value in content.items()}
+    return checked(read_yaml(path), resolved=False)
 
 
-def _read_json(path: Path) -> Plain:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content.get("rank1"), dict):
+def read_results(path: Path) -> Plain:
+    """What a `results.json` says, once what is used of it is known to be of its kind: numbers, names, lists of them.
+
+    Raises:
+        ValueError: something else; the message says where.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("rank1"), dict):
         raise ValueError("expected rank1 in it")
+    expected: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(("dataset", "trained_on", "checkpoint", "configuration", "store"), (str,)),
+        **dict.fromkeys(("train_subjects", "test_subjects", "gallery_sequences"), (int,)),
+        **dict.fromkeys(("probe_sequences", "rank1_matched", "measures", "seconds", "versions"), (dict,)),
+    }
+    for key, kinds in expected.items():
+        if type(content.get(key)) not in (*kinds, type(None)):
+            raise ValueError(f"{key} is {shown(content[key], 60)}")
+    size = content.get("resolution", [1, 1])
+    if type(size) is not list or len(size) != 2 or any(type(side) is not int or not 0 < side < 10**5 for side in size):
+        raise ValueError(f"resolution is {shown(size, 60)}")
+    for probe, row in content["rank1"].items():
+        if not isinstance(row, dict) or "mean" not in row or not _is_percent(row["mean"]):
+            raise ValueError(f"the rank-1 of {shown(probe, 40)} is {shown(row, 60)}")
+    for method, groups in (content.get("measures") or {}).items():  # group → probe → measure → percent, or of ranks
+        for group in groups.values() if isinstance(groups, dict) else [None]:
+            for measures in group.values() if isinstance(group, dict) else [None]:
+                for value in measures.values() if isinstance(measures, dict) else [""]:
+                    if not all(map(_is_percent, value if isinstance(value, list) else [value])):
+                        raise ValueError(f"the measures of {shown(method, 40)} are no percentages")
+    for what, seconds in (content.get("seconds") or {}).items():
+        if type(seconds) not in (int, float) or not 0 <= seconds < 1e10:
+            raise ValueError(f"the seconds of {shown(what, 40)} are {shown(seconds, 40)}")
     return content
 
 
+def _is_percent(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= 100)
+
+
 def _read_table(path: Path) -> Table:
-    title, *lines = path.read_text(encoding="utf-8").splitlines()
+    title, *lines = read_text(path, 2**20).splitlines()
     header, *lines_of_cells = csv.reader(lines)
     rows = []
     for probe, method, *cells in lines_of_cells:
         *values, mean = (float(cell) if cell else None for cell in cells)
-        rows.append(Row(probe, method, tuple(values), mean))
-    return Table(title.removeprefix("# "), tuple(header[2:-1]), tuple(rows))
+        numbers = [value for value in (*values, mean) if value is not None]
+        if len(cells) != len(header) - 2 or not all(abs(value) <= 100 for value in numbers):
+            raise ValueError(f"the row of {shown(probe, 40)} is no row of percentages")
+        rows.append(Row(shown(probe, 60), shown(method, 60), tuple(values), mean))
+    if not 3 < len(header) <= VIEWS or len(rows) > VIEWS:
+        raise ValueError(f"{len(header)} columns and {len(rows)} rows are no table of views")
+    return Table(shown(title.removeprefix("# ")), tuple(shown(view, 60) for view in header[2:-1]), tuple(rows))
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
     """The columns of a `metrics.csv`; a last line that is still being written is left out."""
-    text = path.read_text(encoding="utf-8")
     curves: dict[str, Curve] = {}
-    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+    for row in read_rows(path, whole_lines=True):
         for name, value in row.items():
-            if name not in (None, "step", "epoch") and value and math.isfinite(float(value)):
+            if name not in ("step", "epoch") and value and abs(float(value)) < LARGEST:  # not NaN, not infinite
                 steps, values = curves.setdefault(name, ([], []))
                 if steps and steps[-1] == int(float(row["step"])):  # the last of two rows of one iteration
                     values[-1] = float(value)
@@ -215,21 +249,50 @@ def read_curves(path: Path) -> dict[str, Curve]:
     return curves
 
 
-def _read_probes(path: Path) -> Probes:
-    return _arrays(path, Probes)
+def read_probes(path: Path) -> Probes:
+    """What every probe found, once all of it belongs together.
+
+    Raises:
+        ValueError: arrays are missing, are others than `Probes` says, or point to nothing.
+    """
+    one, two = dict.fromkeys(("sequence", "subject", "condition", "view"), ("iu", 1)), ("nearest", "match")
+    expected = one | dict.fromkeys(("wrong", *(f"{name}_distance" for name in two)), ("fiu", 2))
+    expected |= dict.fromkeys(two, ("iu", 2)) | dict.fromkeys(("subjects", "conditions", "views"), ("U", 1))
+    found = read_npz(path, expected | {"gallery_sequences": ("iu", 1)})
+    probes, views = len(found["sequence"]), len(found["views"])
+    for name, array in found.items():
+        shape = {"subjects": array.shape, "conditions": array.shape, "views": array.shape}
+        shape |= dict.fromkeys(one, (probes,)) | {"gallery_sequences": (views,)}
+        if array.shape != shape.get(name, (probes, views)):
+            raise ValueError(f"{name} is {array.shape}, expected {shape.get(name, (probes, views))}")
+    for name, names in {"subject": "subjects", "condition": "conditions", "view": "views"}.items():
+        _check_range(name, found[name], 0, len(found[names]))
+    for name in ("sequence", *two):
+        _check_range(name, found[name], 0 if name == "sequence" else -1, LINES)
+    if views > VIEWS:
+        raise ValueError(f"{views:,} views, expected {VIEWS} at most")
+    contents: dict[str, Any] = dict(found)
+    for name in ("subjects", "conditions", "views"):
+        contents[name] = [shown(text) for text in found[name].tolist()]
+    return Probes(**contents)
 
 
-def _arrays(path: Path, kind: type[T]) -> T:
-    names = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [name for name in names if name not in file]:
-                raise ValueError(f"{', '.join(missing)} missing")
-            arrays: dict[str, Any] = {name: file[name] for name in names}
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"no whole .npz file: {error}") from error
-    arrays |= {name: array.tolist() for name, array in arrays.items() if array.dtype.kind == "U"}
-    return kind(**arrays)
+def read_embeddings(path: Path) -> Embeddings:
+    """The embeddings of a run, once all of it belongs together. Raises ValueError as `read_probes`."""
+    labels = ("sequence", "subject", "condition", "view")
+    found = read_npz(path, {"embedding": ("f", 2)} | dict.fromkeys(labels, ("iu", 1)))
+    for name in labels:
+        if len(found[name]) != len(found["embedding"]):
+            raise ValueError(f"{name} has {len(found[name])} entries, expected {len(found['embedding'])}")
+        _check_range(name, found[name], 0, LINES)
+    if not np.isfinite(found["embedding"]).all():
+        raise ValueError("embedding has values that are not finite")
+    return Embeddings(**found)
+
+
+def _check_range(name: str, array: np.ndarray, least: int, end: int) -> None:
+    if array.size and (int(array.min()) < least or int(array.max()) >= end):
+        raise ValueError(f"{name} has {int(array.min())} to {int(array.max())}, expected {least} to {end - 1}")
 
 
 def _find_checkpoint(run: Run) -> None:
@@ -289,9 +352,10 @@ def _candidates(run: Run, path: str) -> Iterator[Path]:
     yield Path(path)
     hydra = run.folder / ".hydra" / "hydra.yaml"
     if hydra.is_file():
-        cwd = OmegaConf.select(OmegaConf.load(hydra), "hydra.runtime.cwd")
-        if cwd:
-            yield Path(cwd) / path
+        with suppress(ValueError, OSError, KeyError, TypeError):
+            cwd = read_yaml(hydra)["hydra"]["runtime"]["cwd"]
+            if isinstance(cwd, str):
+                yield Path(cwd) / path
     for parent in run.folder.resolve().parents[:4]:
         yield parent / path
 
@@ -302,8 +366,8 @@ def _command(folder: Path) -> str | None:
     if not all(file.is_file() for file in files):
         return None
     try:
-        overrides = [str(override) for override in OmegaConf.load(files[0])]
-        job = str(OmegaConf.select(OmegaConf.load(files[1]), "hydra.job.name"))
+        overrides = [str(override) for override in read_yaml(files[0])]
+        job = str(read_yaml(files[1])["hydra"]["job"]["name"])
     except Exception:  # a damaged note of Hydra's is no reason to fail
         return None
     overrides = [f"{item}-again" if item.startswith("name=") else item for item in overrides]
@@ -319,8 +383,7 @@ def _explain(run: Run) -> None:
         else:
             progress = "no iteration is logged yet"
         if (run.folder / ERROR).is_file():
-            lines = (run.folder / ERROR).read_text(encoding="utf-8", errors="replace").splitlines()
-            run.notes.insert(0, f"It failed: {lines[-1] if lines else 'no message'}")
+            run.notes.insert(0, f"It failed: {last_words(run.folder) or 'no message'}")
         run.notes.insert(
             0,
             f"This run is not finished: {progress}, and results.json is not there. The same command goes on with it; "
