@@ -82,3 +82,16 @@ def test_digest_and_differences_see_what_decides_a_result() -> None:
     assert digest(before) == digest(same) != digest(other)
     assert differences(before, same) == []
     assert differences(before, other) == ["seed: 1 before, 2 now", "data.seed: 1 before, 2 now"]
+
+
+def test_what_changes_no_number_may_change() -> None:
+    """But where the best checkpoint is reported, how often it is looked for decides."""
+    free = "evaluate_every=7", "trainer.log_every_n_steps=3", "baseline=false", "report=false", "dataset.title=x"
+    before, same = (plain(composed("train", "name=a", *more)) for more in ((), free))
+    assert differences(before, same) == []
+    assert digest(before) == digest(same)
+    best, other = (plain(composed("train", "callbacks=best", *more)) for more in ((), free))
+    assert differences(best, other) == ["evaluate_every: 500 before, 7 now"]
+    assert digest(best) != digest(other)
+    chosen = plain(composed("train", "callbacks=best", "dataset.protocol.validation=0"))
+    assert "callbacks.checkpoints.best: absent before, True now" in differences(before, chosen)

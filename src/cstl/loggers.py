@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -221,10 +222,17 @@ class WandbLog(WandbLogger):
         if "WANDB_SWEEP_ID" in os.environ:
             return {"id": None, "project": None}
         file = self.folder / "wandb" / "id"
-        if not file.exists():
+        new = secrets.token_hex(4)
+        try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, secrets.token_hex(4))
-        return {"id": file.read_text(encoding="utf-8")}
+            known = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+            if not re.fullmatch(r"[\w-]{1,64}", known, re.ASCII):  # an empty one was cut short
+                write_text(file, known := new)
+            return {"id": known}
+        except OSError as error:
+            reason = error.strerror or error
+            _say(f"W&B: {file} cannot be read or written ({reason}); when this run goes on, it is another one there")
+            return {"id": new}
 
     def _files(self) -> Iterable[Path]:
         return (self.folder / "wandb").glob("run-*")
