@@ -221,7 +221,7 @@ def test_missing_stores_say_how_to_prepare_them(
     (("res=128",), r"64x44 frames, asked for was res=128"),
     (("dataset.name=other",), r"holds the data set tiny, asked for was other"),
     (("dataset.recipe.subjects=9",), r"a batch needs 9 subjects, the store has .* 4"),
-    (("model.mining=semi",), r"mining is 'semi'"),
+    (("model.mining=semi",), r"model\.mining=semi: expected one of all, hard"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], message: str, configured: Configure) -> None:
     with pytest.raises(Exception, match=message):

@@ -1,6 +1,11 @@
-"""What there is: `python -m cstl` lists the commands, each with a line and an example."""
+"""What there is: `python -m cstl` lists the commands, each with a line and an example; `cstl NAME` runs one."""
 
+import runpy
 import sys
+from difflib import get_close_matches
+
+from cstl import __version__
+from cstl.streams import never_fail
 
 COMMANDS = {  # name → what it does, an example
     "train": ("trains a run, or goes on with it, and evaluates its model", "experiment=demo"),
@@ -31,14 +36,21 @@ def overview() -> str:
 
 
 def main() -> None:
-    """Prints the overview; a command that was asked for in another way is an error with the right way."""
+    """Runs the command that the first word names, as `python -m cstl.NAME` does; without one prints the overview."""
+    never_fail()
     asked = sys.argv[1:]
     if not asked or asked[0] in ("-h", "--help", "help"):
         print(overview())
-        return
-    if asked[0] in COMMANDS:
-        sys.exit(f"error: commands are modules, type: {' '.join(['python -m', f'cstl.{asked[0]}', *asked[1:]])}")
-    sys.exit(f"error: there is no command {asked[0]!r}; the commands are {', '.join(COMMANDS)}. See python -m cstl")
+    elif asked[0] in ("-V", "--version", "version"):
+        print(f"cstl {__version__}")
+    elif (name := asked[0].removeprefix("cstl.").replace("-", "_")) in COMMANDS:
+        sys.argv[1:] = asked[1:]
+        runpy.run_module(f"cstl.{name}", run_name="__main__", alter_sys=True)
+    else:
+        likely = get_close_matches(name, COMMANDS, n=1)
+        meant = f"; did you mean {likely[0]}?" if likely else ";"
+        listed = f"{meant} The commands are {', '.join(COMMANDS)}. What they do: python -m cstl"
+        sys.exit(f"error: there is no command {asked[0]!r}{listed}")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import sweep
+from cstl import __version__, sweep, typed
 from cstl.config import CONFIG_PATH
 from cstl.files import shown_lines
 from cstl.memory import keep_freed_memory
+from cstl.streams import never_fail
 
-_EXPECTED = (ValueError, OSError, FloatingPointError)  # what a user can mend
 _NEXT = {"synthesize": "prepare", "prepare": "check", "check": "train"}
 _PASSED_ON = r"(dataset|res|store)=|dataset\.(?!raw=)|--config-(dir|path)=|-c[dp]="
 
@@ -25,8 +25,21 @@ _PASSED_ON = r"(dataset|res|store)=|dataset\.(?!raw=)|--config-(dir|path)=|-c[dp
 def command(name: str) -> Callable[[], Any]:
     """The entry point of `python -m cstl.NAME`: composes `conf/NAME.yaml` and calls `cstl.run.NAME` with it."""
 
+    def main() -> None:
+        never_fail()
+        if "--version" in sys.argv[1:]:
+            print(f"cstl {__version__}")
+            return
+        try:
+            sys.argv[1:] = typed.read(name, sys.argv[1:])
+        except ValueError as error:
+            print(f"error: {shown_lines(error)}", file=sys.stderr)
+            sys.exit(1)
+        composed()
+
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=name)
-    def main(config: DictConfig) -> float | None:
+    def composed(config: DictConfig) -> float | None:
+        typed.expand_home(config)
         if name in ("train", "evaluate"):
             keep_freed_memory()
         from cstl import run  # here: processes that prepare frames import the command, but need no PyTorch
@@ -49,10 +62,11 @@ def command(name: str) -> Callable[[], Any]:
             if not isinstance(ended, KeyboardInterrupt) and not isinstance(ended.__context__, KeyboardInterrupt):
                 raise
             leave("interrupted", 130)
-        except _EXPECTED as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+        except Exception as error:
+            message = typed.expected(error)
+            if message is None or HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            print(f"error: {shown_lines(error)}", file=sys.stderr)
+            print(f"error: {shown_lines(message)}", file=sys.stderr)
             sys.exit(1)
         if name in _NEXT and HydraConfig.get().mode == RunMode.RUN:
             print(f"next: {_typed(_NEXT[name], [word for word in sys.argv[1:] if re.match(_PASSED_ON, word)])}")

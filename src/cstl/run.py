@@ -51,6 +51,7 @@ from cstl.processes import as_one_run, check_processes, is_first, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 from cstl.reporting.remarks import remarks
 from cstl.run_folder import EVALUATED, begin_anew, check_kind, is_begun, is_finished, put_aside
+from cstl.settings import refuse_impossible
 from cstl.sweep import AlreadyFinishedError
 
 # What Lightning can compute in; a file from elsewhere may name nothing else.
@@ -78,6 +79,7 @@ def _train(config: DictConfig) -> Plain:
     prolong(config)
     check_device(config.trainer.accelerator)
     frame_size(config.res)  # another resolution is refused before anything is made
+    refuse_impossible(config, "train")
     name_subjects(config)
     make_missing_walkers(config)
     data: GaitDataModule = instantiate(config.data, _convert_="all")
@@ -125,7 +127,8 @@ def evaluate(config: DictConfig) -> Plain:
 
 def _evaluate(config: DictConfig) -> Plain:
     check_device(config.trainer.accelerator)
-    path = Path(config.checkpoint)
+    refuse_impossible(config, "evaluate")
+    path = asked_checkpoint(config, "evaluate")
     recognizer, trained = load_recognizer(path)
     own_data = None if "dataset" in config else trained_data(path, trained)
     if config.res not in (None, trained["res"]):
@@ -169,7 +172,7 @@ def _evaluate(config: DictConfig) -> Plain:
 
 def export_official(config: DictConfig) -> None:
     """Writes a checkpoint's network as a file that the authors' code loads."""
-    network = load_recognizer(Path(config.checkpoint))[0].network
+    network = load_recognizer(asked_checkpoint(config, "export_official"))[0].network
     if not isinstance(network, CSTL) or 2 * network.parts != network.height:
         raise ValueError(f"{config.checkpoint} holds an ablated network; the authors' code has one part for two rows")
     out = Path(config.out or Path(config.checkpoint).with_suffix(".ptm"))
@@ -177,6 +180,15 @@ def export_official(config: DictConfig) -> None:
         raise FileExistsError(f"{out} is there already; name another file with out=PATH")
     WholeCheckpoints().save_checkpoint(to_official(network.state_dict(), prefix=True), out)
     CONSOLE.print(f"{out}: written for the authors' code", highlight=False, soft_wrap=True)
+
+
+def asked_checkpoint(config: DictConfig, command: str) -> Path:
+    """The checkpoint that was asked for; ValueError with the newest one, to be typed, where none was."""
+    if not OmegaConf.is_missing(config, "checkpoint") and config.checkpoint:
+        return Path(config.checkpoint)
+    there = sorted(Path("runs").glob("*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+    newest = shlex.quote(f"checkpoint={there[-1]}") if there else "checkpoint=runs/NAME/checkpoints/step-0001000.ckpt"
+    raise ValueError(f"which checkpoint? Name its file, such as\n  python -m cstl.{command} {newest}")
 
 
 def prepare(config: DictConfig) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from cstl.files import read_json, shown
 
 _RANGE = re.compile(r"(\d{1,20})-(\d{1,20})(?::(\d{1,20}))?", re.ASCII)
+# 001-0x4, 001 - 074, 001–074, 001..074, 001:074, a01-a10: meant as a range, and a name to nobody
+_LIKE_A_RANGE = re.compile(r"\s*\d+\s*([-–—:…]|\.\.+).*|\s*([^\W\d]+)\d+\s*(-|–|\.\.+)\s*\2\d+.*")
 MOST_SUBJECTS = 1_000_000  # the largest data sets have some ten thousand
 MOST_CELLS = 10_000_000  # probe views × gallery views × probes, each a number in memory
 
@@ -60,8 +62,9 @@ class Protocol:
         """Make tuples of everything and check it."""
         for name in ("views", "conditions", "gallery", "train", "test", "exclude", "subjects", "cross_view_gallery"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
-        if not isinstance(self.probes, Mapping):
-            raise ValueError(f"probes: expected a mapping such as NM: [nm-05, nm-06], found {self.probes!r:.60}")
+        for name in ("probes", "cross_view_probes"):
+            if not isinstance(given := getattr(self, name), Mapping):
+                raise ValueError(f"{name}: expected a mapping such as NM: [nm-05, nm-06], found {given!r:.60}")
         _names("probes", list(self.probes))
         probes = {probe: _names(f"probes.{probe}", conditions) for probe, conditions in self.probes.items()}
         object.__setattr__(self, "probes", probes)
@@ -130,6 +133,9 @@ class Protocol:
         return self._known  # type: ignore[attr-defined]
 
 
+KEYS = (*(field.name for field in fields(Protocol)), "split", "splits", "split_file")  # of a data set's protocol
+
+
 def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
     """The protocol itself, or one made from a mapping of its fields (a data set's YAML file).
 
@@ -144,6 +150,10 @@ def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
         return protocol
     known = [field.name for field in fields(Protocol)]
     given = {str(name): value for name, value in protocol.items()}
+    for name, entry in given["splits"].items() if isinstance(given.get("splits"), Mapping) else ():
+        if not isinstance(entry, Mapping) or (wrong := [str(key) for key in entry if key not in known]):
+            found = _few(wrong) if isinstance(entry, Mapping) else repr(entry)
+            raise ValueError(f"splits.{name}: expected train and test, lists of subjects, found {found}")
     split, splits, file = (given.pop(name, None) for name in ("split", "splits", "split_file"))
     if file is not None:
         given |= read_split(file) | {"exclude": ()}  # the file says who takes part
@@ -219,6 +229,11 @@ def _subjects(field: str, entries: tuple[str, ...]) -> set[str]:
     subjects: Counter[str] = Counter()
     for entry in entries:
         if not (match := _RANGE.fullmatch(entry)):
+            if _LIKE_A_RANGE.fullmatch(entry):
+                raise ValueError(
+                    f'{field}: "{entry}" looks like a range and is none: a range has whole numbers, such as "001-074" '
+                    'or "001-073:2"; list names with letters one by one'
+                )
             subjects[entry] += 1
             continue
         first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)

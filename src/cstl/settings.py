@@ -1,0 +1,370 @@
+"""Which settings there are and which values can work: what is misspelt or impossible is refused before a run starts."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra._internal.utils import _locate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from cstl.config import CONFIG_PATH, plain
+from cstl.data.protocol import KEYS, as_protocol
+
+PATHS = ("checkpoint", "init_from", "store", "out", "dataset.raw", "dataset.store", "dataset.split_file", "data.store")
+
+_HYDRAS_OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+_NAMES = ("dataset.protocol.probes", "dataset.protocol.cross_view_probes", "dataset.protocol.splits")  # the user's
+_CHANNELS = "model.network.channels"
+_OURS = {  # arguments of Lightning's trainer that cstl gives itself: what to type in their place
+    "val_check_interval": "evaluate_every=N",
+    "check_val_every_n_epoch": "evaluate_every=N",
+    "limit_val_batches": "evaluate_every=null for no looks at the test subjects",
+    "limit_test_batches": "dataset.protocol.test=[…] for fewer test subjects",
+    "fast_dev_run": "trainer.max_steps=5",
+    "logger": "logger=csv, or the logger group",
+    "callbacks": "the callbacks group",
+    "enable_checkpointing": "callbacks.checkpoints.every=N",
+    "enable_progress_bar": "nothing: it is shown in a terminal",
+    "default_root_dir": "name=NAME, the folder is runs/NAME",
+    "plugins": "nothing: checkpoints are written by ours",
+}
+
+
+class Rule(NamedTuple):
+    """What a value must be, in words and as a test."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that was most likely meant: spelt alike, or with the same last part (`margn` → `model.margin`)."""
+    choices = list(choices)
+    plain = {re.sub(r"[\W_]", "", choice.lower()): choice for choice in choices}
+    if (same := plain.get(re.sub(r"[\W_]", "", word.lower()))) is not None:
+        return same
+    if close := get_close_matches(word, choices, n=1, cutoff=0.6):
+        return close[0]
+    last = {choice.rpartition(".")[2]: choice for choice in reversed(choices) if "." in choice}
+    close = get_close_matches(word.rpartition(".")[2], last, n=1, cutoff=0.75)
+    return last[close[0]] if close else None
+
+
+def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str] = ()) -> ValueError:
+    """The error for a word that there is not: with the nearest of the choices or of further ones, and the choices."""
+    choices = sorted(choice for choice in choices if not choice.startswith("_"))
+    further = [choice for choice in further if choice.rpartition(".")[0]]
+    meant = nearest(word, choices) or nearest(word, further)
+    asked = f"; did you mean {meant}?" if meant else "."
+    listed = f" There are: {', '.join(choices)}" if choices else ""
+    return ValueError(f"{what}{asked}{listed}".rstrip("."))
+
+
+def refuse_unknown(config: DictConfig, command: str) -> None:
+    """Refuses keys that nothing reads, wherever they come from: ValueError with the nearest key and the list."""
+    read_elsewhere = _references(config)
+    every = [key for key, _ in leaves(config)]
+
+    def check(key: str, known: Iterable[str], found: Iterable[Any]) -> None:
+        known = list(known)
+        for name in map(str, found):
+            full = f"{key}.{name}" if key else name
+            if name in known or any(f".{full}".endswith(f".{reference}") for reference in read_elsewhere):
+                continue
+            where = f"{key} has no key {name}" if key else f"there is no key {name}"
+            others = [other for other in every if not f"{other}.".startswith(f"{full}.")]
+            raise unknown(f"{where}: nothing reads it, and it would change nothing", name, known, others)
+
+    check("", _root_keys(command), config)
+    for key, node in _nodes(config):
+        group = key.partition(".")[0]
+        if "_target_" in node:
+            parameters = arguments(key, node)
+            if parameters is not None:
+                check(key, [*parameters, *_HYDRAS_OWN], node)
+            if key == "trainer" and (ours := [name for name in _OURS if name in node]):
+                raise ValueError(f"trainer.{ours[0]} would not be heeded; in its place type {_OURS[ours[0]]}")
+        elif group == "dataset" and not any(f"{key}.".startswith(f"{names}.") for names in _NAMES):
+            known = KEYS if key == "dataset.protocol" else _shipped(key)
+            if known:
+                check(key, known, node)
+        elif key in ("logger", "callbacks"):
+            for name, child in node.items_ex(resolve=False):
+                if child is None or (isinstance(child, DictConfig) and child._is_none()):
+                    raise ValueError("{0}=null: to leave it out type ~{0}".format(f"{key}." + str(name)))
+                if not _is_part(child):
+                    check(key, [str(k) for k, v in node.items_ex(resolve=False) if _is_part(v)], [name])
+        elif key in ("model", "data", "trainer"):
+            raise ValueError(f"{key} has no _target_, the class that it makes; see conf/{key} for how one looks")
+
+
+def refuse_impossible(config: DictConfig, command: str) -> None:
+    """Refuses values that cannot work: ValueError that says what was expected and what was found."""
+    for key in ("dataset", "dataset.protocol", "dataset.recipe"):
+        found = OmegaConf.select(config, key, throw_on_missing=False)
+        if not isinstance(found, DictConfig) and key.rpartition(".")[2] in (
+            config if key == "dataset" else config.get("dataset") or ()
+        ):
+            raise ValueError(f"{key}={_shown(found)}: expected keys with values, as in conf/dataset/casiab.yaml")
+    for key, rule in _RULES.items():
+        node, last = key.rpartition(".")[::2]
+        parent = OmegaConf.select(config, node, throw_on_missing=False) if node else config
+        if not isinstance(parent, DictConfig) or last not in parent or OmegaConf.is_missing(parent, last):
+            continue
+        try:
+            value = parent[last]
+        except InterpolationResolutionError as error:
+            if OmegaConf.select(config, "dataset") is None:
+                continue  # an evaluation takes the checkpoint's
+            found = dict(parent.items_ex(resolve=False))[last]
+            absent = re.search(r"[Kk]ey '([^']*)'", str(error))
+            raise ValueError(
+                f"{key} is {found}, but {absent[1] if absent else 'that'} is not there: add it to the YAML file of the "
+                f"data set, or type {key}=VALUE"
+            ) from None
+        if isinstance(value, ListConfig):
+            value = OmegaConf.to_container(value, resolve=True)
+        if not rule.fits(value):
+            raise ValueError(f"{key}={_shown(value)}: expected {rule.expected}")
+    if command in ("train", "evaluate") and config.get("dataset") is not None:
+        _refuse_impossible_benchmark(config, command)
+    if command == "train":
+        _refuse_impossible_training(config)
+
+
+def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a configuration with its unresolved value, the keys of nodes too."""
+    for name, child in config.items_ex(resolve=False):
+        key = prefix + str(name)
+        yield key, child
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            yield from leaves(child, f"{key}.")
+
+
+def _refuse_impossible_benchmark(config: DictConfig, command: str) -> None:
+    dataset = config.dataset
+    for key in ("name", "title"):
+        value = dataset.get(key)
+        if not isinstance(value, str) or not value.strip():
+            found = "nothing" if value in (None, "") else repr(value)
+            raise ValueError(f"dataset.{key}: expected a text, found {found}; tables and folders show it")
+    protocol = as_protocol(plain(dataset.protocol))
+    if not protocol.test_subjects:
+        raise ValueError(
+            "dataset.protocol.test: expected at least one test subject, found none; a run ends with a test"
+        )
+    if command == "train" and not protocol.train_subjects:
+        where = dataset.get("split_file") or "dataset.protocol.train"
+        raise ValueError(
+            f"{where} names no training subject, only {len(protocol.test_subjects)} to test on: nothing can be "
+            f"trained. To evaluate on them: python -m cstl.evaluate checkpoint=PATH dataset={dataset.name}"
+        )
+
+
+def _refuse_impossible_training(config: DictConfig) -> None:
+    select = OmegaConf.select
+    if (steps := select(config, "trainer.max_steps")) is not None and steps < 1:
+        raise ValueError(f"trainer.max_steps={steps}: expected at least 1 iteration to train")
+    if select(config, "model.network._target_") == "cstl.models.CSTL":
+        rule, channels = _wholes("three widths of the encoder, such as [32,64,128]", 3), select(config, _CHANNELS)
+        if not isinstance(channels, ListConfig) or not rule.fits(list(channels)):
+            raise ValueError(f"{_CHANNELS}={_shown(channels)}: expected {rule.expected}")
+    if select(config, "model.triplet_weight") and select(config, "trainer.max_steps"):
+        for key, what in {"data.subjects": "subject", "data.sequences": "sequence of a subject"}.items():
+            if select(config, key) == 1:
+                raise ValueError(
+                    f"{key}=1: a batch of one {what} has no triplets, and the triplet loss would train nothing; "
+                    "expected at least 2, or model.triplet_weight=0"
+                )
+    if select(config, "model.triplet_weight") == 0 == select(config, "model.cross_entropy_weight"):
+        raise ValueError("model.triplet_weight=0 and model.cross_entropy_weight=0 leave no loss: one must be above 0")
+
+
+def _references(config: DictConfig) -> set[str]:
+    """The keys that interpolations read, without leading dots."""
+    text = OmegaConf.to_yaml(config, resolve=False)
+    return set(re.findall(r"\$\{\.*([\w.]+)\}", text)) | set(re.findall(r"oc\.select:\s*\.*([\w.]+)", text))
+
+
+@cache
+def _root_keys(command: str) -> tuple[str, ...]:
+    root = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
+    groups = [str(key).rpartition(" ")[2] for entry in root.defaults if isinstance(entry, DictConfig) for key in entry]
+    known = [*(group for group in groups if "/" not in group), *map(str, root)]
+    return tuple(key for key in dict.fromkeys(known) if key not in ("defaults", "hydra"))
+
+
+@cache
+def _shipped(key: str) -> tuple[str, ...]:
+    """The keys that our own data sets have at a place."""
+    found: dict[str, None] = {}
+    for file in sorted(Path(CONFIG_PATH, "dataset").glob("*.yaml")):
+        node: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        for name in key.split(".")[1:]:
+            node = node.get(name) if isinstance(node, Mapping) else None
+        found |= dict.fromkeys(map(str, node)) if isinstance(node, Mapping) else {}
+    return tuple(found)
+
+
+def _nodes(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    for key, node in leaves(config):
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield key, node
+
+
+def _is_part(node: Any) -> bool:
+    return isinstance(node, DictConfig) and not node._is_none() and "_target_" in node
+
+
+def arguments(key: str, node: DictConfig) -> list[str] | None:
+    """The arguments that the class or function of a node takes; None: any."""
+    try:
+        found = _locate(node._target_)
+    except Exception as error:
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"{key}._target_={node._target_} cannot be imported: {cause}") from None
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def _whole(least: int = 1, most: float = math.inf, null: str = "", minus_one: str = "") -> Rule:
+    words = f"a whole number of at least {least}" if most == math.inf else f"a whole number from {least} to {most:.0f}"
+    words += f", or null: {null}" * bool(null) + f", or -1: {minus_one}" * bool(minus_one)
+    return Rule(
+        words,
+        lambda value: (
+            (value is None and bool(null))
+            or (_is_whole(value) and (least <= value <= most or (value == -1 and bool(minus_one))))
+        ),
+    )
+
+
+def _number(least: float = 0, above: bool = False, most: float = math.inf) -> Rule:
+    words = f"a number above {least:g}" if above else f"a number of at least {least:g}"
+    words += f" and at most {most:g}" if most < math.inf else ""
+    return Rule(
+        words, lambda value: _is_number(value) and (value > least if above else value >= least) and value <= most
+    )
+
+
+def _choice(*choices: str, null: str = "") -> Rule:
+    return Rule(
+        f"one of {', '.join(choices)}" + f", or null: {null}" * bool(null),
+        lambda value: str(value) in choices if value is not None else bool(null),
+    )
+
+
+def _wholes(words: str, count: int | None = None) -> Rule:
+    return Rule(
+        words,
+        lambda value: (
+            isinstance(value, list)
+            and (count is None or len(value) == count)
+            and all(_is_whole(number) and number > 0 for number in value)
+        ),
+    )
+
+
+_TRUE = Rule("true or false", lambda value: isinstance(value, bool))
+_TEXT = Rule("a path", lambda value: value is None or (isinstance(value, str) and bool(value.strip())))
+_SEED = _whole(0, 2**32 - 1)
+_SIZES = {64: "64 (64x44)", 128: "128 (128x88)"}
+_RULES = {  # where a value comes from stands before what takes it from there
+    "res": Rule(f"one of {', '.join(_SIZES.values())}", lambda value: value is None or value in _SIZES),
+    "name": Rule("a name, which is the run's folder", lambda value: value is not None),
+    "seed": _SEED,
+    "dataset.synthesis.seed": _SEED,
+    "dataset.synthesis.frames": _whole(),
+    "dataset.recipe.subjects": _whole(),
+    "dataset.recipe.sequences": _whole(),
+    "dataset.recipe.frames": _whole(),
+    "dataset.recipe.iterations": _whole(),
+    "dataset.recipe.channels": _wholes("a list of widths of the encoder, such as [32,64,128]"),
+    "dataset.recipe.learning_rate": _number(above=True),
+    "dataset.recipe.milestones": _wholes("a list of iterations, such as [150000], or []"),
+    "dataset.recipe.batch_norm": _choice("replica", "synchronised", "ghost"),
+    "dataset.recipe.evaluate_every": _whole(null="only at the end"),
+    "dataset.recipe.checkpoint_every": _whole(),
+    "evaluate_every": _whole(null="only at the end"),
+    "data.subjects": _whole(),
+    "data.sequences": _whole(),
+    "data.frames": _whole(),
+    "data.seed": _SEED,
+    "data.workers": _whole(0),
+    "data.eval_frames": _whole(),
+    "data.max_frames": _whole(null="all"),
+    "max_frames": _whole(null="all"),
+    "trainer.max_steps": _whole(minus_one="no training"),
+    "trainer.max_epochs": _whole(minus_one="no limit"),
+    "trainer.log_every_n_steps": _whole(),
+    "trainer.num_sanity_val_steps": _whole(0, minus_one="all"),
+    "trainer.num_nodes": _whole(),
+    "trainer.devices": Rule(
+        "how many, a list such as [0,1], or auto",
+        lambda value: (
+            value == "auto"
+            or (_is_whole(value) and (value > 0 or value == -1))
+            or (isinstance(value, list) and bool(value) and all(_is_whole(number) and number >= 0 for number in value))
+            or (isinstance(value, str) and re.fullmatch(r"\d+(,\d+)*,?", value) is not None)
+        ),
+    ),
+    "trainer.deterministic": Rule("true, false or warn", lambda value: isinstance(value, bool) or value == "warn"),
+    "trainer.enable_model_summary": _TRUE,
+    "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"),
+    "trainer.precision": _choice(
+        "32-true", "bf16-mixed", "16-mixed", "64-true", "32", "64", "bf16", "16", null="as in training"
+    ),
+    "model.margin": _number(),
+    "model.mining": _choice("all", "hard"),
+    "model.triplet_weight": _number(),
+    "model.cross_entropy_weight": _number(),
+    "model.batch_norm": _choice("replica", "synchronised", "ghost", null="as the network was made"),
+    "model.ghosts": _whole(),
+    "model.learning_rate": _number(above=True),
+    "model.milestones": _wholes("a list of iterations, such as [150000], or []"),
+    "model.gamma": _number(above=True, most=1),
+    "model.patience": _whole(),
+    "model.half_embeddings": _TRUE,
+    "model.network.embedding_dim": _whole(),
+    "model.network.reduction": _whole(),
+    "model.network.parts": _whole(null="every row of the encoder's map"),
+    "callbacks.checkpoints.every": _whole(),
+    "callbacks.checkpoints.keep": _whole(),
+    "callbacks.checkpoints.best": _TRUE,
+    "callbacks.profile.warmup": _whole(0),
+    "logger.mode": _choice("online", "offline", "disabled", "shared"),
+    "logger.wandb.timeout": _number(above=True),
+    "half_embeddings": _TRUE,
+    "baseline": _TRUE,
+    "report": _TRUE,
+    "strict": _TRUE,
+    "upsample": _TRUE,
+    "workers": _whole(null="all cores"),
+    "shards": _whole(),
+    "shard": _whole(0, null="all"),
+    "sequences": _whole(),
+    **dict.fromkeys(PATHS, _TEXT),
+}

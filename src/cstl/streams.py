@@ -1,0 +1,50 @@
+"""Outputs that a run cannot fail on: of any encoding, also where nobody reads them any more."""
+
+import codecs
+import io
+import logging
+import os
+import select
+import sys
+from typing import Any
+
+# The signs of our tables and sentences, for encodings without them (cp1252, gbk, ascii): one for one, so columns stay.
+_SIGNS = str.maketrans("−–×…→±·─│•█░’“”", '--x.>~.-|*#.\'""')
+
+
+class _Unfailing(io.FileIO):
+    """A file descriptor that drops what it cannot write: a closed pipe (`| head`), a full disk, a lost terminal."""
+
+    def write(self, data: Any, /) -> int:
+        """Takes everything."""
+        try:
+            while (written := super().write(data)) is None:  # a pipe that is full and does not wait by itself
+                select.select([], [self], [])
+        except OSError:
+            return len(data)
+        return written
+
+
+def never_fail() -> None:
+    """Makes standard output and error take every sign and survive their reader; silences matplotlib's first run."""
+    codecs.register_error("cstl", _in_other_signs)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif type(stream) is io.TextIOWrapper and stream.errors != "cstl":  # a notebook and a test have their own
+            stream.flush()
+            if os.name == "nt" and stream.isatty():  # Windows writes to its console in another way
+                stream.reconfigure(errors="cstl")
+                continue
+            raw = _Unfailing(stream.fileno(), "wb", closefd=False)
+            buffer = io.BufferedWriter(raw)
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, errors="cstl", line_buffering=True))
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "building the font cache", "created a temporary folder"
+
+
+def _in_other_signs(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = error.object[error.start : error.end].translate(_SIGNS)
+    return plain.encode("ascii", "backslashreplace").decode("ascii"), error.end

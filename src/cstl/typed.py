@@ -1,0 +1,329 @@
+"""What was typed after a command: made fit for Hydra's grammar, tried before anything starts, refused in a sentence."""
+
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from cstl.config import CONFIG_PATH
+from cstl.settings import PATHS, arguments, leaves, nearest, refuse_impossible, refuse_unknown, unknown
+
+_TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
+_WORD = re.compile(r"([+~]*)([\w./@:$-]+)=(.*)", re.DOTALL)
+
+
+def read(command: str, words: list[str]) -> list[str]:
+    """The words as Hydra takes them, after the configuration that they ask for has been composed and looked through.
+
+    Raises:
+        ValueError: a word, key, choice or value that cannot be meant; the message says what can be.
+    """
+    words = [_without_home(word) for word in words]
+    _check_flags(command, words)
+    given = get_args_parser().parse_args(words)
+    if given.resolve and given.cfg is None:
+        raise ValueError("--resolve goes with --cfg: --cfg job --resolve")
+    if given.multirun + given.run + (given.cfg is not None) + (given.info is not None) > 1:
+        raise ValueError("--multirun, --run, --cfg and --info exclude each other: type one of them")
+    if given.help or given.hydra_help or given.shell_completion or given.experimental_rerun:
+        return words
+    sweeps = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
+    if given.config_dir is not None and not os.path.isdir(given.config_dir):
+        raise ValueError(f"--config-dir={given.config_dir}: no such folder (from {os.getcwd()})")
+    loader = _loader(given)
+    readable = [_readable(word, command, loader, sweeps) for word in given.overrides]
+    name = given.config_name or command
+    jobs, drawn = _jobs(readable) if sweeps else ([readable], [])
+    for overrides in jobs:
+        config = _composed(name, overrides, loader)
+        if wrong := [key for key in drawn if OmegaConf.select(config, key, throw_on_missing=False) is None]:
+            raise _no_key(wrong[0], name, overrides, loader)
+        if given.cfg is None and given.info is None and given.config_name is None:
+            refuse_unknown(config, command)
+            refuse_impossible(config, command)
+    changed = dict(zip(given.overrides, readable, strict=True))
+    return [changed.get(word, word) for word in words]
+
+
+def expected(error: Exception) -> str | None:
+    """The message of an error that a user can mend; None where it is a fault of the program."""
+    if isinstance(error, InstantiationException):  # Hydra's account of a class that refused its arguments
+        where = re.search(r"full_key: (\S+)", str(error))
+        cause = error.__cause__
+        if isinstance(cause, TypeError):
+            return f"{where[1] if where else 'a part'} cannot be made of these settings: {cause}"
+        if isinstance(cause, Exception):
+            return expected(cause)
+        return str(error).splitlines()[0]
+    if isinstance(error, MissingMandatoryValue):
+        missing = re.search(r"full_key: (\S+)", str(error)) or re.search(r"value: (\S+)", str(error))
+        return f"{missing[1] if missing else 'a setting'} is needed: type {missing[1] if missing else 'KEY'}=VALUE"
+    if isinstance(error, OmegaConfBaseException) or type(error).__name__ == "MisconfigurationException":
+        return str(error).splitlines()[0]
+    return str(error) if isinstance(error, (ValueError, OSError, FloatingPointError)) else None
+
+
+def expand_home(config: DictConfig) -> None:
+    """Makes `~` in a path, as in a YAML file, the user's own folder."""
+    for key in PATHS:
+        node, _, last = key.rpartition(".")
+        parent = OmegaConf.select(config, node, throw_on_missing=False) if node else config
+        if isinstance(parent, DictConfig) and last in parent and not OmegaConf.is_interpolation(parent, last):
+            value = None if OmegaConf.is_missing(parent, last) else parent[last]
+            if isinstance(value, str) and value.startswith("~"):
+                parent[last] = os.path.expanduser(value)
+
+
+def _without_home(word: str) -> str:
+    """`--config-dir=~/my` as a path: a shell leaves a ~ after = as it is."""
+    key, equals, value = word.partition("=")
+    if equals and value.startswith("~") and (key in PATHS or key in ("--config-dir", "--config-path", "-cd", "-cp")):
+        return f"{key}={os.path.expanduser(value)}"
+    return word
+
+
+def _check_flags(command: str, words: list[str]) -> None:
+    """Refuses `--res 128`, `dataset = casiab` and words without a value."""
+    options = {name: action for action in get_args_parser()._actions for name in action.option_strings}
+    expects = False
+    for i, word in enumerate(words):
+        if expects:
+            expects = False
+            continue
+        following = words[i + 1] if i + 1 < len(words) else ""
+        if word.startswith("-") and len(word) > 1:
+            flag, equals, value = word.partition("=")
+            if flag not in options:
+                key, keys = flag.lstrip("-").replace("-", "_"), _keys(command)
+                if key not in keys and (meant := get_close_matches(flag, options, n=1, cutoff=0.8)):
+                    raise ValueError(f"{flag} is no option; did you mean {meant[0]}?")
+                value = value if equals else following if following and "=" not in following else "VALUE"
+                key = key if key in keys else nearest(key, keys) or key
+                raise ValueError(f"{flag} is no option: settings are typed KEY=VALUE, without dashes: {key}={value}")
+            expects = not equals and options[flag].nargs is None
+            if expects and (not following or following.startswith("-")):
+                raise ValueError(f"{flag} needs a value: {flag} VALUE")
+        elif word.startswith("=") or (following == "=") or (word.endswith("=") and following and "=" not in following):
+            words_left = [part for part in words[max(i - word.startswith("="), 0) : i + 3] if part]
+            example = "".join(words_left[:3]) if "=" in words_left[:2] else "".join(words_left[:2])
+            raise ValueError(f"a setting is one word, without spaces around =: {example}")
+
+
+def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -> str:
+    """A word as Hydra's grammar takes it: with quotes where a value has signs of the grammar or of other alphabets."""
+    if word.startswith("~") and "=" not in word:
+        return word
+    match = _WORD.fullmatch(word)
+    if match is None:
+        raise ValueError(_no_setting(word, command, loader))
+    sign, key, value = match.groups()
+    if key in _TEXTS and value and value[0] not in "'\"" and not re.search(r"\$\{.*\}", value):
+        parts = value.split(",") if sweeps and not os.path.exists(value) else [value]
+        if sweeps and re.match(r"(choice|range|interval|glob|sort|shuffle|tag)\(", value):
+            return word
+        return f"{sign}{key}={','.join(_text(part) for part in parts)}"
+    try:
+        _parsed(word)
+        return word
+    except (HydraException, ValueError):
+        pass
+    if value.startswith("[") and value.endswith("]") and not set(value[1:-1]) & set("[]{}'\""):
+        tried = f"{sign}{key}=[{','.join(_text(part.strip()) for part in value[1:-1].split(','))}]"
+    elif value[:1] in tuple("[{'\"") or "${" in value:
+        tried = ""
+    elif sweeps:
+        tried = f"{sign}{key}={','.join(map(_text, value.split(',')))}"
+    else:
+        tried = f"{sign}{key}={_quoted(value)}"
+    try:
+        _parsed(tried)
+        return tried
+    except (HydraException, ValueError):
+        raise ValueError(
+            f"{word} cannot be read: {_unbalanced(value)}. A list is key=[a,b], a text with signs in it "
+            f"'{key}=\"a, b\"', with the outer quotes for the shell"
+        ) from None
+
+
+def _unbalanced(value: str) -> str:
+    for opening, closing in ("[]", "()", "{}"):
+        if value.count(opening) != value.count(closing):
+            return f"it has {value.count(opening)} {opening} and {value.count(closing)} {closing}"
+    for quote in "'\"":
+        if value.count(quote) % 2:
+            return f"a {quote} is not closed"
+    return "the value is none of a number, a text, a list"
+
+
+def _parsed(word: str) -> Override:
+    return OverridesParser.create().parse_overrides([word])[0]
+
+
+def _text(value: str) -> str:
+    """A value that Hydra reads as text, null apart."""
+    try:
+        found = _parsed(f"x={value}").value()
+    except (HydraException, ValueError):
+        return _quoted(value)
+    return value if isinstance(found, str) or found is None else _quoted(value)
+
+
+def _quoted(value: str) -> str:
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def _no_setting(word: str, command: str, loader: ConfigLoaderImpl) -> str:
+    """What is said of a word without =."""
+    expected = f"{word!r} is no setting: expected KEY=VALUE"
+    if match := re.fullmatch(r"([\w./]+)[:＝]\s*(\S.*)", word):
+        return f"{expected}, such as {match[1]}={match[2]}"
+    if word.endswith((".ckpt", ".ptm", ".pt", ".pth")) and "checkpoint" in _keys(command):
+        return f"{expected}; did you mean checkpoint={word}?"
+    choices = {f"{group}={name}": name for group in _groups(command) for name in _options(loader, group)}
+    by_name = {name: choice for choice, name in reversed(choices.items())}
+    if meant := nearest(word, by_name):
+        return f"{expected}; did you mean {by_name[meant]}?"
+    if meant := nearest(word, _keys(command)):
+        return f"{expected}; did you mean {meant}=VALUE?"
+    return f"{expected}, such as seed=1. What there is: python -m cstl.{command} --help"
+
+
+def _jobs(words: list[str]) -> tuple[list[list[str]], list[str]]:
+    """The overrides of every job of a sweep, without what a search draws by itself, and the keys of that."""
+    parsed = OverridesParser.create().parse_overrides(words)
+    own = [override.input_line or "" for override in parsed if override.is_hydra_override()]
+    task = [override for override in parsed if not override.is_hydra_override()]
+    drawn = [override for override in task if override.is_interval_sweep()]
+    split = BasicSweeper.split_arguments([override for override in task if override not in drawn], None)
+    return [[*own, *job] for batch in split for job in batch], [override.key_or_group for override in drawn]
+
+
+def _loader(given: Any) -> ConfigLoaderImpl:
+    setup_globals()
+    path = create_config_search_path((given.config_path and os.path.abspath(given.config_path)) or CONFIG_PATH)
+    if given.config_dir is not None:
+        place = f"file://{os.path.abspath(given.config_dir)}"
+        path.prepend("command-line", place, anchor=SearchPathQuery(provider="schema"))
+    return ConfigLoaderImpl(path)
+
+
+def _composed(command: str, words: list[str], loader: ConfigLoaderImpl) -> DictConfig:
+    """The configuration, without Hydra's own part."""
+    try:
+        config = loader.load_configuration(command, words, RunMode.RUN, from_shell=True)
+    except MissingConfigException as error:
+        raise _missing(error, command, loader) from None
+    except yaml.YAMLError as error:
+        raise ValueError(_bad_yaml(error)) from None
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise _refused(error, command, words, loader) from None
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderImpl) -> ValueError:
+    found = re.search(r"Could not (?:find|load) '([^']+)'", str(error))
+    group, _, name = (found[1] if found else error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return ValueError(f"there is no configuration {name!r} in {CONFIG_PATH}")
+    place = re.search(r"In '([^']+)'", str(error))
+    where = f" (named in {place[1]})" if place and place[1] != command and "hydra" not in place[1] else ""
+    options = _options(loader, group)
+    if not options:
+        return unknown(f"there is no group {group}{where}", group, _groups(command))
+    return unknown(f"there is no {group}={name}{where}", name, options)
+
+
+def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
+    """What Hydra says of overrides, in one of our sentences."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _no_key(match[1].partition("@")[0], command, words, loader)
+    if match := re.search(r"Multiple values for ([\w/@]+)", text):
+        value = next((word.partition("=")[2] for word in words if word.lstrip("+").startswith(f"{match[1]}=")), "NAME")
+        return ValueError(f"{match[1]} is given twice, or with a +; type {match[1]}={value}, once and without the +")
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        key, value = match[1], match[2]
+        return ValueError(
+            f"{key}={value} has a comma: a list is typed '{key}=[{value}]', each value in turn python -m "
+            f"cstl.{command} -m {key}={value}, a text '{key}=\"{value}\"'"
+        )
+    if match := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
+        return ValueError(f"{match[1]} is several values: add -m, python -m cstl.{command} -m {match[1]}")
+    if match := re.search(r"Config group override must be a string or a list", text):
+        wrong = [w for w in words if (m := _WORD.fullmatch(w)) and m[2] in _groups(command)]
+        choices = [f"{w.partition('=')[0]} takes {', '.join(_options(loader, w.partition('=')[0]))}" for w in wrong]
+        return ValueError(f"{' '.join(wrong)}: a group is set to the name of one of its files; {'; '.join(choices)}")
+    if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
+        return unknown(f"~{match[1]}: there is no key {match[1]} to delete", match[1], [], _keys(command))
+    cause = error.__cause__
+    lines = [line.strip() for line in f"{text}\n{cause or ''}".splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("full_key:", "object_type", "See https", "reference_type"))]
+    return ValueError(
+        f"the configuration cannot be made: {'; '.join(dict.fromkeys(lines[:3])) or type(error).__name__}"
+    )
+
+
+def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
+    """What is said of a key that the chosen files do not have."""
+    groups = _groups(command)
+    chosen = [word for word in words if (match := _WORD.fullmatch(word)) and match[2] in groups]
+    config = loader.load_configuration(command, chosen, RunMode.RUN)
+    known = [name for name, _ in leaves(config)]
+    if not key.startswith("hydra"):
+        known = [name for name in known if name.partition(".")[0] != "hydra"]
+    parent = key.rpartition(".")[0]
+    while parent and parent not in known:
+        parent = parent.rpartition(".")[0]
+    inside = parent + "." if parent else ""
+    last, names = key.removeprefix(inside), [name.removeprefix(inside) for name in known if name.startswith(inside)]
+    siblings = [name for name in names if "." not in name]
+    if parent and not siblings:
+        return ValueError(f"{key}: {parent} is a single value and has no keys of its own")
+    node = OmegaConf.select(config, parent) if parent else None
+    if isinstance(node, DictConfig) and "_target_" in node and last in (arguments(parent, node) or ()):
+        return ValueError(f"{key} is not in the file of {parent}; what it makes takes one: type +{key}=VALUE")
+    siblings = siblings if parent else [*siblings, *(group for group in groups if group not in siblings)]
+    return unknown(f"{parent} has no key {last}" if parent else f"there is no key {last}", last, siblings, known)
+
+
+def _bad_yaml(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML file, and where."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    where = f"{mark.name.strip('<>')}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a YAML file"
+    problem = getattr(error, "problem", None) or str(error)
+    tabs = "\\t" in problem or "'\t'" in problem
+    told = "a tab; YAML is indented with spaces alone" if tabs else f"{problem}; expected KEY: VALUE in each line"
+    return f"{where}: {' '.join(told.split())}"
+
+
+def _groups(command: str) -> list[str]:
+    root: Any = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
+    names = [str(key) for entry in root.defaults if isinstance(entry, DictConfig) for key in entry]
+    return [name.rpartition(" ")[2] for name in names if "hydra/" not in name]
+
+
+def _options(loader: ConfigLoaderImpl, group: str) -> list[str]:
+    return list(loader.get_group_options(group, ObjectType.CONFIG))
+
+
+def _keys(command: str) -> list[str]:
+    loader = ConfigLoaderImpl(create_config_search_path(CONFIG_PATH))
+    config = loader.load_configuration(command, [], RunMode.RUN)
+    return [name for name, _ in leaves(config) if name.partition(".")[0] != "hydra"] + _groups(command)
