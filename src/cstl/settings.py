@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from cstl.config import CONFIG_PATH, plain
+from cstl.data.plan import OPTIONS
 from cstl.data.protocol import KEYS, as_protocol
 
 PATHS = ("checkpoint", "init_from", "store", "out", "dataset.raw", "dataset.store", "dataset.split_file", "data.store")
@@ -92,6 +93,7 @@ def refuse_unknown(config: DictConfig, command: str) -> None:
                 raise ValueError(f"trainer.{ours[0]} would not be heeded; in its place type {_OURS[ours[0]]}")
         elif group == "dataset" and not any(f"{key}.".startswith(f"{names}.") for names in _NAMES):
             known = KEYS if key == "dataset.protocol" else _shipped(key)
+            known = (*known, *OPTIONS) if key == "dataset" else known
             if known:
                 check(key, known, node)
         elif key in ("logger", "callbacks"):

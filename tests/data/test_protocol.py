@@ -181,7 +181,7 @@ def test_a_split_file(split_file: Path) -> None:
         ({"TRAIN_SET": ["001", "002"], "TEST_SET": ["002"]}, "both train and test: 002"),
         ({"TRAIN_SET": ["001"]}, 'TEST_SET missing, found TRAIN_SET; expected {"TRAIN_SET"'),
         ({}, "TRAIN_SET missing, found no key"),
-        ({"TRAIN_SET": [], "TEST_SET": ["001"]}, "TRAIN_SET is []; expected"),
+        ({"TRAIN_SET": ["001"], "TEST_SET": []}, "TEST_SET is []; expected"),
         ({"TRAIN_SET": "001", "TEST_SET": ["002"]}, "TRAIN_SET is '001'; expected"),
         ({"TRAIN_SET": [1], "TEST_SET": ["002"]}, "train: expected names, found 1; quote"),
         ({"TRAIN_SET": ["001", "001"], "TEST_SET": ["002"]}, "train: 001 listed more than once"),

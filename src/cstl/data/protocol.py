@@ -201,7 +201,7 @@ def read_split(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     for name, key in {"train": "TRAIN_SET", "test": "TEST_SET"}.items():
         if key not in content:
             raise ValueError(f"{path}: {key} missing, found {_few(content) or 'no key'}; {expected}")
-        if not isinstance(content[key], list) or not content[key]:
+        if not isinstance(content[key], list) or (name == "test" and not content[key]):
             raise ValueError(f"{path}: {key} is {content[key]!r:.40}; {expected}")
         split[name] = content[key]
     return split
