@@ -1,6 +1,7 @@
 """A run's folder belongs to one run: what it may be called, what is refused there, and what a name that is free is."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from cstl.command import command
 from cstl.compare import load_run
 from cstl.loggers import WandbLog
 from cstl.owner import InUseError, owner
+from cstl.recognizer import GaitRecognizer
 from cstl.report import report_run
 from cstl.run_folder import check_name
 from cstl.sweep import ERROR, AlreadyFinishedError
@@ -253,6 +255,24 @@ def test_another_process_is_not_disturbed(configured: Configure, tmp_path: Path)
     with owner(tmp_path / "run"), pytest.raises(InUseError, match="is in use"):
         run.train(config)
     assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_a_folder_that_goes_away_under_a_run(
+    how: str, configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not come back with half of a run in it."""
+    step, folder = GaitRecognizer.training_step, tmp_path / "run"
+
+    def away(self: GaitRecognizer, *arguments: object) -> object:
+        if self.global_step == 1:
+            shutil.rmtree(folder) if how == "deleted" else folder.rename(tmp_path / "elsewhere")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(GaitRecognizer, "training_step", away)
+    with pytest.raises(FileNotFoundError, match="run was deleted or moved while this run wrote into it"):
+        run.train(configured("train", *TINY))
+    assert not folder.exists()
 
 
 def test_putting_aside_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

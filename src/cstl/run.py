@@ -291,8 +291,13 @@ def make_missing_walkers(config: DictConfig) -> None:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Lets nobody else write into a run's folder; its first process speaks for the others."""
-    with owner(folder) if is_first() else nullcontext():
-        yield
+    try:
+        with owner(folder) if is_first() else nullcontext():
+            yield
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(f"{folder} was deleted or moved while this run wrote into it") from error
 
 
 def prolong(config: DictConfig) -> None:
