@@ -207,6 +207,7 @@ def prepare(config: DictConfig) -> None:
         "workers": config.get("workers"),
         "strict": config.get("strict", False),
         "upsample": config.get("upsample", False),
+        "subset": config.get("subset", False),
         "options": {key: plain(dataset)[key] for key in OPTIONS if key in dataset},
         "typed": typed_to_prepare() if "shard" in config else None,  # training prepares its walkers itself
     }

@@ -70,6 +70,91 @@ def test_archives_not_unpacked(tmp_path: Path) -> None:
         list_sequences(tmp_path, "casiab")
 
 
+@pytest.mark.parametrize(
+    ("given", "perhaps", "path"),
+    [("CASIA-B/001", "CASIA-B", "001/nm-01/000/001.png"), ("CASIA-B/001/nm-01", "CASIA-B", "001/nm-01/000/001.png"),
+     ("CASIA-B/001/nm-01/000", "CASIA-B", "001/nm-01/000/001.png"), ("", "CASIA-B", "001/nm-01/000/001.png"),
+     ("MVLP/Silhouette_000-00", "MVLP", "Silhouette_000-00/00001/0001.png"),
+     ("wrapped", "wrapped/a/b", "Silhouette_000-00/00001/0001.png")],
+)  # fmt: skip
+def test_one_folder_too_deep_or_too_high(tmp_path: Path, given: str, perhaps: str, path: str) -> None:
+    top = tmp_path / "top"
+    touch(top / perhaps / path)
+    for name in ("__MACOSX/001/nm-01/000/._001.png", ".DS_Store", "Thumbs.db"):
+        touch(top / name)
+    with pytest.raises(ValueError, match="none of the layouts") as error:
+        list_sequences(top / given)
+    assert str(error.value).splitlines()[-1] == f"Perhaps dataset.raw={top / perhaps}, which has {path}"
+
+
+def test_no_guess_where_nothing_tells(tmp_path: Path) -> None:
+    for subject in ("001", "002"):
+        touch(tmp_path / f"top/{subject}/nm-01/000/sils/001.png")
+    with pytest.raises(ValueError, match="none of the layouts") as error:
+        list_sequences(tmp_path / "top")
+    assert "Perhaps" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ending", "typed"),
+    [(".tar.gz", 'tar xf "$archive"'), (".zip", 'unzip -q "$archive"'), (".rar", "unrar x"), (".7z", "7z x"),
+     (".TGZ", "tar xf"), (".tar", "tar xf"), (".tar.xz", "tar xf")],
+)  # fmt: skip
+def test_archives_that_are_not_unpacked_are_named(tmp_path: Path, ending: str, typed: str) -> None:
+    for number in range(1, 9):
+        touch(tmp_path / f"{number:03d}{ending}")
+    with pytest.raises(ValueError, match="8 archive") as error:
+        list_sequences(tmp_path)
+    assert f"001{ending}, 002{ending}" in str(error.value)
+    assert typed in str(error.value).splitlines()[-1]
+    for number in range(1, 5):  # half of them
+        touch(tmp_path / f"{number:03d}/nm-01/000/001.png")
+    listing = list_sequences(tmp_path)
+    assert len(listing.sequences) == 4
+    reason = "an archive that is not unpacked"
+    assert listing.problems == [(str(tmp_path / f"00{number}{ending}"), reason) for number in range(5, 9)]
+
+
+def test_archives_deeper_in_the_tree(tmp_path: Path) -> None:
+    touch(tmp_path / "001/nm-01/000/001.png")
+    touch(tmp_path / "001/nm-02.zip")
+    touch(tmp_path / "001/nm-01/018.rar")
+    assert [path.removeprefix(f"{tmp_path}/") for path, _ in list_sequences(tmp_path).problems] == [
+        "001/nm-01/018.rar",
+        "001/nm-02.zip",
+    ]
+    touch(tmp_path / "001/nm-01/000/frames.zip")
+    assert list_files(str(tmp_path / "001/nm-01/000")).faults == [
+        (str(tmp_path / "001/nm-01/000/frames.zip"), "an archive that is not unpacked")
+    ]
+
+
+def test_subject_folders_in_folders_of_their_own_name(tmp_path: Path) -> None:
+    """As a file manager unpacks 001.tar.gz, which has the folder 001 in it."""
+    for name in ("001/001/nm-01/000", "001/001/nm-01/018", "002/nm-01/000", "003/003/003", "004/004/004/004"):
+        touch(tmp_path / name / "001.png")
+    touch(tmp_path / "__MACOSX/001/nm-01/000/._001.png")
+    assert [(s.subject, s.condition, s.view) for s in list_sequences(tmp_path).sequences] == [
+        ("001", "nm-01", "000"),
+        ("001", "nm-01", "018"),
+        ("002", "nm-01", "000"),
+        ("003", "003", "003"),
+        ("004", "004", "004"),
+    ]
+
+
+def test_only_files_of_a_pattern(tmp_path: Path) -> None:
+    for name in ("000-sils.pkl", "000-rgbs.pkl"):
+        touch(tmp_path / "001/nm-01/000" / name)
+    touch(tmp_path / "001/nm-01/000/001.png")
+    listing = list_sequences(tmp_path, pattern="*-sils.pkl")
+    assert listing.layout == "opengait"
+    folder = listing.sequences[0].folder
+    assert list_files(folder, "*-sils.pkl") == ([], [f"{folder}/000-sils.pkl"], [])
+    with pytest.raises(ValueError, match=r"Only files named \*\.npy were looked for \(dataset\.files\)"):
+        list_sequences(tmp_path, pattern="*.npy")
+
+
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected 001/nm-01/000/\*\.png .*found an empty folder"):
         list_sequences(tmp_path, "casiab")
@@ -133,6 +218,7 @@ def test_no_layout_shows_what_was_found_beside_all_of_them(tmp_path: Path) -> No
         "  oumvlp    Silhouette_000-00/00001/*.png (Silhouette_VIEW-CONDITION/subject/frames)",
         "  opengait  001/nm-01/000/000.pkl (subject/condition/view/one pickled array)",
         "Give the folder whose entries are the first part of such a path with dataset.raw=PATH",
+        f"Perhaps dataset.raw={tmp_path / 'DatasetB'}, which has 001/nm-01/000/001.png",
     ]
 
 

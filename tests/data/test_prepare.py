@@ -559,6 +559,107 @@ def test_a_tree_the_protocol_knows_nothing_of(raw: Path, tmp_path: Path, protoco
     assert "expected subjects like 101" in str(error.value)
 
 
+ORDERS = {
+    "view/subject/condition": lambda subject, condition, view: f"{view}/{subject}/{condition}",
+    "condition/subject/view": lambda subject, condition, view: f"{condition}/{subject}/{view}",
+    "subject/view/condition": lambda subject, condition, view: f"{subject}/{view}/{condition}",
+    "view/condition/subject": lambda subject, condition, view: f"{view}/{condition}/{subject}",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("names", ["casiab", "oumvlp"])
+def test_names_in_another_order_are_refused(
+    raw_tree: Path, tmp_path: Path, protocol: Protocol, order: str, names: str
+) -> None:
+    """Read leniently they make nonsense: 015 is a view and a subject, 00 a condition and a view."""
+    if names == "oumvlp":
+        views = ("000", "015", "030")
+        conditions, subjects = ("00", "01"), [f"{number:05d}" for number in range(1, 16)]
+        protocol = Protocol(
+            views=views, conditions=conditions, gallery=("01",), probes={"NM": ("00",)},
+            train=("00001-10305:2",), test=("00002-10306:2",),
+        )  # fmt: skip
+        every = [(s, c, v) for s in subjects for c in conditions for v in views]
+    else:
+        every = [path.relative_to(raw_tree).parts for path in raw_tree.glob("*/*/*")]
+    for name in every:
+        folder = tmp_path / "raw" / ORDERS[order](*name)
+        folder.mkdir(parents=True)
+        shutil.copy(raw_tree / "001/nm-01/000/001.png", folder)
+    said = rf"of the {len(every)} sequences found(?s:.*)seem to be {order}, such as"
+    with pytest.raises(ValueError, match=said) as error:
+        run(tmp_path / "raw", tmp_path / "tiny-64", protocol)
+    assert "001/nm-01/000/*.png (subject/condition/view/frames)" in str(error.value)
+    assert "dataset.layout=" in str(error.value)
+    assert not (tmp_path / "tiny-64").exists()
+
+
+def test_a_tree_of_which_the_protocol_knows_the_smaller_part(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    two = Protocol(**{**eval(fields(protocol)), "train": ("001",), "test": ("002",)})
+    with pytest.raises(ValueError, match=r"knows 12 of the 36 sequences found(?s:.*)type subset=true"):
+        run(raw, tmp_path / "tiny-64", two)
+    assert run(raw, tmp_path / "tiny-64", two, subset=True).sequences == 12
+    three = Protocol(**{**eval(fields(protocol)), "train": ("001-002",), "test": ("003",)})
+    assert run(raw, tmp_path / "half", three).sequences == 18
+    other = Protocol(**{**eval(fields(protocol)), "train": ("101",), "test": ("102",)})
+    with pytest.raises(ValueError, match="knows none of the 36 sequences found"):
+        run(raw, tmp_path / "none", other, subset=True)
+
+
+@pytest.mark.parametrize(("ending", "same"), [(".bmp", True), (".BMP", True), (".jpg", False), (".JPEG", False)])
+def test_masks_in_other_formats(
+    raw_tree: Path, tmp_path: Path, protocol: Protocol, store: Store, ending: str, same: bool
+) -> None:
+    for path in raw_tree.rglob("*.png"):
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        fake_trees.write(
+            tmp_path / "raw" / path.relative_to(raw_tree).with_suffix(ending), cv2.imencode(ending, image)[1].tobytes()
+        )
+    summary = run(tmp_path / "raw", tmp_path / "tiny-64", protocol)
+    assert (summary.sequences, summary.frames) == (36, len(store.frames))
+    told = "masks are JPEG files, whose values near black and white are noise (001/bg-01/000/001" in str(summary)
+    assert told != same
+    apart = np.abs(open_store(summary.store).frames.astype(int) - store.frames)
+    assert apart.max() == 0 if same else apart.mean() < 3  # a body's outline moves, its size and place do not
+
+
+def test_one_number_in_two_formats(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    image = cv2.imread(str(raw / "001/nm-01/000/001.png"), cv2.IMREAD_UNCHANGED)
+    (raw / "001/nm-01/000/001.jpg").write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+    summary = run(raw, tmp_path / "tiny-64", protocol)
+    assert summary.dropped_frames == {"same number as another": 1}
+
+
+def test_archives_beside_folders_are_told(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    shutil.rmtree(raw / "005")
+    for subject in ("004", "005"):
+        (raw / f"{subject}.tar.gz").write_bytes(b"packed")
+    said = str(run(raw, tmp_path / "tiny-64", protocol))
+    assert "1 archive(s) are not unpacked, and what is in them is left out: 005.tar.gz. Unpack them there" in said
+    with pytest.raises(ValueError, match=r"005\.tar\.gz: an archive that is not unpacked; .*strict=false"):
+        run(raw, tmp_path / "strict", protocol, strict=True)
+
+
+def test_one_of_several_pickles_is_chosen(tmp_path: Path) -> None:
+    fake_trees.opengait(tmp_path / "raw")
+    for path in list((tmp_path / "raw").rglob("*.pkl")):
+        path.with_name(f"{path.stem}-rgbs.pkl").write_bytes(b"another thing")
+        path.rename(path.with_name(f"{path.stem}-sils.pkl"))
+    with pytest.raises(ValueError, match=r"several pickles(?s:.*)with dataset\.files=PATTERN, such as dataset\.files="):
+        run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
+    summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, options={"files": "*0-sils.pkl"})
+    assert summary.sequences > 10
+    assert open_store(summary.store).about["files"] == "*0-sils.pkl"
+
+
+def test_a_sequence_in_a_folder_and_in_its_wrapped_copy(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+    shutil.copytree(raw / "001", raw / "copy")
+    shutil.move(raw / "copy", raw / "001/001")
+    with pytest.raises(ValueError, match=r"6 sequence\(s\) twice: 001 bg-01 000 is in .*001/001/bg-01/000"):
+        run(raw, tmp_path / "tiny-64", protocol)
+
+
 def test_nothing_is_left(tmp_path: Path, protocol: Protocol, write_sequence: Write) -> None:
     write_sequence(tmp_path / "raw/001/nm-01/000", [np.zeros((50, 50), np.uint8)] * 4)
     with pytest.raises(ValueError, match=r"no sequence is left to store; .*4 no person.*1 fewer than 3 usable frames"):

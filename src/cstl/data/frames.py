@@ -1,4 +1,4 @@
-"""The frames of one sequence, from the files in its folder: PNG pictures, or one pickled array."""
+"""The frames of one sequence, from the files in its folder: PNG, BMP or JPEG pictures, or one pickled array."""
 
 import io
 import math
@@ -19,11 +19,17 @@ _PLAIN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 MOST_PIXELS = 2**26  # of a picture: 8192 × 8192
 MOST_BYTES = 2**30  # of a file
 
+PICTURES = (".png", ".bmp", ".jpg", ".jpeg")
+LOSSY = (".jpg", ".jpeg")  # no mask is black and white any more once it was one of these
+PICKLES = (".pkl", ".pickle")
+ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst")
+
 UNREADABLE = "unreadable"
+ARCHIVE = "an archive that is not unpacked"
 NOT_GREY = "not 8-bit grey"
 TOO_LARGE = f"more than {MOST_PIXELS:,} pixels"
 NO_NUMBER = "no number in its name"  # gei.png, background.png, … are not frames
-SAME_NUMBER = "same number as another"  # 1.png beside 001.png
+SAME_NUMBER = "same number as another"  # 1.png beside 001.png, or 001.jpg
 UNREADABLE_FOLDER = "unreadable folder"
 BOTH = "pictures and a pickle in one folder"
 SEVERAL = "several pickles in one folder"
@@ -61,10 +67,13 @@ def list_files(folder: str, pattern: str | None = None) -> Files:
     numbered: dict[tuple[str | int, ...], str] = {}
     for name in names:
         path, lower = f"{folder}{os.sep}{name}", name.lower()
-        if lower.endswith((".pkl", ".pickle")):
+        if lower.endswith(PICKLES):
             files.pickles.append(path)
-        elif lower.endswith(".png"):
-            parts: list[str | int] = [*_NUMBER.split(lower)]  # text, number, text, …
+        elif lower.endswith(ARCHIVES):
+            files.faults.append((path, ARCHIVE))
+        elif lower.endswith(PICTURES):
+            stem = lower.rpartition(".")[0]
+            parts: list[str | int] = [*_NUMBER.split(stem)]  # text, number, text, …
             parts[1::2] = map(int, parts[1::2])
             order = tuple(parts)
             if len(order) == 1 or order in numbered:
@@ -95,6 +104,7 @@ def read_frames(folder: str, files: Files, suffix: str) -> Iterator[tuple[str, n
 def read_grey(path: str) -> np.ndarray | str:
     """A picture as uint8 (H, W), or why there is none. Colour whose channels are all equal is grey.
 
+    A JPEG file's grey values near black and white are noise: 128 and more become 255, the others 0.
     Large pictures are decoded whole: OpenCV's reduced decoding is hardly faster for PNG files and changes frames.
     """
     try:
@@ -121,7 +131,7 @@ def read_grey(path: str) -> np.ndarray | str:
         if (colours != grey).any() or (alpha != 255).any():
             return NOT_GREY
         image = grey[..., 0]
-    return image
+    return np.where(image >= 128, 255, 0).astype(np.uint8) if path.lower().endswith(LOSSY) else image
 
 
 def _pixels(data: bytes) -> int | None:

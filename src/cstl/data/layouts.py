@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,8 @@ from pathlib import Path
 from sys import intern
 from typing import NamedTuple, TypeVar
 
-from cstl.data.frames import UNREADABLE_FOLDER, list_files
+from cstl.data.frames import ARCHIVE, ARCHIVES, PICKLES, PICTURES, UNREADABLE_FOLDER, list_files
+from cstl.files import shown
 
 AUTO = "auto"
 LOOP = "symbolic-link loop"
@@ -20,6 +22,7 @@ SAMPLE = 64  # sequences that are looked into to tell the layout
 Problems = list[tuple[str, str]]  # a folder, what is wrong with it
 Kind = TypeVar("Kind")
 Item = TypeVar("Item")
+_JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}  # of operating systems
 _VIEW_FOLDER = re.compile(r"Silhouette_([^-]+)-([^-]+)")
 
 
@@ -51,13 +54,17 @@ class Listing:
 
 
 def by_subject(raw: str, problems: Problems) -> Iterator[RawSequence]:
-    """Sequences in `subject/condition/view`."""
+    """Sequences in `subject/condition/view`, also where unpacking has made `subject/subject/condition/view` of it."""
     for subject, subject_folder in _folders(raw, problems):
         if _VIEW_FOLDER.fullmatch(subject):
             continue  # the other layout: every subject's folder in it would be listed for nothing
         for condition, condition_folder in _folders(subject_folder, problems):
             for view, folder in _folders(condition_folder, problems):
-                yield RawSequence(subject, condition, view, folder)
+                inner = _folders(folder, problems) if condition == subject else []
+                for deeper, deeper_folder in inner:  # 001/001/nm-01/000
+                    yield RawSequence(subject, view, deeper, deeper_folder)
+                if not inner:
+                    yield RawSequence(subject, condition, view, folder)
 
 
 def by_view(raw: str, problems: Problems) -> Iterator[RawSequence]:
@@ -161,6 +168,13 @@ def _with(suffix: str, sequences: Iterable[RawSequence], pattern: str | None) ->
 
 def _fits_none(raw: str, layout: str, problems: Problems) -> str:
     found = describe(raw)
+    if archives := sorted({os.path.relpath(path, raw) for path, why in problems if why == ARCHIVE}):
+        first = shown(", ".join(archives[:3]) + (", …" if len(archives) > 3 else ""))
+        return (
+            f"{raw} holds {len(archives)} archive(s) that are not unpacked and no silhouettes beside them: found "
+            f"{found}.\nUnpack them there and type the command again, {first} and the like with\n  "
+            f"cd {shlex.quote(raw)} && {_unpacking(archives[0])}"
+        )
     if problems:
         folder, reason = problems[0]
         found += f"; {len(problems)} folder(s) left out, {os.path.relpath(folder, raw)}: {reason}"
@@ -172,8 +186,42 @@ def _fits_none(raw: str, layout: str, problems: Problems) -> str:
     choices = "".join(f"\n  {name:10}{choice.looks}" for name, choice in LAYOUTS.items())
     return (
         f"{raw} has none of the layouts that are known.\nFound: {found}\nExpected one of:{choices}\n"
-        "Give the folder whose entries are the first part of such a path with dataset.raw=PATH"
+        "Give the folder whose entries are the first part of such a path with dataset.raw=PATH" + _perhaps(raw)
     )
+
+
+def _unpacking(archive: str) -> str:
+    """What to type to unpack archives such as this one, one after another."""
+    ending = next(e for e in (".tar.gz", ".tar.bz2", ".tar.xz", *ARCHIVES) if archive.lower().endswith(e))
+    tools = {".zip": "unzip -q", ".rar": "unrar x -idq", ".7z": "7z x -bd"}
+    return f'for archive in *{ending}; do {tools.get(ending, "tar xf")} "$archive"; done'
+
+
+def _perhaps(raw: str) -> str:
+    """The folder above or below that fits, where the one that was given is one too deep or too high."""
+    top = Path(raw).resolve()
+    file = _first_frame(top)
+    if file is None:
+        return ""
+    alone = [top]  # the folders below, as long as there is one in each
+    while len(alone) < 4 and len(inner := _folders(str(alone[-1]), [])) == 1:
+        alone.append(Path(inner[0][1]))
+    for root in (*alone[1:], *list(top.parents)[:3]):
+        parts = file.relative_to(root).parts if file.is_relative_to(root) else ()
+        viewed = [bool(_VIEW_FOLDER.fullmatch(part)) for part in parts]
+        if viewed in ([False] * 4, [True, False, False]):
+            return f"\nPerhaps dataset.raw={shown(root)}, which has {shown('/'.join(parts))}"
+    return ""
+
+
+def _first_frame(top: Path) -> Path | None:
+    """A picture or pickle somewhere in a folder, the first by the names of the folders; None: there is none."""
+    for folder, folders, files in islice(os.walk(top), 1000):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in _JUNK)
+        for name in sorted(files):
+            if name[0] != "." and name.lower().endswith((*PICTURES, *PICKLES)):
+                return Path(folder, name)
+    return None
 
 
 def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
@@ -186,7 +234,12 @@ def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
         problems.append((parent, f"{UNREADABLE_FOLDER} ({error.strerror})"))
         return []
     for entry in entries:
-        if entry.name[0] == ".":
+        if entry.name[0] == "." or entry.name in _JUNK:
+            continue
+        if entry.name.lower().endswith(ARCHIVES) and entry.is_file():
+            stem = re.sub(r"(\.tar)?\.\w+$", "", entry.name, flags=re.IGNORECASE)
+            if not os.path.isdir(os.path.join(parent, stem)):  # else it was unpacked
+                problems.append((entry.path, ARCHIVE))
             continue
         if entry.is_symlink() and (wrong := _wrong_link(entry.path)):
             problems.append((entry.path, wrong))

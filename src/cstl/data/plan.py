@@ -4,25 +4,27 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cstl.data.alignment import ALIGNED, frame_size
-from cstl.data.frames import list_files, read_frames
-from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, describe, list_sequences, prevailing, spread
+from cstl.data.frames import ARCHIVE, LOSSY, list_files, read_frames
+from cstl.data.layouts import AUTO, LAYOUTS, Listing, RawSequence, describe, list_sequences, prevailing, spread
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.data.store import partial_folder
 from cstl.files import shown
 
 CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of work
+LOOKED_INTO = 200  # sequences whose files' names are looked at, for remarks
 SAMPLE = 16  # sequences that tell whether silhouettes are aligned already
 # Keys of a data set, beside its protocol, that decide which frames a store holds, with their values where nobody says.
 OPTIONS: dict[str, Any] = {"files": None}
+_PARTS = ("subject", "condition", "view")
 UNKNOWN = "{} the protocol does not know"
 
 
@@ -85,6 +87,7 @@ def plan_preparation(
     upsample: bool = False,
     strict: bool = False,
     options: Mapping[str, Any] | None = None,
+    subset: bool = False,
 ) -> Plan:
     """List the raw tree and say which sequences go into which chunk. Arguments and errors as for `prepare`."""
     protocol = as_protocol(protocol)
@@ -96,14 +99,9 @@ def plan_preparation(
         raise ValueError(f"{folder}: {reason}; mend or remove it, or leave such folders out with strict=false")
     skipped = [("frame", reason, relative(folder, raw)) for folder, reason in listing.problems]
     sequences, notes = _by_protocol(listing.sequences, protocol, raw, skipped)
-    if not sequences:
-        first = listing.sequences[0]
-        raise ValueError(
-            f"{raw}: the protocol of {dataset} knows none of the {len(listing.sequences)} sequences found; the first "
-            f"one has subject {first.subject}, condition {first.condition}, view {first.view} (found {describe(raw)}); "
-            f"expected subjects like {min(protocol.known_subjects, default='none')}, conditions like "
-            f"{protocol.conditions[0]} and views like {protocol.views[0]}"
-        )
+    known = len(sequences)
+    if 2 * known < len(listing.sequences) and not (subset and known):
+        raise ValueError(_mostly_unknown(listing, known, protocol, dataset, raw))
     source = _source(sequences, listing.layout, raw, settings["files"])
     if source and source[0] < res and not upsample:
         raise ValueError(
@@ -113,6 +111,7 @@ def plan_preparation(
     if source:
         scaled = "" if source[0] == res else f", scaled {'down' if source[0] > res else 'up'} to {res} rows"
         notes.append(f"the silhouettes were aligned to {source[0]}x{source[1]} already: not aligned again{scaled}")
+    notes += _remarks(sequences, listing, raw, settings["files"])
     settings |= {"layout": listing.layout, "source": source}
     return Plan(raw, Path(out), settings, tuple(sequences), tuple(skipped), tuple(notes), strict)
 
@@ -158,6 +157,50 @@ def _by_protocol(
     return sequences, [f"{what}: {some(sorted(found), 5)}" for what, found in told.items() if found]
 
 
+def _mostly_unknown(listing: Listing, known: int, protocol: Protocol, dataset: str, raw: str) -> str:
+    """What was found beside what the protocol knows, and what to type."""
+    first = listing.sequences[0]
+    count = f"{known:,}" if known else "none"
+    message = (
+        f"{raw}: the protocol of {dataset} knows {count} of the {len(listing.sequences):,} sequences found; the first "
+        f"one has {_called(names(first))} (found {describe(raw)}); expected subjects like "
+        f"{min(protocol.known_subjects, default='none')}, conditions like {protocol.conditions[0]} and views like "
+        f"{protocol.views[0]}"
+    )
+    order = None if listing.layout == "oumvlp" else _other_order(listing.sequences, protocol)
+    if order:
+        folders = "/".join(order)
+        example = "/".join(names(first))
+        message += (
+            f".\nThe folders seem to be {folders}, such as {_printable(example)}; a layout with that order is not "
+            "known. Rename them to one that is:"
+        )
+    else:
+        message += ".\nThe layouts that are known:"
+    message += "".join(f"\n  {name:10}{layout.looks}" for name, layout in LAYOUTS.items())
+    message += f"\nRead as {listing.layout}; name another with dataset.layout=, or another data set with dataset="
+    if known:
+        message += ". Where the others are meant to be left out, type subset=true"
+    return message
+
+
+def _called(name: Sequence[str]) -> str:
+    return ", ".join(f"{what} {_printable(value)}" for what, value in zip(_PARTS, name, strict=True))
+
+
+def _other_order(sequences: Sequence[RawSequence], protocol: Protocol) -> tuple[str, ...] | None:
+    """What the three folders of a sequence are where they come in another order, which most of the sequences have."""
+    known = (protocol.known_subjects, protocol.conditions, protocol.views)
+    keys = [{_key(name) for name in every} for every in known]
+    sample = [[_key(name) for name in names(sequence)] for sequence in spread(sequences, 200)]
+    fits = {
+        order: sum(all(name[i] in keys[part] for i, part in enumerate(order)) for name in sample)
+        for order in permutations(range(3))
+    }
+    best = max(fits, key=fits.__getitem__)
+    return tuple(_PARTS[part] for part in best) if 2 * fits[best] > len(sample) and best != (0, 1, 2) else None
+
+
 def _unique(names: Iterable[str]) -> dict[str, str]:
     """Key → the name that alone has it."""
     keys = Counter(map(_key, names))
@@ -167,6 +210,29 @@ def _unique(names: Iterable[str]) -> dict[str, str]:
 def _key(name: str) -> str:
     """The same for 1 and 001, NM-01 and nm-01, and a letter that is written in two ways (é as one sign or as two)."""
     return re.sub(r"\d+", lambda digits: str(int(digits[0])), unicodedata.normalize("NFC", name).casefold())
+
+
+def _remarks(sequences: list[RawSequence], listing: Listing, raw: str, pattern: str | None) -> Iterator[str]:
+    """What a user should know of the files, by a sample of the tree."""
+    archives = [relative(path, raw) for path, why in listing.problems if why == ARCHIVE]
+    if archives:
+        yield (
+            f"{len(archives):,} archive(s) are not unpacked, and what is in them is left out: {some(archives, 5)}. "
+            "Unpack them there, delete the store and prepare it again"
+        )
+    sample = [list_files(sequence.folder, pattern) for sequence in spread(sequences, LOOKED_INTO)]
+    if lossy := [path for files in sample for path in files.pictures[:1] if path.lower().endswith(LOSSY)]:
+        yield (
+            f"masks are JPEG files, whose values near black and white are noise ({relative(lossy[0], raw)}): 128 and "
+            "more were made white, the rest black"
+        )
+    if several := [files.pickles for files in sample if len(files.pickles) > 1]:
+        found = ", ".join(_printable(os.path.basename(path)) for path in several[0][:3])
+        ending = re.sub(r"^\d+", "*", os.path.basename(several[0][-1]))
+        yield (
+            f"folders hold several pickles ({found} in {relative(os.path.dirname(several[0][0]), raw)}), and are left "
+            f"out; choose one in each with dataset.files=PATTERN, such as dataset.files='{_printable(ending)}'"
+        )
 
 
 def _source(sequences: list[RawSequence], layout: str, raw: str, pattern: str | None) -> tuple[int, int] | None:

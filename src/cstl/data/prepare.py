@@ -139,6 +139,7 @@ def prepare(
     progress: bool = True,
     typed: str | None = None,
     options: Mapping[str, Any] | None = None,
+    subset: bool = False,
 ) -> Summary:
     """Align every frame of a raw tree and write a store; interrupted and called again, it goes on.
 
@@ -159,6 +160,7 @@ def prepare(
         progress: show a progress bar, where standard error is a terminal.
         typed: what the user types after `python -m cstl.prepare` to prepare this store, for messages.
         options: more that decides which frames are kept, see `cstl.data.plan.OPTIONS`.
+        subset: allow most sequences of the raw tree to be unknown to the protocol.
 
     Returns:
         What was kept and dropped. `dropped.csv` in the store names every dropped frame and sequence,
@@ -177,7 +179,7 @@ def prepare(
     settings = store_settings(dataset, as_protocol(protocol), res, options)
     arguments: dict[str, Any] = {"dataset": dataset, "protocol": protocol, "res": res, "layout": layout}
     arguments["upsample"] = upsample
-    arguments |= {"strict": strict, "options": options}
+    arguments |= {"strict": strict, "options": options, "subset": subset}
     if there := _existing(Path(out), settings, strict):
         return _compared(there, raw, arguments, progress=progress)
     plan = plan_preparation(raw, out, **arguments)
@@ -213,6 +215,7 @@ def prepare_shard(
     progress: bool = True,
     typed: str | None = None,
     options: Mapping[str, Any] | None = None,
+    subset: bool = False,
 ) -> Summary:
     """Align the frames of one share of a raw tree, in one of `shards` jobs; `prepare` joins them when all are done.
 
@@ -221,7 +224,8 @@ def prepare_shard(
     Args:
         shard: 0 … shards − 1.
         shards: into how many jobs the preparation is cut; the same in all of them.
-        raw, out, dataset, protocol, res, layout, upsample, workers, strict, progress, typed, options: as for `prepare`.
+        raw, out, dataset, protocol, res, layout, upsample, workers, strict, progress, typed, options, subset: as for
+            `prepare`.
 
     Returns:
         What was kept and dropped of this share; of the whole store, where that is there already.
@@ -239,7 +243,7 @@ def prepare_shard(
     settings = store_settings(dataset, as_protocol(protocol), res, options)
     arguments: dict[str, Any] = {"dataset": dataset, "protocol": protocol, "res": res, "layout": layout}
     arguments["upsample"] = upsample
-    arguments |= {"strict": strict, "options": options}
+    arguments |= {"strict": strict, "options": options, "subset": subset}
     if there := _existing(Path(out), settings, strict):
         return _compared(there, raw, arguments, shard, shards, progress=progress)
     plan = plan_preparation(raw, out, **arguments)
@@ -364,7 +368,8 @@ def join(plan: Plan, digests: Mapping[int, str] | None = None) -> Summary:
     frames = sum(length for *_, length in kept)
     count = _count(dropped, outcomes)
     if not kept:
-        raise ValueError(f"{plan.raw}: no sequence is left to store; dropped were {_counts(count)}")
+        told = "".join(f"\n{note}" for note in plan.notes)
+        raise ValueError(f"{plan.raw}: no sequence is left to store; dropped were {_counts(count)}{told}")
     faulty = [f"{path} ({why})" for what, why, path in plan.skipped if what == "frame"]
     faulty += [path for outcome in outcomes for path in outcome.faulty]
     about = {
