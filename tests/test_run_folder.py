@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from cstl import run, run_folder
 from cstl.command import command
 from cstl.compare import load_run
+from cstl.files import write_json
 from cstl.loggers import WandbLog
 from cstl.owner import InUseError, owner
 from cstl.recognizer import GaitRecognizer
@@ -321,3 +322,15 @@ def test_an_identity_that_cannot_be_kept_does_not_stop_training(
         assert f"W&B: {file} cannot be" in said
     else:
         assert logger._identity()["id"] == first == file.read_text()
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results.json").write_text("the ones before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cstl.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*results\.json'"):
+        write_json(tmp_path / "results.json", {})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the ones before"]
