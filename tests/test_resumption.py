@@ -29,6 +29,7 @@ TINY = (
     "baseline=false",
     "report=false",
 )
+LAST = ["step-0000004.ckpt", "step-0000006.ckpt"]
 Patch = Callable[[], None]
 
 
@@ -91,9 +92,30 @@ class Killed:
 
     @staticmethod
     def evaluating_the_last_model() -> None:
+        """After the last step, which has no checkpoint yet."""
         from cstl.recognizer import GaitRecognizer
 
-        GaitRecognizer.test_step = lambda *arguments: kill()
+        step = GaitRecognizer.validation_step
+        GaitRecognizer.validation_step = lambda self, *rest: kill() if self.global_step == 6 else step(self, *rest)
+
+    @staticmethod
+    def after_the_last_evaluation() -> None:
+        """When its row is in the log, and nothing else tells of it."""
+        from cstl import results
+
+        results.write_probes = lambda *arguments: kill()
+
+    @staticmethod
+    def taking_an_old_checkpoint_away() -> None:
+        """Between the third one's bytes and its name."""
+        unlink = Path.unlink
+
+        def late(path: Path, missing_ok: bool = False) -> None:
+            unlink(path, missing_ok=missing_ok)
+            if path.name == "step-0000002.ckpt":
+                kill()
+
+        Path.unlink = late
 
     @staticmethod
     def rewriting_the_log() -> None:
@@ -211,8 +233,17 @@ def _tensors(node: object) -> Iterator[bytes]:
 def test_killed_at_a_bad_moment(point: str, start: Start, whole: Path) -> None:
     name = point
     assert start(name, point).exitcode == -signal.SIGKILL
+    assert len(checkpoints(whole.parent / name / "checkpoints")) <= 2
     assert start(name, None).exitcode == 0, (whole.parent / f"{name}.log").read_text()
     assert_same(whole, whole.parent / name)
+    assert sorted(path.name for path in (whole.parent / name / "checkpoints").iterdir()) == LAST
+    assert not list((whole.parent / name).glob("*.part"))
+
+
+def test_a_row_is_logged_once(whole: Path) -> None:
+    """The evaluation after the last step is the final one, too."""
+    rows = (whole / "metrics.csv").read_text().splitlines()
+    assert [int(row.split(",")[0]) for row in rows[1:]] == [1, 2, 3, 3, 4, 5, 6, 6]
 
 
 def test_killed_again_and_again(start: Start, whole: Path) -> None:
@@ -319,3 +350,46 @@ def test_a_stopped_run_is_prolonged(start: Start, folder: Path) -> None:
     ours, theirs = (torch.load(checkpoints(folder / name / "checkpoints")[-1]) for name in ("long", "stopped"))
     assert list(_tensors(ours["state_dict"])) == list(_tensors(theirs["state_dict"]))
     assert (folder / "long" / "metrics.csv").read_bytes() == (folder / "stopped" / "metrics.csv").read_bytes()
+
+
+def test_the_log_has_the_same_iterations_after_two_stops(start: Start, folder: Path) -> None:
+    seldom = ("trainer.log_every_n_steps=3", "trainer.max_steps=9", "evaluate_every=null")
+    for step in (3, 7):
+        assert start("seldom", AtStep(step, signal.SIGTERM), *seldom).exitcode == 128 + signal.SIGTERM
+    assert start("seldom", None, *seldom).exitcode == 0, (folder / "seldom.log").read_text()
+    rows = (folder / "seldom" / "metrics.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["3", "6", "9", "9"]
+
+
+class InEvaluation:
+    """A signal in the evaluation after the last step, or in the final one of a run without others."""
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+
+    def __call__(self) -> None:
+        from cstl.recognizer import GaitRecognizer
+
+        step = GaitRecognizer.validation_step
+
+        def signalled(recognizer: GaitRecognizer, *arguments: object) -> None:
+            if recognizer.global_step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            step(recognizer, *arguments)
+
+        setattr(GaitRecognizer, self.hook, signalled)
+
+
+@pytest.mark.parametrize("when", ["last step", "validation_step", "test_step"])
+def test_a_signal_at_the_end_is_obeyed(when: str, start: Start, whole: Path) -> None:
+    name = when.replace(" ", "-")
+    patch = AtStep(5, signal.SIGUSR1) if when == "last step" else InEvaluation(when)
+    number = signal.SIGUSR1 if when == "last step" else signal.SIGTERM
+    overrides = ("evaluate_every=null",) if when == "test_step" else ()
+    assert start(name, patch, *overrides).exitcode == 128 + number
+    run = whole.parent / name
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == LAST
+    assert not (run / "results.json").exists()
+    assert start(name, None, *overrides).exitcode == 0
+    if not overrides:
+        assert_same(whole, run)

@@ -2,10 +2,11 @@
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import threading
-import zipfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +17,14 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from cstl.checkpoint import DamagedError, load_tensors
 from cstl.files import PART, write_text
 from cstl.models.collective import of_all_processes
-from cstl.processes import Stopped
+from cstl.processes import Stopped, stop_at_once
 
 BEST = "best.ckpt"
 DAMAGED = ".damaged"
+PATIENCE = 5.0  # seconds; schedulers send the same signal twice at once
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -29,7 +32,11 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its target and renames it, so that a file under its own name is always whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises OSError, for example on a full disk, after taking the unfinished file away."""
+        """Raises OSError, for example on a full disk, after taking the unfinished file away.
+
+        `storage_options={"keep": 2}` takes older checkpoints of steps away as soon as the new one is on the disk and
+        before it has its name: there are never more, whenever the process is killed.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + PART)
@@ -38,6 +45,10 @@ class WholeCheckpoints(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if storage_options:
+                older = [other for other in checkpoints(target.parent) if other != target]
+                for old in older[: len(older) - storage_options["keep"] + 1]:
+                    old.unlink(missing_ok=True)
             part.replace(target)
         except (OSError, RuntimeError) as error:  # PyTorch's writer says RuntimeError where a write failed
             part.unlink(missing_ok=True)
@@ -57,7 +68,8 @@ class Checkpoints(Callback):
     """Writes `step-0001000.ckpt` every so many steps, at the end and when a signal comes, and keeps the last ones.
 
     SIGTERM, SIGUSR1 (clusters send them before they take a machine back) and a first Ctrl-C raise `Stopped` once the
-    step, or the evaluation, that is under way is over.
+    step, or the evaluation, that is under way is over, the last one too. A second Ctrl-C ends the run at once, another
+    signal that comes again after `PATIENCE` seconds likewise: then the step waits for something that does not come.
 
     A checkpoint is written when the next batch begins: what belongs to the steps before it, an evaluation too, is
     over and logged by then.
@@ -74,11 +86,13 @@ class Checkpoints(Callback):
         self.folder, self.every, self.keep, self.best = Path(folder), every, keep, best
         self.best_score = -1.0
         self.saved_step = 0
-        self.signal = 0  # the number of the one that came
+        self.signal, self.since = 0, 0.0  # the number of the one that came, and when
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over from Lightning, whose own handler broadcasts, which can hang; it restores them."""
         self.saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            remove_leftovers(self.folder, self.keep)
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._note)
@@ -86,13 +100,13 @@ class Checkpoints(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The final evaluation has nothing to save: a signal ends it at once, and the same command repeats it."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in SIGNALS:
+                if number != signal.SIGINT:  # of several processes each would wait for the others
+                    signal.signal(number, stop_at_once() if trainer.world_size == 1 else signal.SIG_DFL)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A checkpoint of the steps so far, where one is due or a signal has come to one of the processes."""
-        stopped = self.signal
-        if trainer.world_size > 1:
-            stopped = int(of_all_processes(torch.tensor([stopped], device=pl_module.device)).max())
+        stopped = self._stopped(trainer, pl_module)
         if trainer.global_step and (stopped or trainer.global_step % self.every == 0):
             self._save(trainer)
         if stopped:
@@ -101,6 +115,8 @@ class Checkpoints(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last checkpoint, the one that is reported unless `best` is asked for."""
         self._save(trainer)
+        if stopped := self._stopped(trainer, pl_module):  # in the last step, or in the evaluation after it
+            raise Stopped(stopped, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the best so far on held-out training subjects."""
@@ -138,10 +154,20 @@ class Checkpoints(Callback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == self.signal == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C: at once
+        if number == self.signal and time.monotonic() - self.since > PATIENCE:
+            raise Stopped(number)
         if number == signal.SIGINT and sys.stderr.isatty():
             with suppress(RuntimeError):  # the signal came in the middle of another print
                 print("stopping after this step, with a checkpoint; Ctrl-C again: at once, without", file=sys.stderr)
+        if not self.signal:
+            self.since = time.monotonic()
         self.signal = number
+
+    def _stopped(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        """The number of the signal that came to one of the processes, 0 for none."""
+        if trainer.world_size == 1:
+            return self.signal
+        return int(of_all_processes(torch.tensor([self.signal], device=pl_module.device)).max())
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == self.saved_step:
@@ -149,13 +175,9 @@ class Checkpoints(Callback):
         self.saved_step = trainer.global_step
         for logger in trainer.loggers:
             logger.save()  # the log never lags behind a checkpoint
-        trainer.save_checkpoint(self._path(trainer))
-        if trainer.is_global_zero:
-            for old in checkpoints(self.folder)[: -self.keep]:
-                old.unlink(missing_ok=True)
-
-    def _path(self, trainer: Trainer) -> Path:
-        return self.folder / f"step-{trainer.global_step:07d}.ckpt"
+        trainer.save_checkpoint(
+            self.folder / f"step-{trainer.global_step:07d}.ckpt", storage_options={"keep": self.keep}
+        )
 
 
 def check_best(held_out: Sequence[str], every: int | None, steps: int) -> None:
@@ -188,25 +210,51 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.ckpt"))
 
 
-def last_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is undamaged, None where there is none, and a line on each newer one that is not.
+def remove_leftovers(folder: Path, keep: int) -> None:
+    """Takes away what a killed process left: files half written, and more checkpoints than are kept."""
+    texts = folder.parent.glob(f"*.{16 * '[0-9a-f]'}{PART}")  # as `cstl.files.replacing` names them
+    for left in [*folder.glob(f"*{PART}"), *texts, *checkpoints(folder)[:-keep]]:
+        left.unlink(missing_ok=True)
 
-    A damaged one is renamed, so that it is looked at no more: PyTorch notes a checksum of everything it writes.
+
+def last_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that can be loaded, None where there is none, and a line on each newer one that cannot.
+
+    A damaged one is renamed, so that it is looked at no more, once an older one is known to be whole.
+
+    Raises:
+        OSError: one cannot be read, which is no damage. Nothing is changed.
+        ValueError: all are damaged. Nothing is changed: to begin anew, the user takes them away.
     """
-    problems: list[str] = []
+    damaged: list[tuple[Path, str]] = []
+    whole = None
     for path in reversed(checkpoints(folder)):
         try:
-            with zipfile.ZipFile(path) as archive:
-                if (wrong := archive.testzip()) is None:
-                    return path, problems
-            reason = f"{wrong} is not what was written"
-        except (OSError, zipfile.BadZipFile) as error:
-            reason = f"cut short or unreadable: {error}"
-        damaged = path.with_name(path.name + DAMAGED)
-        problems.append(f"{path} is damaged ({reason}); it is now called {damaged.name}, the one before it is used")
-        if path.exists():
-            path.replace(damaged)
-    return None, problems
+            load_tensors(path)
+        except DamagedError as error:
+            damaged.append((path, str(error)))
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise type(error)(
+                error.errno,
+                f"{path} cannot be read ({reason}); nothing was changed. Mend that, and the same command goes on",
+            ) from error
+        else:
+            whole = path
+            break
+    if damaged and whole is None:
+        raise ValueError(
+            f"no checkpoint in {folder} can be loaded; they stay as they are:\n"
+            + "".join(f"  {reason}\n" for _, reason in damaged)
+            + f"Put a copy there, or begin anew, which loses the training:\n  rm -r {shlex.quote(str(folder))}\n"
+            "and then the same command"
+        )
+    problems = []
+    for path, reason in damaged:
+        renamed = path.with_name(path.name + DAMAGED)
+        path.replace(renamed)
+        problems.append(f"{path} is damaged ({reason}); it is now called {renamed.name}, the one before it is used")
+    return whole, problems
 
 
 class Profile(Callback):

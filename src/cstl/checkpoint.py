@@ -132,7 +132,11 @@ def load_tensors(path: str | Path) -> Any:
             _check_records(file)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise  # says nothing of the file
         except Exception as error:  # torch raises many kinds
+            if "can't allocate memory" in str(error):  # PyTorch's own
+                raise MemoryError(str(error)) from None
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise  # invalid: a place before the file's beginning, from a damaged directory of the zip
             raise _not_loaded(path, error) from None

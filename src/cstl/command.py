@@ -43,7 +43,7 @@ def command(name: str) -> Callable[[], Any]:
         if name in ("train", "evaluate"):
             keep_freed_memory()
         from cstl import run  # here: processes that prepare frames import the command, but need no PyTorch
-        from cstl.processes import Stopped, is_first, started_elsewhere
+        from cstl.processes import Stopped, is_first, obeying_signals, started_elsewhere
 
         def leave(message: object, code: int) -> None:
             """The first process alone speaks: Lightning takes another's number for a crash."""
@@ -53,9 +53,10 @@ def command(name: str) -> Callable[[], Any]:
             sys.exit(code if is_first() else 0)
 
         try:
-            if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
-                return sweep.job(run.train, config)
-            getattr(run, name)(config)
+            with obeying_signals():
+                if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
+                    return sweep.job(run.train, config)
+                getattr(run, name)(config)
         except Stopped as stopped:
             leave(stopped, 128 + stopped.signal)
         except (KeyboardInterrupt, SystemExit) as ended:  # Lightning makes the second of the first

@@ -155,18 +155,18 @@ class Pictures(Callback):
                 logger.log_table(f"tables/{name}", columns=columns, data=rows, step=step)
             for name, picture in pictures.items():
                 logger.log_image(f"pictures/{name}", [picture], step=step)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same of the model that is reported, and its numbers as the run's summary."""
-        self.on_validation_end(trainer, pl_module)
+        if step < trainer.max_steps:
+            return
         final = {
             f"final/{name.removeprefix('test/')}": float(value)
             for name, value in trainer.logged_metrics.items()
             if name.startswith("test/rank1/")
         }
-        for logger in dashboards(trainer):
+        for logger in loggers:
             if isinstance(logger, WandbLog):
                 logger.experiment.summary.update(final)
+
+    on_test_end = on_validation_end
 
 
 def settings(recognizer: LightningModule) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class CSVLog(Logger):
 
     Lightning's own logger deletes the file when a run goes on, and a process killed while it rewrites the file leaves
     neither the old nor the new one. Here a new column replaces the file as a whole, and `resume` keeps what belongs to
-    the steps before it.
+    the steps before it. A row that says nothing new of its step is left out: an evaluation that is repeated, since the
+    process was killed after it, is logged once.
 
     Args:
         folder: where the file lies.
@@ -45,6 +46,7 @@ class CSVLog(Logger):
         self.file = Path(folder) / "metrics.csv"
         self.columns: list[str] = []  # of the file as it is
         self.waiting: list[Row] = []
+        self.latest: list[Row] = []  # rows of the last step
 
     @property
     def name(self) -> str:  # noqa: D102
@@ -60,7 +62,11 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # noqa: D102
-        self.waiting.append({"step": float(step or 0), **metrics})
+        row = {"step": float(step or 0), **metrics}
+        if any(row.items() <= known.items() for known in self.latest):
+            return
+        self.latest = [known for known in self.latest if known["step"] == row["step"]] + [row]
+        self.waiting.append(row)
         if len(self.waiting) >= 100:
             self.save()
 
@@ -84,6 +90,7 @@ class CSVLog(Logger):
         """Keeps the rows up to an iteration; those after it are about to come again."""
         self.columns = []
         if rows := [row for row in read_rows(self.file) if row["step"] <= step]:
+            self.latest = [row for row in rows if row["step"] == rows[-1]["step"]]
             self._replace(rows)
         else:
             self.file.unlink(missing_ok=True)

@@ -1,13 +1,17 @@
 """Several processes of one run: who they are, how they are started, and what cannot work."""
 
+import errno
 import os
 import re
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -31,12 +35,74 @@ _OF_THE_SWEEP = (
 
 
 class Stopped(Exception):  # not an error
-    """A signal asked the run to stop; it did so after `step` steps, with a checkpoint."""
+    """A signal asked to stop: after `step` steps, with a checkpoint; None: at once."""
 
-    def __init__(self, number: int, step: int) -> None:
+    def __init__(self, number: int, step: int | None = None) -> None:
         self.signal = signal.Signals(number)
-        what = f"with a checkpoint after {step} steps" if step else "before the first step"
+        what = (
+            f"with a checkpoint after {step} steps" if step else "at once" if step is None else "before the first step"
+        )
         super().__init__(f"stopped by {self.signal.name} {what}")
+
+
+@contextmanager
+def obeying_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGUSR1 raise `Stopped` in the block, where training has no better use of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop_at_once()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_at_once() -> Callable[[int, FrameType | None], None]:
+    """A handler of signals that raises `Stopped`; a process that is forked off later has no use of that and ends."""
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise Stopped(number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    return stop
+
+
+@contextmanager
+def naming_what_was_lost() -> Iterator[None]:
+    """Says in a sentence that a process of ours was killed, or that memory ran out, and what to type then.
+
+    Raises:
+        ChildProcessError: a process that gathers batches, or that prepares or draws frames, has ended.
+        OSError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        if isinstance(error, BrokenExecutor):
+            raise ChildProcessError(
+                f"one of the processes that work on frames was killed ({reason}), perhaps since memory ran out: try "
+                "workers=1. What is done is kept, the same command goes on"
+            ) from error
+        if found := re.search(r"DataLoader worker \(pid.*", reason):
+            raise ChildProcessError(
+                f"a process that gathers batches was lost ({found[0].rstrip(' .')}): killed, perhaps since memory ran "
+                "out, or the store's frames can no longer be read (bus error). The same command goes on from the last "
+                "checkpoint; with data.workers=0 no such process is needed"
+            ) from error
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in reason:
+            raise OSError(
+                errno.ENOMEM,
+                f"memory ran out ({reason or 'MemoryError'}). Smaller batches need less: data.eval_frames= where "
+                "it evaluates; where it trains trainer.precision=bf16-mixed, or more devices (trainer=ddp)",
+            ) from error
+        raise
 
 
 def is_first() -> bool:

@@ -61,6 +61,7 @@ class GaitRecognizer(LightningModule):
         self.evaluated_step = -1  # the last step whose gradient was made
         self.metrics: dict[str, CrossViewAccuracy] = {}  # of the test subjects and of held-out training subjects
         self.result: CrossViewResult | None = None  # of the test subjects
+        self.result_step = -1  # the iteration it is of
         self.mean_embeddings: tuple[Tensor, Tensor]  # theirs, see CrossViewAccuracy.mean_embeddings
         self.config: dict[str, Any] | None = None  # plain containers; goes into the checkpoints
 
@@ -86,6 +87,10 @@ class GaitRecognizer(LightningModule):
     def on_train_start(self) -> None:
         """Forgets another training's steps."""
         self.evaluated_step = -1
+
+    def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
+        """Lets Lightning log at every so many iterations of the run: its own count is one ahead after a resumption."""
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:  # noqa: D102
         self.buffers_before = [buffer.clone() for buffer in self.network.buffers()]
@@ -150,6 +155,8 @@ class GaitRecognizer(LightningModule):
             super().optimizer_step(*args, **kwargs)
 
     def validation_step(self, batch: TestBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
+        if not len(batch.sequence):
+            return  # this process has nothing to do
         embeddings, _ = self.embed(batch.silhouettes, batch.lengths)
         metric = list(self.metrics.values())[dataloader_idx]
         metric.update(embeddings, batch.subject, batch.condition, batch.view, batch.sequence)
@@ -160,6 +167,7 @@ class GaitRecognizer(LightningModule):
             result = metric.compute()
             if split == "test":
                 self.result, self.mean_embeddings = result, metric.mean_embeddings()
+                self.result_step = self.global_step
             metric.reset()
             means = {probe: row["mean"] for probe, row in rows(result).items() if row["mean"] is not None}
             if means:

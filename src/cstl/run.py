@@ -42,12 +42,12 @@ from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store, verify_store
 from cstl.data.walkers import synthesize as write_walkers
-from cstl.files import read_yaml, shown, shown_lines, write_json, write_text
+from cstl.files import read_json, read_yaml, shown, shown_lines, write_json, write_text
 from cstl.loggers import CSVLog, TensorBoardLog, closing, read_rows, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.owner import InUseError, owner
-from cstl.processes import as_one_run, check_processes, is_first, wait_for
+from cstl.processes import as_one_run, check_processes, is_first, naming_what_was_lost, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 from cstl.reporting.remarks import remarks
 from cstl.run_folder import EVALUATED, begin_anew, check_kind, is_begun, is_finished, put_aside
@@ -56,6 +56,7 @@ from cstl.sweep import AlreadyFinishedError
 
 # What Lightning can compute in; a file from elsewhere may name nothing else.
 PRECISIONS = (*("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"), *("32", "bf16", "16", "64"))
+RESULTS, REPORT = "results.json", "report.html"
 LOG = logging.getLogger(__name__)
 
 
@@ -69,6 +70,7 @@ class _PlainConsole(Console):
 CONSOLE = _PlainConsole(width=None if sys.stdout.isatty() else 80, quiet=not is_first(), markup=False)
 
 
+@naming_what_was_lost()
 def train(config: DictConfig) -> Plain:
     """Trains the configured run, or goes on with it, evaluates its last model → what `results.json` says."""
     with alone(Path(HydraConfig.get().runtime.output_dir)):
@@ -92,6 +94,9 @@ def _train(config: DictConfig) -> Plain:
     if any(getattr(callback, "best", False) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         check_best(data.validation_subjects, config.evaluate_every, trainer.max_steps)
     last = open_run(folder, settings)
+    if missing_files(folder, settings) == [REPORT]:  # killed while it was written, or it failed
+        write_report(folder)
+        return read_json(folder / RESULTS)
     for logger in trainer.loggers:  # also without a checkpoint: a run may have been killed before its first one
         if isinstance(logger, CSVLog | TensorBoardLog):
             logger.resume(step=int(last.stem.removeprefix("step-")) if last else 0)
@@ -116,9 +121,11 @@ def _train(config: DictConfig) -> Plain:
         if (best := folder / "checkpoints" / BEST).exists():
             reported = best
             recognizer.network.load_state_dict(load_weights(best).state_dict)
+            recognizer.result_step = -1  # it is of the last
         return report(folder, settings, trainer, recognizer, data, reported, seconds)
 
 
+@naming_what_was_lost()
 def evaluate(config: DictConfig) -> Plain:
     """Evaluates a checkpoint, on the data set it was trained on or on another → what `results.json` says."""
     with alone(Path(HydraConfig.get().runtime.output_dir)):
@@ -191,6 +198,7 @@ def asked_checkpoint(config: DictConfig, command: str) -> Path:
     raise ValueError(f"which checkpoint? Name its file, such as\n  python -m cstl.{command} {newest}")
 
 
+@naming_what_was_lost()
 def prepare(config: DictConfig) -> None:
     """Prepares the data set's store from its raw frames, or one shard of it."""
     dataset = config.dataset
@@ -230,14 +238,15 @@ def check(config: DictConfig) -> None:
     """Checks the data set's store: counts, odd sequences, a sheet of pictures."""
     dataset = config.dataset
     store = open_store(dataset.store, dataset.name, config.res)
-    CONSOLE.print(verify_store(store, progress=CONSOLE.is_terminal), highlight=False, markup=False, soft_wrap=True)
+    CONSOLE.print(verify_store(store, progress=True), highlight=False, markup=False, soft_wrap=True)
     published = plain(dataset.published) if "published" in dataset else None
-    found = check_store(store, plain(dataset.protocol), published, progress=CONSOLE.is_terminal)
+    found = check_store(store, plain(dataset.protocol), published, progress=True)
     write_check(found, contact_sheet(store, config.sequences, config.seed), Path(config.out))
     CONSOLE.print(found)
     CONSOLE.print(f"tables and a contact sheet: {config.out}", highlight=False, soft_wrap=True)
 
 
+@naming_what_was_lost()
 def synthesize(config: DictConfig) -> None:
     """Makes the data set's synthetic walkers, as raw frames."""
     dataset = config.dataset
@@ -250,7 +259,6 @@ def synthesize(config: DictConfig) -> None:
         views=protocol.views,
         conditions=protocol.conditions,
         workers=config.get("workers"),
-        progress=CONSOLE.is_terminal,
         **dataset.synthesis,
     )
 
@@ -359,11 +367,15 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     if extend is not None and extend < steps:
         raise ValueError(f"extend={extend}: {folder} is a run of {steps} iterations in all, and cannot be shortened")
     finished = is_finished(folder, _say)
-    if finished and (extend is None or extend == steps):
+    lost = missing_files(folder, settings) if checkpoints(folder / "checkpoints") else []  # what can be made again
+    if finished and not lost and (extend is None or extend == steps):
         longer = f"to go on type extend=N with more than {steps} iterations, "
         raise AlreadyFinishedError(
             f"{folder} is finished, its results are in results.json; {longer}to run again {rename}"
         )
+    last, problems = last_whole_checkpoint(folder / "checkpoints")
+    for problem in problems:
+        _say(problem)
     if extend is not None and extend > steps:
         cuts = settings["model"].get("milestones") or []
         rate = f"is cut at {cuts}, as before" if cuts else "stays constant"
@@ -371,10 +383,15 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
         _say(f"{folder} goes on from {steps} iterations to {extend}; the learning rate {rate}{kept}")
     if is_first():
         write_text(file, OmegaConf.to_yaml(settings))
-    last, problems = last_whole_checkpoint(folder / "checkpoints")
-    for problem in problems:
-        _say(problem)
     return last
+
+
+def missing_files(folder: Path, settings: Plain) -> list[str]:
+    """What a finished run has and this one has not: a run may have been killed while it wrote them."""
+    names = [RESULTS, *(f"table.{ending}" for ending in tables.TEXT_FORMATS), "probes.npz", "embeddings.npz"]
+    names += ["cross_view.png", *(["curves.png"] if (folder / "metrics.csv").exists() else [])]
+    names += [REPORT] if settings["report"] else []
+    return [name for name in names if not (folder / name).exists()]
 
 
 def open_evaluation(folder: Path, settings: Plain) -> None:
@@ -394,6 +411,8 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
     """Lightning's trainer as configured."""
     quiet_lightning()
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    if is_first():
+        callbacks.append(terminal.Lines(log_file(folder), printed=not CONSOLE.is_terminal))
     if CONSOLE.is_terminal:
         callbacks.append(terminal.RunProgress(CONSOLE))
     every, steps = config.get("evaluate_every"), config.trainer.max_steps
@@ -411,6 +430,11 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
         enable_progress_bar=CONSOLE.is_terminal,
         _convert_="all",
     )
+
+
+def log_file(folder: Path) -> Path:
+    """Where a run says how far it is: `train.log`, Hydra's own."""
+    return folder / f"{HydraConfig.get().job.name}.log"
 
 
 def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
@@ -487,7 +511,8 @@ def report(
 ) -> Plain:
     """Evaluates on the test subjects; the first process prints the paper's table and writes what a run leaves."""
     started = time.monotonic()
-    trainer.test(recognizer, datamodule=data, verbose=False)
+    if recognizer.result_step != trainer.global_step:  # else the evaluation after the last step has just found it
+        trainer.test(recognizer, datamodule=data, verbose=False)
     if not is_first():
         return {}
     seconds = seconds | {"evaluation": time.monotonic() - started}
@@ -539,11 +564,12 @@ def report(
     results.draw_cross_view(result, folder / "cross_view.png")
     if (metrics := folder / "metrics.csv").exists():
         results.draw_curves(metrics, list(result.accuracy), folder / "curves.png")
-    write_json(folder / "results.json", content)
+    write_json(folder / RESULTS, content)
     if settings["report"]:
         write_report(folder)
     CONSOLE.print()
     last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint, noticed)
+    terminal.write_line(log_file(folder), last_words)
     CONSOLE.print(last_words, highlight=False, markup=False, soft_wrap=True)
     return content
 

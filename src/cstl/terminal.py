@@ -2,20 +2,24 @@
 
 import shlex
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from cstl.progress import EVERY, say
 from cstl.tables import MISSING, Table
 
 # What a run may leave, in the order it is shown: file names, and what they are.
@@ -117,6 +121,98 @@ class RunProgress(ProgressBar):
     def _update(self, task: TaskID | None, **news: Any) -> None:
         if self.bars is not None and task is not None:
             self.bars.update(task, **news)
+
+
+class Lines(Callback):
+    """Says in plain lines how far a run is: at its start, every half minute, at every evaluation and when it ends.
+
+    They go to the run's log, and to the output where that is no terminal.
+
+    Args:
+        file: the log, which is added to.
+        printed: whether they are printed, too.
+    """
+
+    def __init__(self, file: Path, printed: bool) -> None:
+        self.file, self.printed = file, printed
+        self.told = self.since = time.monotonic()  # when the last line was, and since when steps are counted
+        self.step = self.batches = 0  # what it was then; batches evaluated so far
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is trained, on what, and how far it is."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        device, several = trainer.strategy.root_device, trainer.world_size
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        self._say(
+            f"{self.file.parent.name}: {data.dataset}, {data.num_classes} training and {len(data.test_subjects)} test "
+            f"subjects; {several} process{'es' * (several > 1)} on {name}; step {trainer.global_step:,} of "
+            f"{trainer.max_steps:,}"
+        )
+        self._count(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """A step further; the loss is looked at only when a line is due, so that a GPU need not be waited for."""
+        if time.monotonic() - self.told < EVERY:
+            return
+        step, seconds = trainer.global_step, time.monotonic() - self.since
+        speed = (step - self.step) / seconds
+        loss = trainer.callback_metrics.get("train/loss")
+        self._say(
+            f"step {step:,} of {trainer.max_steps:,}"
+            + ("" if loss is None else f", loss {float(loss):.3f}")
+            + f", {speed:.3g} steps/s, {_clock((trainer.max_steps - step) / speed)} left"
+        )
+        self._count(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts batches from here."""
+        self.batches, self.began = 0, time.monotonic()
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """A batch further."""
+        self.batches += 1
+        if time.monotonic() - self.told >= EVERY:
+            total = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
+            self._say(f"evaluating: {self.batches:,} of {total:,} batches")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What it found."""
+        found: dict[str, list[str]] = {}
+        for name, value in trainer.callback_metrics.items():
+            split, _, probe = name.partition("/rank1/")
+            if probe and (split == "test" or not trainer.testing):
+                found.setdefault(split, []).append(f"{probe} {float(value):.1f}")
+        rank1 = "; ".join(f"{'held-out ' * (split != 'test')}rank-1 {', '.join(of)} %" for split, of in found.items())
+        after = f" after step {trainer.global_step:,}" if trainer.global_step else ""
+        self._say(f"evaluation{after}: {rank1 or 'nothing to compare'} ({_clock(time.monotonic() - self.began)})")
+        self._count(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last step."""
+        self._say(f"trained for {trainer.global_step:,} steps")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Why it ends."""
+        write_line(self.file, f"{type(exception).__name__}: {exception}".rstrip(": "))  # the command prints it
+
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_end = on_validation_end
+
+    def _count(self, trainer: Trainer) -> None:
+        self.since, self.step = time.monotonic(), trainer.global_step
+
+    def _say(self, line: str) -> None:
+        self.told = time.monotonic()
+        write_line(self.file, line)
+        if self.printed:
+            say(line)
+
+
+def write_line(log: Path, text: str) -> None:
+    """Adds text to a run's log; a disk that is full is no reason to stop."""
+    with suppress(OSError), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
 
 
 class _Speed(ProgressColumn):

@@ -11,12 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.data.store import Store
+from cstl.progress import steps
 
 FEW_PIXELS, MANY_PIXELS = 0.05, 0.85  # a body fills 15 to 50 % of a frame
 OFF_CENTRE = 1 / 8  # of the width, half of the mass from the middle
@@ -227,7 +227,7 @@ def _counts(store: Store, protocol: Protocol, published: Mapping[str, Any]) -> l
 def _suspicious(store: Store, rows: list[Sequence], progress: bool) -> list[tuple[str, str, str, str]]:
     found = []
     first: dict[bytes, int] = {}  # digest of the frames → the first sequence that has them
-    for i in track(range(len(store)), "looking at every frame", transient=True, disable=not progress):
+    for i in steps(range(len(store)), "looking at every frame", "sequences", progress):
         frames = store.frames[store.starts[i] : store.starts[i] + store.lengths[i]]
         if why := suspicion(frames):
             found.append((*rows[i], why))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.data.sampler import TrainBatches, TrainIndex, length_buckets
@@ -71,7 +71,8 @@ class StoreFrames(Dataset):
 class TestBatches(Sampler[TestIndex]):
     """All sequences that are gallery or probe, whole, those of similar length together.
 
-    The batches are the same for any number of `processes`, which take them in turns; one may have nothing to do.
+    The batches are the same for any number of `processes`, which take them in turns. One that has nothing to do gets an
+    empty batch: Lightning leaves an evaluation out in a process without batches, and the others would wait for it.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class TestBatches(Sampler[TestIndex]):
         )
         self.lengths = np.minimum(store.lengths, max_frames or store.lengths.max(initial=1))
         buckets = length_buckets(self.lengths[self.sequences], eval_frames)
-        self.buckets = [self.sequences[bucket] for bucket in buckets[rank::processes]]
+        self.buckets = [self.sequences[bucket] for bucket in buckets[rank::processes]] or [self.sequences[:0]]
 
     def __len__(self) -> int:
         return len(self.buckets)
@@ -102,7 +103,7 @@ class TestBatches(Sampler[TestIndex]):
     def __iter__(self) -> Iterator[TestIndex]:
         for chosen in self.buckets:
             lengths = self.lengths[chosen]
-            window = np.arange(lengths.max())
+            window = np.arange(lengths.max(initial=0))
             rows = np.where(window < lengths[:, None], self.store.starts[chosen, None] + window, -1)
             yield TestIndex(
                 rows,
@@ -159,7 +160,6 @@ class GaitDataModule(LightningDataModule):
         self.subjects, self.sequences, self.frames = subjects, sequences, frames
         self.steps, self.seed = steps, seed
         self.workers, self.eval_frames, self.max_frames = workers, eval_frames, max_frames
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # Lightning's: more processes than test batches
         self._copies: torch.cuda.Stream | None = None
 
     @cached_property
@@ -261,7 +261,7 @@ class GaitDataModule(LightningDataModule):
         return DataLoader(
             StoreFrames(self.store),
             batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=_as_is,
+            collate_fn=_sent,
             num_workers=self.workers,
             worker_init_fn=_leave_signals_to_the_run,
             persistent_workers=self.workers > 0,
@@ -302,5 +302,21 @@ def _positions(names: np.ndarray, among: Sequence[str]) -> np.ndarray:
     return np.array([position[name] for name in names.tolist()], dtype=np.int64)
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
+def _sent(batch: Any) -> Any:
+    """A batch, which a worker sends through its pipe.
+
+    PyTorch would pass tensors on in /dev/shm. Where that is full, as it soon is in a container, a batch never comes.
+    """
+    if get_worker_info() is None:
+        return batch
+    return type(batch)(*map(_Piped, batch))
+
+
+class _Piped:
+    """An array on its way; a tensor when it has come."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.array = tensor.numpy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.from_numpy, (self.array,)

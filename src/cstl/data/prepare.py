@@ -34,8 +34,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cstl.data.alignment import ALIGNED, NO_PERSON, OFF_CENTRE, align_or_reason, cut_sides, fit_aligned
 from cstl.data.frames import Files, list_files, read_frames
@@ -57,6 +55,7 @@ from cstl.data.store import (
 )
 from cstl.files import replacing, shown
 from cstl.owner import InUseError
+from cstl.progress import Steps
 
 SHORT = 15  # sequences of fewer usable frames are reported
 AGAIN = 500  # sequences, at most, that are read again to see whether files that were copied are the same
@@ -565,7 +564,7 @@ def _run(plan: Plan, numbers: Sequence[int], workers: int | None, progress: bool
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chunks = [plan.chunk(number) for number in numbers]
-    with _progress_bar(progress) as bar:
+    with Steps("sequences", progress) as bar:
         about = f"preparing {plan.settings['dataset']} {plan.settings['height']}"
         task = bar.add_task(about, total=sum(len(chunk.sequences) for chunk in chunks))
         for chunk, digest in _prepared(chunks, min(workers, len(chunks))):
@@ -665,7 +664,7 @@ def _compared(
     changes = find_changes(there, [], present)  # before any file is looked at
     if not str(changes):
         looked: dict[Name, tuple[RawSequence, Files]] = {}
-        with _progress_bar(progress) as bar:
+        with Steps("sequences", progress) as bar:
             chunks = [plan.chunk(number) for number in range(shard, plan.chunks, shards)]
             task = bar.add_task("comparing", total=sum(len(chunk.sequences) for chunk in chunks))
             for chunk in chunks:
@@ -763,15 +762,3 @@ def _count_frames(files: Files, settings: Mapping[str, Any]) -> float:
 
 def _size(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
-def _progress_bar(wanted: bool) -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("sequences"))
-    return Progress(
-        *columns,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (wanted and console.is_terminal),
-    )

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from cstl.data.alignment import frame_size
 from cstl.files import check_npy, read_json, read_text, shown
+from cstl.progress import steps
 
 FORMAT = 1
 _ABOUT = {"height": int, "width": int, "dataset": str, "checksums": dict, "notes": list, "examples": list}
@@ -205,7 +205,7 @@ def verify_store(store: Store, *, progress: bool = False) -> str:
     digest = new_checksum()
     size = store.height * store.width
     at_once = max(BLOCK // size, 1)
-    for first in track(range(0, len(store.frames), at_once), "verifying", transient=True, disable=not progress):
+    for first in steps(range(0, len(store.frames), at_once), "verifying", "blocks of frames", progress):
         block = np.ascontiguousarray(store.frames[first : first + at_once])
         if (empty := np.flatnonzero(~block.reshape(len(block), size).any(1))).size:
             raise ValueError(f"{store.path} is damaged, {_empty(store, first + int(empty[0]))}; {again}")

@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
 
 from cstl.files import write_text
 from cstl.owner import owner
+from cstl.progress import Steps
 
 Array = NDArray[np.float64]
 Frames = NDArray[np.uint8]
@@ -790,7 +790,7 @@ def synthesize(
         frames: mean number of frames of a sequence, at 25 a second. From some 65 on, walkers enter and leave the side
             views.
         workers: processes; by default one for each core. The files do not depend on it.
-        progress: show a bar.
+        progress: show a bar, or lines where the output is no terminal.
 
     Raises:
         ValueError: settings that cannot be drawn.
@@ -832,7 +832,7 @@ def write_walks(
     """Write the walks of all subjects, each a job of its own."""
     walks = [(subject, condition) for subject in subjects for condition in conditions]
     workers = workers if workers is not None else available_cores()
-    with Progress(disable=not progress) as bar:
+    with Steps("walks", progress) as bar:
         task = bar.add_task("Synthetic walkers", total=len(walks))
         if workers <= 1:
             threads = cv2.getNumThreads()
