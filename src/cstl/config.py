@@ -24,7 +24,7 @@ _FREE = (
     "store_fingerprint",  # compared by `cstl.run.open_run`, with what to do
     "dataset.raw",
     "dataset.layout",
-    "dataset.files",  # what they change, the fingerprint tells
+    *(f"dataset.{key}" for key in ("files", "threshold", "clean", "drop_cut", "aligned")),  # the fingerprint tells
     "dataset.store",
     "callbacks",
     "report",

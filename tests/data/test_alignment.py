@@ -1,11 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from cstl.data import align_silhouette
-from cstl.data.alignment import OFF_CENTRE, align_or_reason, cut_sides, frame_size
+from cstl.data.alignment import OFF_CENTRE, align_or_reason, clean_mask, cut_sides, frame_size, is_cut
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -104,3 +105,64 @@ def test_sides_and_sizes() -> None:
     assert frame_size(128) == (128, 88)
     with pytest.raises(ValueError, match=r"res=96; the choices are 64 \(64x44\), 128 \(128x88\)"):
         frame_size(96)
+
+
+def body(background: int = 0) -> np.ndarray:
+    """uint8 (120, 160): a body of 30 × 80 pixels on a grey background."""
+    image = np.full((120, 160), background, np.uint8)
+    image[20:100, 60:90] = 255
+    return image
+
+
+def test_a_threshold_blackens_the_background() -> None:
+    grey, clear = body(background=9), align_silhouette(body(), 64)
+    assert clear is not None
+    assert (align_silhouette(grey, 64) != clear).any()
+    np.testing.assert_array_equal(align_silhouette(grey, 64, threshold=10), clear)
+    np.testing.assert_array_equal(align_silhouette((body() > 0).astype(np.uint8), 64, threshold=1), clear)
+    np.testing.assert_array_equal(align_silhouette(body() // 2, 64, threshold=127), clear)
+    assert align_silhouette(body() // 2, 64, threshold=128) is None  # 127 is below
+    np.testing.assert_array_equal(align_silhouette(grey, 64, threshold=0), align_silhouette(grey, 64))
+
+
+def test_the_largest_component_is_kept() -> None:
+    spoilt = body()
+    spoilt[0, 0] = spoilt[110:115, 150] = 255
+    clear = align_silhouette(body(), 64)
+    assert (align_silhouette(spoilt, 64) != clear).any()  # the field's alignment, as it is
+    np.testing.assert_array_equal(align_silhouette(spoilt, 64, clean="largest"), clear)
+    soft = body()
+    soft[20:100, 60:90] = np.random.default_rng(0).integers(1, 256, (80, 30))
+    np.testing.assert_array_equal(clean_mask(soft, clean="largest"), soft)  # its grey values stay
+    assert not clean_mask(np.zeros((8, 8), np.uint8), clean="largest").any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 256}, "dataset.threshold=256; the choices are 1 to 255"),
+        ({"threshold": -1}, "dataset.threshold=-1"),
+        ({"threshold": 0.5}, "dataset.threshold=0.5"),
+        ({"threshold": True}, "dataset.threshold=True"),
+        ({"clean": "biggest"}, "dataset.clean=biggest; the choices are none, largest"),
+    ],
+)
+def test_unknown_thresholds_and_cleanings(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        align_silhouette(body(), 64, **options)
+
+
+def test_a_body_that_the_border_cuts() -> None:
+    def moved(rows: int, columns: int) -> np.ndarray:
+        return cv2.warpAffine(
+            body(background=9), np.float32([[1, 0, columns], [0, 1, rows]]), (160, 120), borderValue=9
+        )
+
+    assert not is_cut(moved(0, 0))
+    assert is_cut(moved(0, -65))
+    assert is_cut(moved(0, 75))
+    assert is_cut(moved(30, 0))
+    assert is_cut(moved(-30, 0))
+    assert not is_cut(body()[20:100, 60:90])  # cut out of a larger picture
+    assert not is_cut(body()[20:100])
+    assert not is_cut(np.zeros((8, 8), np.uint8))

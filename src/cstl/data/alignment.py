@@ -3,12 +3,16 @@
 import cv2
 import numpy as np
 
+from cstl.files import shown
+
 WIDTHS = {64: 44, 128: 88}  # height → width: 11/16 of the square, whose sides hold nobody
 ALIGNED = {(height, wide) for height, width in WIDTHS.items() for wide in (height, width)}  # (64, 64), (64, 44), …
 MIN_SUM = 10_000  # a frame whose grey values sum to this or less shows no person (40 white pixels)
 
 NO_PERSON = "no person"
 OFF_CENTRE = "off centre"
+CUT = "cut by the picture's border"
+CLEAN = ("none", "largest")  # what is done about specks
 
 
 def frame_size(res: int) -> tuple[int, int]:
@@ -19,22 +23,69 @@ def frame_size(res: int) -> tuple[int, int]:
     return res, WIDTHS[res]
 
 
-def align_silhouette(silhouette: np.ndarray, size: int) -> np.ndarray | None:
+def align_silhouette(
+    silhouette: np.ndarray, size: int, *, threshold: int | None = None, clean: str = "none"
+) -> np.ndarray | None:
     """Cut a raw silhouette to the person's rows, scale it to a height and put half of its mass on either side.
 
     Args:
         silhouette: uint8 (H, W), the person bright on a black background, any size.
         size: even height (and width) of the result in pixels.
+        threshold: grey values from this one on, 1 to 255, become 255 before, the others 0; None leaves them.
+        clean: "largest" keeps nothing but the largest component, "none" leaves specks.
 
     Returns:
         uint8 (size, size), or None for a frame to be dropped: its values sum to 10,000 or less, or its first column
         already holds half of them.
 
     Raises:
-        ValueError: the input is not a uint8 matrix, or the size is not even.
+        ValueError: the input is not a uint8 matrix, the size is not even, or an unknown threshold or clean.
     """
+    check_mask_options(threshold, clean)
+    if silhouette.dtype == np.uint8 and silhouette.ndim == 2 and silhouette.size:
+        silhouette = clean_mask(silhouette, threshold, clean)
     aligned = align_or_reason(silhouette, size)
     return None if isinstance(aligned, str) else aligned
+
+
+def check_mask_options(threshold: object, clean: object) -> None:
+    """Refuses what `clean_mask` does not know: ValueError."""
+    if threshold is not None and not (type(threshold) is int and 0 <= threshold <= 255):
+        raise ValueError(
+            f"unknown dataset.threshold={shown(threshold, 80)}; the choices are 1 to 255 (grey values from there on "
+            "become 255, the others 0), 0 (masks as they are, whatever they look like) and null"
+        )
+    if clean not in CLEAN:
+        raise ValueError(f"unknown dataset.clean={shown(clean, 80)}; the choices are {', '.join(CLEAN)}")
+
+
+def clean_mask(silhouette: np.ndarray, threshold: int | None = None, clean: str = "none") -> np.ndarray:
+    """A silhouette, uint8 (H, W), made binary and rid of specks, as far as that is asked for."""
+    if threshold:
+        silhouette = cv2.threshold(silhouette, threshold - 1, 255, cv2.THRESH_BINARY)[1]
+    if clean == "largest":
+        silhouette = np.where(largest_component(silhouette), silhouette, 0).astype(np.uint8, copy=False)
+    return silhouette
+
+
+def largest_component(silhouette: np.ndarray) -> np.ndarray:
+    """Which pixels, bool (H, W), belong to the largest patch of values above 0; neighbours may meet at corners."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((silhouette > 0).view(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    return labels == 1 + int(areas.argmax()) if len(areas) else np.zeros(silhouette.shape, bool)
+
+
+def is_cut(silhouette: np.ndarray) -> bool:
+    """Whether the picture's border cuts the body: it reaches the left or the right side, or the top or the bottom.
+
+    A body that reaches both of two sides was cut out of a larger picture, and is whole. Values up to half of the
+    brightest do not count.
+    """
+    half = int(silhouette.max(initial=0)) // 2
+    top, bottom, left, right = (
+        bool((edge > half).any()) for edge in (silhouette[0], silhouette[-1], silhouette[:, 0], silhouette[:, -1])
+    )
+    return left != right or top != bottom
 
 
 def align_or_reason(silhouette: np.ndarray, size: int) -> np.ndarray | str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cstl.data.alignment import ALIGNED, frame_size
+from cstl.data.alignment import ALIGNED, check_mask_options, frame_size
 from cstl.data.frames import ARCHIVE, LOSSY, list_files, read_frames
 from cstl.data.layouts import AUTO, LAYOUTS, Listing, RawSequence, describe, list_sequences, prevailing, spread
 from cstl.data.protocol import Protocol, as_protocol
@@ -23,7 +23,7 @@ CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of wo
 LOOKED_INTO = 200  # sequences whose files' names are looked at, for remarks
 SAMPLE = 16  # sequences that tell whether silhouettes are aligned already
 # Keys of a data set, beside its protocol, that decide which frames a store holds, with their values where nobody says.
-OPTIONS: dict[str, Any] = {"files": None}
+OPTIONS: dict[str, Any] = {"files": None, "threshold": None, "clean": "none", "drop_cut": False, "aligned": AUTO}
 _PARTS = ("subject", "condition", "view")
 UNKNOWN = "{} the protocol does not know"
 
@@ -102,7 +102,7 @@ def plan_preparation(
     known = len(sequences)
     if 2 * known < len(listing.sequences) and not (subset and known):
         raise ValueError(_mostly_unknown(listing, known, protocol, dataset, raw))
-    source = _source(sequences, listing.layout, raw, settings["files"])
+    source = _source(sequences, listing.layout, raw, settings)
     if source and source[0] < res and not upsample:
         raise ValueError(
             f"{raw} holds silhouettes aligned to {source[0]}x{source[1]}; res={res} would scale them up, which adds no "
@@ -111,6 +111,8 @@ def plan_preparation(
     if source:
         scaled = "" if source[0] == res else f", scaled {'down' if source[0] > res else 'up'} to {res} rows"
         notes.append(f"the silhouettes were aligned to {source[0]}x{source[1]} already: not aligned again{scaled}")
+        if settings["drop_cut"]:
+            notes.append("dataset.drop_cut did nothing: silhouettes that are aligned do not show what was cut off")
     notes += _remarks(sequences, listing, raw, settings["files"])
     settings |= {"layout": listing.layout, "source": source}
     return Plan(raw, Path(out), settings, tuple(sequences), tuple(skipped), tuple(notes), strict)
@@ -235,26 +237,31 @@ def _remarks(sequences: list[RawSequence], listing: Listing, raw: str, pattern: 
         )
 
 
-def _source(sequences: list[RawSequence], layout: str, raw: str, pattern: str | None) -> tuple[int, int] | None:
+def _source(sequences: list[RawSequence], layout: str, raw: str, settings: Mapping[str, Any]) -> tuple[int, int] | None:
     """Height and width of silhouettes that are aligned already, by a sample of the tree; None for raw ones.
+
+    Where the user says that they are aligned, or that they are not, only their size is looked for.
 
     Raises:
         ValueError: raw and aligned ones, or ones of several sizes; pickles of another size than aligned ones have.
     """
+    if settings["aligned"] is False:
+        return None
     suffix = LAYOUTS[layout].suffix
     seen: dict[tuple[int, int] | None, list[str]] = {}  # aligned size → examples
     for sequence in spread(sequences, SAMPLE):
-        frames = read_frames(sequence.folder, list_files(sequence.folder, pattern), suffix)
+        frames = read_frames(sequence.folder, list_files(sequence.folder, settings["files"]), suffix)
         shape = next((image.shape for _, image in frames if isinstance(image, np.ndarray)), None)
         if shape is None:
             continue
         height, width = shape
         # The field's other tools write pickles of aligned silhouettes only, at any size.
         is_aligned = shape in ALIGNED or (suffix == ".pkl" and width in (height, height * 11 / 16))
-        if suffix == ".pkl" and not is_aligned:
+        if not is_aligned and (suffix == ".pkl" or settings["aligned"] is True):
             raise ValueError(
-                f"{sequence.folder}: a pickle of {height}x{width} frames; expected aligned silhouettes, 64x64, 64x44, "
-                "128x128 or 128x88. Prepare from the PNG frames that it was made of"
+                f"{sequence.folder}: {'a pickle of ' if suffix == '.pkl' else ''}{height}x{width} frames; "
+                "expected aligned silhouettes, 64x64, 64x44, 128x128 or 128x88. Prepare from the PNG frames that it "
+                "was made of, or have them aligned here: type dataset.aligned=false"
             )
         example = f"{height}x{width} in {os.path.relpath(sequence.folder, raw)}"
         seen.setdefault((height, width) if is_aligned else None, []).append(example)
@@ -284,6 +291,12 @@ def store_settings(
     height, width = frame_size(res)
     if unknown := sorted(set(options or {}) - set(OPTIONS)):
         raise ValueError(f"unknown option {', '.join(unknown)}; the choices are {', '.join(OPTIONS)}")
+    chosen = OPTIONS | dict(options or {})
+    check_mask_options(chosen["threshold"], chosen["clean"])
+    for name, choices in {"drop_cut": (True, False), "aligned": (AUTO, True, False)}.items():
+        if not any(chosen[name] is choice or chosen[name] == choice == AUTO for choice in choices):
+            listed = ", ".join(str(choice).lower() for choice in choices)
+            raise ValueError(f"unknown dataset.{name}={shown(chosen[name], 80)}; the choices are {listed}")
     return {
         "dataset": dataset,
         "height": height,
@@ -292,8 +305,7 @@ def store_settings(
         "views": sorted(protocol.views),
         "conditions": sorted(protocol.conditions),
         "subjects": sorted(protocol.known_subjects),
-        **OPTIONS,
-        **(options or {}),
+        **chosen,
     }
 
 

@@ -35,7 +35,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cstl.data.alignment import ALIGNED, NO_PERSON, OFF_CENTRE, align_or_reason, cut_sides, fit_aligned
+from cstl.data.alignment import (
+    ALIGNED,
+    CUT,
+    NO_PERSON,
+    OFF_CENTRE,
+    align_or_reason,
+    clean_mask,
+    cut_sides,
+    fit_aligned,
+    is_cut,
+)
 from cstl.data.frames import Files, list_files, read_frames
 from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, spread
 from cstl.data.plan import OPTIONS, Chunk, Plan, names, plan_preparation, relative, some, store_settings
@@ -62,7 +72,7 @@ AGAIN = 500  # sequences, at most, that are read again to see whether files that
 SHARDS = 64  # jobs that share a preparation, unless told otherwise
 ABANDONED = 3600  # seconds without a change after which a store that was being joined is taken for a killed job's
 
-NATURAL = (NO_PERSON, OFF_CENTRE)  # frames dropped for any other reason are faulty
+NATURAL = (NO_PERSON, OFF_CENTRE, CUT)  # frames dropped for any other reason are faulty
 EMPTY = "empty"
 FEW_FILES = "fewer than {} frame files"
 FEW_USABLE = "fewer than {} usable frames"
@@ -459,7 +469,7 @@ def _notes(plan: Plan, kept: list[tuple[str, str, str, int]], sizes: list[str]) 
 def _prepare_sequence(sequence: RawSequence, files: Files, chunk: Chunk, outcome: Outcome) -> list[bytes]:
     """The bytes of the frames to keep, uint8 (H, W) each; none where the sequence is dropped."""
     suffix = LAYOUTS[chunk.settings["layout"]].suffix
-    to_frame = partial(_to_frame, source=chunk.settings["source"], height=chunk.settings["height"])
+    to_frame = partial(_to_frame, settings=chunk.settings)
     frames, count, sizes = [], 0, set()
     for path, image in read_frames(sequence.folder, files, suffix):
         count += 1
@@ -493,15 +503,19 @@ def _prepare_sequence(sequence: RawSequence, files: Files, chunk: Chunk, outcome
     return frames
 
 
-def _to_frame(image: np.ndarray, source: tuple[int, int] | None, height: int) -> np.ndarray | str:
+def _to_frame(image: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray | str:
     """A store's frame, uint8 (height, width), of a raw or already aligned silhouette; or why there is none."""
+    source, height = settings["source"], settings["height"]
+    if source is not None and image.shape != tuple(source):
+        return OTHER_SIZE.format(*image.shape, f"silhouettes aligned to {source[0]}x{source[1]}")
+    if source is None and image.shape in ALIGNED and settings["aligned"] is not False:
+        return OTHER_SIZE.format(*image.shape, "raw silhouettes")
+    image = clean_mask(image, settings["threshold"], settings["clean"])
     if source is None:
-        if image.shape in ALIGNED:
-            return OTHER_SIZE.format(*image.shape, "raw silhouettes")
+        if settings["drop_cut"] and is_cut(image):
+            return CUT
         square = align_or_reason(image, height)
         return square if isinstance(square, str) else cut_sides(square)
-    if image.shape != tuple(source):
-        return OTHER_SIZE.format(*image.shape, f"silhouettes aligned to {source[0]}x{source[1]}")
     frame = fit_aligned(image, height)
     return frame if isinstance(frame, str) or frame.any() else OFF_CENTRE  # all of it was at the sides
 
