@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cstl import command, run, streams, typed
+from cstl.checkpoint import load_weights
 from cstl.data.protocol import Protocol
+from cstl.models import CSTL
+from cstl.reporting.folder import read_run
 
 Configure = Callable[..., DictConfig]
 
@@ -272,3 +276,35 @@ def test_errors_that_hydra_wraps_are_told_without_its_account(configured: Config
     assert told.startswith("reduction=7 does not divide the last of channels, 16")
     assert typed.expected(RuntimeError("a fault of ours")) is None
     assert command.command("train").__name__ == "main"
+
+
+def test_a_state_dict_of_our_own_network_is_a_checkpoint(configured: Configure, tmp_path: Path) -> None:
+    network = CSTL(height=64, num_classes=3, channels=(2, 4, 16))
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, tmp_path / "parallel.pt")
+    for name in ("a.pt", "parallel.pt"):
+        weights = load_weights(tmp_path / name)
+        assert weights.config is None
+        assert all(torch.equal(value, network.state_dict()[key]) for key, value in weights.state_dict.items())
+    config = configured("evaluate", f"checkpoint={tmp_path}/a.pt", "dataset=tiny", "trainer=cpu", folder="own")
+    found = run.evaluate(config)
+    assert found["trained_on"] == "weights without a configuration"
+    assert (tmp_path / "own" / "command.txt").read_text().startswith("python -m cstl.evaluate ")
+    given = ("dataset=tiny", "trainer=cpu", "trainer.max_steps=1", "data.workers=0", f"init_from={tmp_path}/a.pt")
+    run.train(configured("train", *given))
+    small = CSTL(height=64, num_classes=3, channels=(2, 4, 16), scales=["frame"])
+    torch.save(small.state_dict(), tmp_path / "ablated.pt")
+    with pytest.raises(ValueError, match=r"ablated\.pt.*not those of the paper's network"):
+        run.evaluate(configured("evaluate", f"checkpoint={tmp_path}/ablated.pt", "dataset=tiny", folder="b"))
+
+
+def test_the_command_is_that_of_the_first_start(configured: Configure, tmp_path: Path) -> None:
+    given = ("dataset=tiny", "trainer=cpu", "trainer.max_steps=1", "data.workers=0")
+    run.train(configured("train", *given, "model.margin=0.3"))
+    first = (tmp_path / "run" / "command.txt").read_text(encoding="utf-8")
+    assert "model.margin=0.3" in first
+    with pytest.raises(ValueError, match="finished"):
+        run.train(configured("train", *given, "model.margin=0.3", "logger=csv"))
+    assert (tmp_path / "run" / "command.txt").read_text(encoding="utf-8") == first
+    assert "model.margin=0.3" in str(read_run(tmp_path / "run").command)
+    assert "name=run-again" in str(read_run(tmp_path / "run").command)

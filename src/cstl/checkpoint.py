@@ -66,10 +66,12 @@ class Weights(NamedTuple):
         state_dict: under the keys of `CSTL`.
         config: the settings of the run that wrote the file, plain containers; None for a file of the authors, whose
             network is `CSTL(**network_settings(state_dict))`.
+        origin: whose weights a file without settings holds, for tables: nobody knows of ours who was trained on.
     """
 
     state_dict: dict[str, Tensor]
     config: dict[str, Any] | None
+    origin: str = "the authors' weights"  # of a file without settings
 
 
 class Transfer(NamedTuple):
@@ -108,6 +110,9 @@ def load_weights(path: str | Path) -> Weights:
             f"{path} holds {_described(content)}; expected a checkpoint of cstl.train, which has config and "
             "state_dict, or the authors' …-encoder.ptm, which has tensors alone"
         )
+    own = {key.removeprefix(_PREFIX).removeprefix(_NETWORK): value for key, value in content.items()}
+    if "encoder.conv1.weight" in own:  # torch.save(network.state_dict(), …)
+        return Weights(own, None, "weights without a configuration")
     try:
         return Weights(from_official(content), None)
     except ValueError as error:

@@ -36,6 +36,7 @@ from cstl.figures import COLOURS, condition_colours
 from cstl.files import read_rows, read_yaml, shown, shown_lines, write_text
 from cstl.reporting.folder import read_probes, read_results
 from cstl.reporting.remarks import remarks_of
+from cstl.streams import never_fail
 from cstl.sweep import ERROR, held_out_score, last_words
 
 MISSING, UNKNOWN = "–", "?"
@@ -745,6 +746,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
+    never_fail()
     parser = _Parser(prog="python -m cstl.compare", description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or sweeps: runs/NAME")
     parser.add_argument(

@@ -29,6 +29,7 @@ from cstl.files import shown_lines, write_text
 from cstl.reporting import charts, findings, pictures
 from cstl.reporting.findings import HardProbe
 from cstl.reporting.folder import Run, find_runs, read_run
+from cstl.streams import never_fail
 from cstl.tables import MISSING, Row
 
 HARDEST = 4  # probes of each set
@@ -94,6 +95,7 @@ def compare_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    never_fail()
     parser = argparse.ArgumentParser(
         prog="python -m cstl.report",
         description="Write one HTML page of a run, or one that compares several.",

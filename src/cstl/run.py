@@ -50,7 +50,7 @@ from cstl.owner import InUseError, owner
 from cstl.processes import as_one_run, check_processes, is_first, naming_what_was_lost, wait_for
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 from cstl.reporting.remarks import remarks
-from cstl.run_folder import EVALUATED, begin_anew, check_kind, is_begun, is_finished, put_aside
+from cstl.run_folder import COMMAND, EVALUATED, begin_anew, check_kind, is_begun, is_finished, put_aside
 from cstl.settings import refuse_impossible
 from cstl.sweep import AlreadyFinishedError
 
@@ -217,7 +217,7 @@ def prepare(config: DictConfig) -> None:
         "upsample": config.get("upsample", False),
         "subset": config.get("subset", False),
         "options": {key: plain(dataset)[key] for key in OPTIONS if key in dataset},
-        "typed": typed_to_prepare() if "shard" in config else None,  # training prepares its walkers itself
+        "typed": typed_again(r"shards?=") if "shard" in config else None,  # training prepares its walkers itself
     }
     if config.get("shard") is None:
         summary = prepare_store(dataset.raw, dataset.store, **settings)
@@ -226,11 +226,11 @@ def prepare(config: DictConfig) -> None:
     CONSOLE.print(str(summary), highlight=False, markup=False, soft_wrap=True)
 
 
-def typed_to_prepare() -> str:
-    """What was typed after `python -m cstl.prepare`, without the shard, to be typed again."""
+def typed_again(leave_out: str | None = None) -> str:
+    """What was typed after a command, to be typed again: in a sweep the job's own; without overrides of a pattern."""
     hydra = HydraConfig.get()
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    overrides = [override for override in hydra.overrides.task if not re.match(r"shards?=", override)]
+    overrides = [override for override in hydra.overrides.task if not (leave_out and re.match(leave_out, override))]
     return shlex.join([*(f"--config-dir={folder}" for folder in folders), *overrides])
 
 
@@ -346,6 +346,7 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
             begin_anew(folder)
         if is_first():
             write_text(file, OmegaConf.to_yaml(settings))
+            write_text(folder / COMMAND, f"python -m cstl.train {typed_again()}\n")  # of the first start, for ever
         return None
     if before is None:
         raise ValueError(f"{folder} holds a run whose config.yaml {reason}, so nothing tells whether this is the same "
@@ -401,6 +402,7 @@ def open_evaluation(folder: Path, settings: Plain) -> None:
         raise ValueError(f"{folder} holds a finished evaluation; choose another name=, or leave it out")
     if is_first():
         write_text(folder / "config.yaml", OmegaConf.to_yaml(settings))
+        write_text(folder / COMMAND, f"python -m cstl.evaluate {typed_again()}\n")
 
 
 def _say(line: str) -> None:
@@ -456,6 +458,7 @@ def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
     if weights.config is None:
         shape = network_settings(weights.state_dict)
         settings = {"res": network.height, "model": {"network": shape}, "trainer": {"precision": "32-true"}}
+        settings["origin"] = weights.origin
     else:
         settings = weights.config
         precision = settings.get("trainer", {}).get("precision", "32-true")
@@ -522,7 +525,7 @@ def report(
     methods = {"CSTL": result} | ({"GEI": gait_energy_images(data)} if settings["baseline"] else {})
 
     dataset, size = settings["dataset"], frame_size(settings["res"])
-    origin = trained["dataset"]["name"] if "dataset" in trained else "the authors' weights"
+    origin = trained["dataset"]["name"] if "dataset" in trained else trained.get("origin", "the authors' weights")
     title = dataset["title"] + (f", trained on {origin}" if origin != dataset["name"] else "")
     published = origin in (dataset["name"], "the authors' weights") and tables.is_published_split(dataset)
     table = tables.paper_table(methods, title, dataset["name"] if published else None, size)

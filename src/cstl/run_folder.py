@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from cstl.files import read_json, read_yaml, replacing, shown, write_json
 from cstl.owner import owner
 
+COMMAND = "command.txt"  # what was typed at the first start, never written over
 DAMAGED = ".damaged"
 EVALUATED = "evaluated"  # the key of config.yaml that an evaluation has, and a run has not: the checkpoint
 RESULTS = "results.json"

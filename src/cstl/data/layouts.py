@@ -140,7 +140,7 @@ def describe(raw: str | os.PathLike[str]) -> str:
     """A few words on what a folder holds: its first entries and one path down to a file."""
     names = sorted(entry.name for entry in os.scandir(raw))
     if not names:
-        return "an empty folder"
+        return "an empty folder (synthetic walkers are made by python -m cstl.synthesize)"
     shown = ", ".join(names[:5]) + (f", … ({len(names)} entries)" if len(names) > 5 else "")
     for folder, _, files in islice(os.walk(raw), 1000):
         if files:

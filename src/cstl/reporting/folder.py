@@ -16,6 +16,7 @@ from cstl.data.alignment import frame_size
 from cstl.data.store import Store, open_store
 from cstl.files import read_json, read_npz, read_rows, read_text, read_yaml, shown
 from cstl.reporting.remarks import remarks_of
+from cstl.run_folder import COMMAND
 from cstl.sweep import ERROR, last_words
 from cstl.tables import Row, Table
 
@@ -361,7 +362,10 @@ def _candidates(run: Run, path: str) -> Iterator[Path]:
 
 
 def _command(folder: Path) -> str | None:
-    """The command that started the run, under another name: a name is taken once."""
+    """The command that made the run, as its first start kept it, under another name: a name is taken once."""
+    with suppress(OSError, ValueError):
+        words = shlex.split(read_text(folder / COMMAND))
+        return shlex.join(f"{word}-again" if word.startswith("name=") else word for word in words)
     files = [folder / ".hydra" / name for name in ("overrides.yaml", "hydra.yaml")]
     if not all(file.is_file() for file in files):
         return None
