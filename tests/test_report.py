@@ -40,7 +40,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, user_conf: Path) -> Path:
     run.train(config)
     HydraConfig.instance().cfg = None
     (folder / ".hydra").mkdir()
-    OmegaConf.save(["dataset=tiny", "name=first", "model.margin=0.2"], folder / ".hydra" / "overrides.yaml")
+    OmegaConf.save(
+        ["dataset=tiny", "name=first", "logger=csv"], folder / ".hydra" / "overrides.yaml"
+    )  # the last start's
+    command = "python -m cstl.train dataset=tiny name=first model.margin=0.2\n"
+    (folder / "command.txt").write_text(command, encoding="utf-8")
     hydra = {"hydra": {"job": {"name": "train"}, "runtime": {"cwd": str(folder.parent)}}}
     OmegaConf.save(hydra, folder / ".hydra" / "hydra.yaml")
     return folder

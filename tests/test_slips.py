@@ -308,3 +308,15 @@ def test_the_command_is_that_of_the_first_start(configured: Configure, tmp_path:
     assert (tmp_path / "run" / "command.txt").read_text(encoding="utf-8") == first
     assert "model.margin=0.3" in str(read_run(tmp_path / "run").command)
     assert "name=run-again" in str(read_run(tmp_path / "run").command)
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["dataset.protocol.test=['077']"], r"no gallery sequence of the protocol's test subjects: of 1 it has 0"),
+    (["dataset.protocol.views=['045']"], r"no gallery sequence"),
+])  # fmt: skip
+def test_nobody_to_test_on_is_said_before_training(
+    overrides: list[str], message: str, configured: Configure, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run.train(configured("train", "dataset=tiny", "trainer=cpu", "data.workers=0", *overrides))
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -85,6 +85,7 @@ def _train(config: DictConfig) -> Plain:
     name_subjects(config)
     make_missing_walkers(config)
     data: GaitDataModule = instantiate(config.data, _convert_="all")
+    data.check_tested()
     with open_dict(config):
         config.model.network.num_classes = data.num_classes
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -161,6 +162,7 @@ def _evaluate(config: DictConfig) -> Plain:
     data: GaitDataModule = (
         instantiate(config.data, _convert_="all") if own_data is None else GaitDataModule(**own_class(settings, "data"))
     )
+    data.check_tested()
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
     settings |= {"store_fingerprint": data.store.fingerprint}

@@ -223,6 +223,19 @@ class GaitDataModule(LightningDataModule):
             loaders.append(self._test_loader(self.validation_subjects, "held-out training subjects"))
         return loaders
 
+    def check_tested(self) -> None:
+        """Refuses, before hours of training, a store with nobody to test on: ValueError that says what is absent."""
+        protocol, store = self.protocol, self.store
+        tested = np.isin(store.subjects, self.test_subjects) & np.isin(store.views, protocol.views)
+        probes = [condition for names in protocol.probes.values() for condition in names]
+        for what, conditions in {"gallery": protocol.gallery, "probe": probes}.items():
+            if not (tested & np.isin(store.conditions, conditions)).any():
+                raise ValueError(
+                    f"{self.path} has no {what} sequence of the protocol's test subjects: of {len(protocol.test_subjects)} "
+                    f"it has {len(self.test_subjects)}. Prepare them, or name those that are there with "
+                    "dataset.protocol.test=[…]"
+                )
+
     @property
     def rank(self) -> int:
         """Which of the trainer's processes this is."""
