@@ -227,12 +227,13 @@ class GaitDataModule(LightningDataModule):
         """Refuses, before hours of training, a store with nobody to test on: ValueError that says what is absent."""
         protocol, store = self.protocol, self.store
         tested = np.isin(store.subjects, self.test_subjects) & np.isin(store.views, protocol.views)
+        asked, there = len(protocol.test_subjects), len(self.test_subjects)
         probes = [condition for names in protocol.probes.values() for condition in names]
         for what, conditions in {"gallery": protocol.gallery, "probe": probes}.items():
             if not (tested & np.isin(store.conditions, conditions)).any():
                 raise ValueError(
-                    f"{self.path} has no {what} sequence of the protocol's test subjects: of {len(protocol.test_subjects)} "
-                    f"it has {len(self.test_subjects)}. Prepare them, or name those that are there with "
+                    f"{self.path} has no {what} sequence of the protocol's test subjects: of {asked} it has "
+                    f"{there}. Prepare them, or name those that are there with "
                     "dataset.protocol.test=[…]"
                 )
 
