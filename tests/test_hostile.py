@@ -5,26 +5,44 @@ clear line. A file that calls something makes the folder `canary`; one that read
 """
 
 import copy
+import io
+import json
 import os
+import pickle
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import hypothesis
+import numpy as np
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, open_dict
+from rich.console import Console
 
-from cstl import run
+from cstl import files, results, run, tables
 from cstl.checkpoint import DamagedError, load_tensors
+from cstl.compare import compare, load_run, to_markdown, to_terminal
+from cstl.compare import main as compare_main
 from cstl.config import CONFIG_PATH, Plain, plain
+from cstl.data import Protocol, Store, open_store
+from cstl.data.frames import read_grey, read_pickle
+from cstl.data.protocol import as_protocol
+from cstl.data.store import COLUMNS
 from cstl.files import shown
 from cstl.models import CSTL
+from cstl.recognizer import cross_view_accuracy
+from cstl.report import _file_name, report_run
+from cstl.reporting.folder import read_run
 
 SECRET = "canary-of-the-environment"
 hypothesis.settings.register_profile(
@@ -294,4 +312,345 @@ def test_any_value_anywhere(place: str, value: Any, whole: dict[str, Any], tmp_p
     try:
         evaluated(tmp_path / "evil.ckpt", whole | {"config": placed(whole["config"], place, value)})
     except (ValueError, OSError) as error:
+        clear(error)
+
+
+# --- Run folders -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, whole: dict[str, Any], protocol: Protocol) -> Path:
+    """A finished run's folder, without a checkpoint. Read only: copy it to spoil it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
+    subjects = ["005", "006"]
+    label = torch.tensor([(s, c, v) for s in range(2) for c in range(3) for v in range(2)])
+    metric = cross_view_accuracy(protocol)
+    metric.update(torch.eye(12)[:, None], *label.T, torch.arange(12))
+    result = metric.compute()
+    results.write_probes(result, subjects, protocol.conditions, folder / "probes.npz")
+    labels = torch.cat([label, torch.arange(12)[:, None]], dim=1)
+    results.write_embeddings(torch.randn(12, 4).half(), labels, folder / "embeddings.npz")
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole["config"]), encoding="utf-8")
+    content = {
+        "dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], "test_subjects": 2, "seconds": {"a": 1.0},
+        "rank1": tables.rows(result), "measures": {"CSTL": tables.measures(result)}, "checkpoint": "gone.ckpt",
+    }  # fmt: skip
+    files.write_json(folder / "results.json", content)
+    (folder / "metrics.csv").write_text("step,train/loss,test/rank1/NM\n1,3.0,\n2,2.0,50.0\n")
+    table = tables.paper_table({"CSTL": result}, "Tiny", None, (64, 44))
+    (folder / "table.csv").write_text(tables.to_csv(table), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def spoilt(run_folder: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(run_folder, tmp_path / "runs" / "spoilt")
+
+
+def read(folder: Path) -> None:
+    """What `report` and `compare` read of a folder: whatever is wrong is a note or one clear line."""
+    run = read_run(folder)
+    notes = [*run.notes, run.title, run.name, *run.probe_names]
+    (table,), remarks = compare([folder], resamples=2)
+    printed = Console(file=io.StringIO(), width=80)
+    printed.print(*to_terminal(table, 80))
+    notes += [*remarks, *table.notes, to_markdown(table)]
+    for note in notes:
+        assert SECRET not in note
+        assert "\x1b" not in note
+
+
+HOSTILE_FILES: dict[str, list[str | bytes]] = {
+    "config.yaml": [
+        "dataset: {name: tiny, title: '${oc.env:SECRET}', protocol: {views: ['${oc.env:SECRET}']}}",
+        "dataset: {title: '${oc.create:{_target_: os.mkdir, path: canary}}'}",
+        "dataset: {protocol: {split_file: /etc/passwd}}",
+        "a: &a [1]\nb: [*a]",
+        "a: !!python/object/apply:os.mkdir [canary]",
+        "[" * 10_000,
+        "dataset: []",
+        "dataset: {protocol: [1]}",
+        "dataset: {protocol: {probes: 3}}",
+        "dataset: {protocol: {probes: {NM: 3}}}",
+        'dataset: {title: "\\e[31mred", name: "\\u202e"}',
+        "res: 65\ndata: {store: /proc, res: x}",
+        "data: {store: 5}",
+        "model: {network: x}\ncallbacks: {checkpoints: {best: true}}",
+        "trainer: {max_steps: .inf}",
+        "dataset: {name: tiny, protocol: {test: ['0-99999999999'], train: [], views: [a], conditions: [b], gallery: [b]"
+        ", probes: {NM: [b]}}}",
+        b"\xff\xfe",
+        "",
+    ],
+    "results.json": [
+        "[" * 10_000,
+        '{"rank1": {}}',
+        '{"rank1": {"NM": 3}, "dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], "test_subjects": 2}',
+        '{"rank1": {"NM": {"mean": "x"}}}',
+        '{"rank1": {"NM": {"mean": 1e308}}}',
+        '{"rank1": {"NM": {"mean": NaN}}}',
+        '{"rank1": {"NM": {"mean": 50.0}}, "dataset": "\\u001b[31mred", "trained_on": "${oc.env:SECRET}", '
+        '"resolution": [64, 44], "test_subjects": 2, "checkpoint": "\\u001b]0;a\\u0007"}',
+        '{"rank1": {"\\u001b[31m": {"mean": 50.0}}, "dataset": "a", "trained_on": "a", "resolution": [64, 44], '
+        '"test_subjects": 2}',
+        '{"rank1": {}, "resolution": 64}',
+        '{"rank1": {}, "measures": {"CSTL": [1]}}',
+        '{"rank1": {}, "seconds": {"a": "b"}}',
+        '{"rank1": {}, "test_subjects": ' + "9" * 5000 + "}",
+        "[]",
+        b"\x00",
+    ],
+    "metrics.csv": [
+        "step,train/loss\n1," + "9" * 200_000 + "\n",
+        "step,train/loss\ninf,1\n",
+        "step,train/loss\nnan,1\n1,nan\n2,inf\n3,1e300\n",
+        "step,train/loss\n" + "9" * 5000 + ",1\n",
+        "train/loss\n1\n",
+        ",".join(f"c{i}" for i in range(5000)) + "\n",
+        'step,"' + "x" * 200_000,
+        "step,validation/rank1/mean\n1,nan\n2,1e9\n",
+        "step,test/rank1/\x1b[31m\n1,5.0\n",
+        b"\xff\xfe\x00",
+        "",
+    ],
+    "table.csv": [
+        "# \x1b[31mtitle\nprobe,method,000,mean\nNM,\x1b[2J,5.0,5.0\n",
+        "# t\nprobe,method,000,mean\nNM,CSTL,nan,inf\n",
+        "# t\nprobe,method,000,mean\nNM\n",
+        "# t\nprobe,method,mean\n",
+        "# t\nprobe,method,000,mean\nNM,CSTL,5.0,\nNM,CSTL (paper),5.0,\nNM,difference,5.0,5.0\n",
+        "# t\n" + "x" * 200_000,
+        "",
+    ],
+    "error.txt": ["\x1b[31mred\x1b[0m\n", "x" * 10**6, b"\xff\xff", ""],
+    ".hydra/hydra.yaml": [
+        "hydra: {job: {name: '${oc.env:SECRET}'}, runtime: {cwd: '${oc.env:SECRET}'}}",
+        "[[",
+        "hydra: 3",
+    ],
+    ".hydra/overrides.yaml": ["['${oc.env:SECRET}', \"a=\\e[31m\"]", "3", "a: b"],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_FILES)
+def test_a_folder_from_elsewhere_is_read_as_far_as_it_can_be(name: str, spoilt: Path) -> None:
+    path = spoilt / name
+    path.parent.mkdir(exist_ok=True)
+    for content in HOSTILE_FILES[name]:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        if name == ".hydra/overrides.yaml":
+            (spoilt / ".hydra" / "hydra.yaml").write_text("hydra: {job: {name: train}}")
+        if name == "error.txt":
+            (spoilt / "results.json").unlink(missing_ok=True)
+        read(spoilt)
+
+
+def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> None:
+    """A job that failed before it wrote its configuration."""
+    for name in ("config.yaml", "results.json"):
+        (spoilt / name).unlink()
+    (spoilt / ".hydra").mkdir()
+    (spoilt / "error.txt").write_text("margin is -1")
+    lines = [
+        "seed: 7", "res: 64", "model: {margin: '${res}', a: '${oc.env:SECRET}', b: '${model.b}', c: '${nowhere}'}",
+        "data: {seed: '${oc.select:seed,0}'}", "dataset: {name: tiny, title: '${dataset.name}'}", "name: '${now:%Y}'",
+    ]  # fmt: skip
+    (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines))
+    assert load_run(spoilt).config == {}  # of itself it has no end
+    (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines).replace("b: '${model.b}', ", ""))
+    config = load_run(spoilt).config
+    assert config["model"] == {"margin": 64, "a": "${oc.env:SECRET}", "c": "${nowhere}"}
+    assert (config["data"]["seed"], config["dataset"]["title"]) == (7, "tiny")
+    bomb = [f"a{i}: ['${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}']" for i in range(15)]
+    (spoilt / ".hydra" / "config.yaml").write_text("\n".join([*bomb, "a15: 1"]))
+    assert load_run(spoilt).config == {}
+    read(spoilt)
+
+
+@pytest.mark.parametrize("name", ["probes.npz", "embeddings.npz"])
+def test_arrays_from_elsewhere(name: str, spoilt: Path) -> None:
+    """Positions that point to nothing, other shapes and kinds, values that are none."""
+    with np.load(spoilt / name) as file:
+        whole = dict(file)
+    for key, array in whole.items():
+        spoils = [array[:-1], array[..., None], np.array(["x"]), np.array([], dtype=array.dtype)]
+        if array.dtype.kind == "i":
+            spoils += [array + 10**12, array - 10**12, np.full_like(array, np.iinfo(array.dtype).max)]
+        if array.dtype.kind == "f":
+            spoils += [array.astype(complex)]
+            spoils += [array * np.nan, array * np.inf]
+        if array.dtype.kind == "U":
+            spoils += [np.array(["\x1b[31m"] * len(array)), np.array(["$\\frac{"] * len(array))]
+        for spoil in spoils:
+            with np.errstate(invalid="ignore"):
+                np.savez(spoilt / name, **whole | {key: spoil})
+            read(spoilt)
+    (spoilt / name).write_bytes(b"PK\x03\x04 and no more")
+    read(spoilt)
+
+
+def test_a_whole_report_of_hostile_names(spoilt: Path) -> None:
+    """Markup, mathematics and escapes in every name there is: the page and the figures show them as text."""
+    evil = "<script>alert(1)</script>$\\frac{\x1b[31m${oc.env:SECRET}"
+    config = yaml.safe_load((spoilt / "config.yaml").read_text())
+    config["dataset"]["title"] = config["dataset"]["name"] = evil
+    config["note"] = evil
+    (spoilt / "config.yaml").write_text(yaml.safe_dump(config))
+    with np.load(spoilt / "probes.npz") as file:
+        arrays = dict(file)
+    arrays["subjects"] = np.array([evil, evil + "2"])
+    np.savez(spoilt / "probes.npz", **arrays)
+    content = json.loads((spoilt / "results.json").read_text())
+    content |= {"trained_on": evil, "checkpoint": evil}
+    (spoilt / "results.json").write_text(json.dumps(content))
+    (spoilt / "table.csv").write_text((spoilt / "table.csv").read_text().replace("Tiny", evil).replace("CSTL", evil))
+    page = report_run(spoilt).read_text()
+    assert "<script>alert" not in page
+    assert SECRET not in page
+    assert "\x1b" not in page
+    assert compare_main([str(spoilt), "--out", str(spoilt / "out")]) == 0
+    for file in spoilt.glob("out/*.[cm]*"):
+        assert "\x1b" not in file.read_text()
+
+
+def test_a_name_is_no_path() -> None:
+    """A figure is named after its probe set, whose name comes from the folder's config.yaml."""
+    assert _file_name("../../canary") == "______canary"
+    assert _file_name("NM") == "NM"
+
+
+# --- Raw frames, stores, splits ------------------------------------------------------------------------------------
+
+
+def pickled(shape: Any, data: bytes = b"", code: str = "u1") -> bytes:
+    """A pickle as NumPy writes it, with any shape."""
+    array = pickle.dumps(np.zeros((1, 2, 3), np.uint8), 2)
+    assert array.count(b"K\x01K\x02K\x03\x87") == 1
+    inside = pickle.dumps(shape, 2)[2:-1]
+    return array.replace(b"K\x01K\x02K\x03\x87", inside).replace(b"U\x02u1", b"U\x02" + code.encode())
+
+
+@pytest.mark.parametrize("shape", [(10**12, 0, 64), (10**12, 64, 0), (0, 0, 0), (10**30, 1, 1), (-1, -2, 3), (1,) * 999,
+                                   ("a", "b", "c"), [1, 2, 3], 5, (1.0, 2.0, 3.0), (True, 2, 3)])  # fmt: skip
+def test_pickles_whose_shape_takes_for_ever(shape: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickled(shape))
+    with pytest.raises(ValueError, match="pickle") as caught:
+        read_pickle(str(tmp_path / "x.pkl"))
+    clear(caught.value)
+
+
+@pytest.mark.parametrize("data", [
+    b"\x80\x02]r\xff\xff\xff\x7f.",  # a memo of 2³¹ entries
+    b"\x80\x05\x96" + (2**60).to_bytes(8, "little") + b".",  # a byte array of an exabyte
+    b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b".",
+    b"\x80\x02\x8b\xff\xff\xff\x7f.",  # a number of two gigabytes
+    b"(" * 10**5 + b".",
+    b"]" * 10**5 + b"a" * (10**5 - 1) + b".",
+    b"I" + b"9" * 10**6 + b"\n.",
+    b"cos\nmkdir\n(S'canary'\ntR.",
+    b"c\x1b[31m\nx\n.",
+    b"(ios\nmkdir\n.",
+    b"\x82\x01.",
+])  # fmt: skip
+def test_pickles_that_take_memory(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(data)
+    with pytest.raises(ValueError, match="pickle") as caught:
+        read_pickle(str(tmp_path / "x.pkl"))
+    clear(caught.value)
+
+
+@given(data=st.binary(max_size=60) | st.lists(st.sampled_from([
+    b"(", b"]", b"}", b")", b"t", b"l", b"d", b"a", b"s", b"e", b"u", b"R", b"b", b"0", b"2", b"q\x00", b"h\x00",
+    b"\x85", b"\x87", b"K\x05", b"N", b"\x88", b"X\x01\x00\x00\x00a", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n",
+    b"\x81", b"o",
+    b"cnumpy.core.multiarray\n_reconstruct\n", b"c_codecs\nencode\n", b"cos\nmkdir\n", b"X\x06\x00\x00\x00canary", b".",
+])).map(b"".join))  # fmt: skip
+def test_any_pickle(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(data + b".")
+    with pytest.raises(ValueError, match="pickle") as caught:
+        read_pickle(str(tmp_path / "x.pkl"))
+    clear(caught.value)
+
+
+def test_pictures_that_say_they_are_huge(tmp_path: Path) -> None:
+    path = str(tmp_path / "1.png")
+    for ending in (".png", ".bmp", ".jpg"):
+        whole = cv2.imencode(ending, np.zeros((64, 44), np.uint8))[1].tobytes()
+        (tmp_path / "1.png").write_bytes(whole)
+        assert isinstance(read_grey(path), np.ndarray)
+        sizes = {".png": (b"\x00\x00\x00\x2c\x00\x00\x00\x40", b"\x00\x00\xff\xff\x00\x00\xff\xff")}
+        sizes[".bmp"] = ((44).to_bytes(4, "little") + (64).to_bytes(4, "little"), b"\xff\xff\x00\x00\xff\xff\x00\x00")
+        sizes[".jpg"] = (b"\x00\x40\x00\x2c", b"\xff\xff\xff\xff")
+        before, after = sizes[ending]
+        if before in whole:
+            (tmp_path / "1.png").write_bytes(whole.replace(before, after, 1))
+            assert read_grey(path) == "more than 67,108,864 pixels"
+    for content in (b"II*\x00" + bytes(100), b"GIF89a" + b"\xff" * 100, b"P5 99999 99999 255\n", b"\xff\xd8\xff\xd9"):
+        (tmp_path / "1.png").write_bytes(content)
+        assert read_grey(path) == "unreadable"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "2.png")
+        assert read_grey(str(tmp_path / "2.png")) == "unreadable"
+        with pytest.raises(ValueError, match="empty pickle"):
+            read_pickle(str(tmp_path / "2.png"))
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("store.json", "[" * 10_000),
+    ("store.json", "[]"),
+    ("store.json", '{"format": 1, "height": "64", "width": 44, "dataset": "tiny"}'),
+    ("store.json", '{"format": 1, "height": 64, "width": 44, "dataset": ["\\u001b"]}'),
+    ("store.json", '{"format": 1, "height": 64, "width": 44, "dataset": "\\u001b[31mred"}'),
+    ("sequences.csv", f"{COLUMNS}\n005,nm-01,000,0,{'9' * 5000}\n"),
+    ("sequences.csv", f"{COLUMNS}\n005,nm-01,000,{2**62},{2**62}\n"),
+    ("sequences.csv", f"{COLUMNS}\n005,nm-01,000,0,{2**63}\n"),
+    ("sequences.csv", f"{COLUMNS}\n{'x' * 10**6},nm-01,000,0,5\n" + "a,b,c,0,5\n" * 10**5),
+    ("sequences.csv", f"{COLUMNS}\n\x1b[31m,nm-01,000,0,5\n"),
+    ("sequences.csv", "\x1b[31m" * 1000),
+    ("frames.npy", ""),
+    ("frames.npy", b"\x93NUMPY\x01\x00\x40\x00{'descr': '|u1', 'fortran_order': False, 'shape': (10**9, 64, 44)}   \n"),
+    ("frames.npy", b"\x93NUMPY\x01\x00\x40\x00{'descr': '|O', 'fortran_order': False, 'shape': (1, 64, 44)}     \n"),
+])  # fmt: skip
+def test_stores_from_elsewhere(name: str, content: str | bytes, store: Store, tmp_path: Path) -> None:
+    copy = shutil.copytree(store.path, tmp_path / "store")
+    (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"damaged|holds the data set") as caught:
+        open_store(copy, "tiny", 64)
+    message = str(caught.value)
+    assert "\x1b" not in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("entry", ["0-99999999999", "0" * 5000 + "1-5", "1-" + "9" * 10**6, "1-1000000:0",
+                                   "\x1b[31m", "a\u202eb", "x" * 10**6])  # fmt: skip
+def test_subjects_that_are_too_many_or_no_names(entry: str, protocol: Protocol) -> None:
+    with pytest.raises(ValueError, match=r"test: ") as caught:
+        replace(protocol, test=(entry,))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+@given(content=st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(["1-9", "0-9999999"]
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["TRAIN_SET", "TEST_SET", "x"]), inner),
+))  # fmt: skip
+def test_any_split_file(content: Any, tmp_path: Path, protocol: Protocol) -> None:
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    given = {key: value for key, value in asdict(protocol).items() if key not in ("train", "test")}
+    try:
+        as_protocol(given | {"split_file": str(tmp_path / "split.json")})
+    except ValueError as error:
+        clear(error)
+
+
+@given(name=st.text(max_size=30) | st.sampled_from(["\x1b[31mred", "a\u202eb", "\x9b2J", "a\nerror: b", "\udc80"]))
+def test_any_name_is_shown_as_text(name: str, protocol: Protocol) -> None:
+    assert "\x1b" not in (text := shown(name))
+    assert all(sign.isprintable() or sign in "\u00a0\u202f\u2009" for sign in text)
+    try:
+        replace(protocol, conditions=(*protocol.conditions, name))
+    except ValueError as error:
         clear(error)

@@ -34,7 +34,7 @@ from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.figures import COLOURS, condition_colours
 from cstl.files import read_rows, read_yaml, shown, shown_lines, write_text
-from cstl.reporting.folder import read_probes, read_results
+from cstl.reporting.folder import read_probes, read_results, shown_settings
 from cstl.reporting.remarks import remarks_of
 from cstl.streams import never_fail
 from cstl.sweep import ERROR, held_out_score, last_words
@@ -285,7 +285,7 @@ def _read_config(path: Path) -> Plain:
     if not path.exists():
         return {}
     try:
-        config = checked(read_yaml(path), resolved=False)
+        config = shown_settings(read_yaml(path))
         if path.parent.name != ".hydra":
             return config
         # As composed: what names the run's folder is known to the run alone.
@@ -312,7 +312,7 @@ def _read_outcome(path: Path, config: Plain, results: Plain) -> tuple[Outcome | 
     try:
         found, protocol = read_probes(path), _protocol(config)
         shape = len(found.subjects), len(found.views), len(found.views)
-        if np.prod(shape, dtype=float) * len(protocol.probes) > MOST_CELLS:
+        if shape[1] > 128 or np.prod(shape, dtype=float) * len(protocol.probes) > MOST_CELLS:
             raise ValueError(f"{shape[0]:,} subjects in {shape[1]:,} views are more than can be resampled")
         hits, seen = {}, {}
         for probe, members in protocol.probes.items():

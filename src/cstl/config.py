@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cstl.files import plain_data, shown
 
-_REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([a-z_]+(?:\.\w+)*)(?:,\w+)?\}")
+_REFERENCE = re.compile(r"\$\{(?:oc\.select:)?(\w+(?:\.\w+)*)(?:,\w+)?\}")
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_PATH = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf")
 

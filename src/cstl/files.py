@@ -241,6 +241,15 @@ def shown(text: object, most: int = 300) -> str:
     )
 
 
+def shown_data(content: Any) -> Any:
+    """Plain data with every text in it, keys too, as `shown` has it."""
+    if isinstance(content, dict):
+        return {shown(key): shown_data(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [shown_data(value) for value in content]
+    return shown(content, 4096) if isinstance(content, str) else content
+
+
 def shown_lines(text: object, most: int = 10_000) -> str:
     """The same of a message of several lines."""
     return "\n".join(shown(line, most) for line in str(text)[:most].split("\n"))

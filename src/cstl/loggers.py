@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
+from cstl import files
 from cstl.files import write_text
 from cstl.processes import is_multirun
 
@@ -111,9 +112,8 @@ def read_rows(file: Path) -> list[Row]:
     """The rows of a `metrics.csv`, each with the values it has; a last line that was cut short is left out."""
     if not file.exists():
         return []
-    text = file.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    rows = files.read_rows(file, whole_lines=True)
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 class WandbLog(WandbLogger):

@@ -7,6 +7,7 @@ and PNG, into its folder.
 import argparse
 import base64
 import gzip
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -311,6 +312,11 @@ def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving
     return shown
 
 
+def _file_name(probe: str) -> str:
+    """A probe set's name as part of a file's: without what leads to another folder."""
+    return re.sub(r"[^\w-]", "_", probe)[:60]
+
+
 def _trio(probe: HardProbe) -> tuple[int, int, int]:
     return probe.sequence, probe.nearest, probe.match
 
@@ -347,7 +353,7 @@ def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
         if not item["charts"]:
             run.notes.append("What the network looks at is left out: this ablation has neither ATA nor SSFL.")
             return []
-        item["still"] = still(f"attention_{probe}", figures.attention(found, whose))
+        item["still"] = still(f"attention_{_file_name(probe)}", figures.attention(found, whose))
         looks.append(item)
     return looks
 

@@ -63,7 +63,7 @@ from cstl.data.store import (
     sample_checksum,
     table_checksum,
 )
-from cstl.files import replacing, shown
+from cstl.files import read_json, replacing, shown
 from cstl.owner import InUseError
 from cstl.progress import Steps
 
@@ -340,7 +340,7 @@ def unfinished(plan: Plan) -> list[int]:
 def _outcome(chunk: Chunk) -> Outcome | None:
     """What was written last of a chunk, with whatever settings; None where nothing can be read."""
     try:
-        return Outcome(**json.loads(chunk.outcome_path.read_text(encoding="utf-8")))
+        return Outcome(**read_json(chunk.outcome_path))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -549,7 +549,7 @@ def _sharding_path(plan: Plan) -> Path:
 def _sharding(plan: Plan) -> int | None:
     """Into how many jobs the preparation was cut; None where it was not."""
     try:
-        return int(json.loads(_sharding_path(plan).read_text(encoding="utf-8"))["shards"])
+        return int(read_json(_sharding_path(plan))["shards"])
     except FileNotFoundError:
         return None
 

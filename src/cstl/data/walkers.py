@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cstl.files import write_text
+from cstl.files import read_json, write_text
 from cstl.owner import owner
 from cstl.progress import Steps
 
@@ -890,7 +890,7 @@ def is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
                 f"{out} holds files but no {MARKER}, so synthetic walkers did not come from here. Name a new folder."
             )
         return False
-    found = json.loads(made.read_text())
+    found = read_json(made)
     if found != settings:
         differing = [
             f"{key} {found.get(key)} there, {settings.get(key)} asked for"

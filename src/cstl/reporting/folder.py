@@ -1,6 +1,7 @@
 """What a run left in its folder, read as far as it is there: what is missing becomes a note for the reader."""
 
 import csv
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from cstl.checkpoint import Weights, load_weights
 from cstl.config import Plain, checked
 from cstl.data.alignment import frame_size
 from cstl.data.store import Store, open_store
-from cstl.files import read_json, read_npz, read_rows, read_text, read_yaml, shown
+from cstl.files import read_json, read_npz, read_rows, read_text, read_yaml, shown, shown_data
 from cstl.reporting.remarks import remarks_of
 from cstl.run_folder import COMMAND
 from cstl.sweep import ERROR, last_words
@@ -22,7 +23,10 @@ from cstl.tables import Row, Table
 
 LINES = 10**7  # of a store's table, at most
 LARGEST = 1e30  # value in a curve
-VIEWS = 1000  # in a picture of view × view, at most
+VIEWS = 200  # in a picture of view × view, at most
+PROBES = 100  # sets of probes, at most
+NAMES = 10**6  # subjects or conditions, at most
+SEQUENCES = 2 * 10**6  # that were tested, at most
 RUN_FILES = ("config.yaml", "results.json", "metrics.csv")  # a folder with one of them is a run
 T = TypeVar("T")
 Curve = tuple[list[int], list[float]]  # iterations and values
@@ -78,7 +82,7 @@ class Run:
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.folder.resolve().name
+        return shown(self.folder.resolve().name)
 
     @property
     def is_finished(self) -> bool:
@@ -145,7 +149,7 @@ def read_run(folder: Path) -> Run:
     _find_checkpoint(run)
     trained = (run.weights and run.weights.config) or {}
     if not run.config and trained.get("dataset", {}).get("name") == run.dataset:
-        run.config = trained  # an evaluation on the data set that the checkpoint was trained on
+        run.config = shown_settings(trained)  # an evaluation on the data set that the checkpoint was trained on
     run.command = _command(folder)
     _find_store(run)
     _explain(run)
@@ -178,7 +182,20 @@ def _read(run: Run, name: str, reader: Callable[[Path], T]) -> T | None:
 
 
 def _read_yaml(path: Path) -> Plain:
-    return checked(read_yaml(path), resolved=False)
+    return shown_settings(read_yaml(path))
+
+
+def shown_settings(content: Any) -> Plain:
+    """Settings from a file, to be shown: checked, with names that can do nothing."""
+    config = shown_data(checked(content, resolved=False))
+    probes = config.get("dataset", {}).get("protocol", {}).get("probes", {})
+    if not isinstance(probes, dict) or len(probes) > PROBES or not all(map(_are_names, probes.values())):
+        raise ValueError("dataset.protocol.probes are no lists of conditions")
+    return config
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 1000 and all(isinstance(name, str) for name in value)
 
 
 def read_results(path: Path) -> Plain:
@@ -190,6 +207,9 @@ def read_results(path: Path) -> Plain:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("rank1"), dict):
         raise ValueError("expected rank1 in it")
+    if len(content["rank1"]) > PROBES:
+        raise ValueError(f"rank1 of {len(content['rank1']):,} probes, expected {PROBES} at most")
+    content = shown_data(content)
     expected: dict[str, tuple[type, ...]] = {
         **dict.fromkeys(("dataset", "trained_on", "checkpoint", "configuration", "store"), (str,)),
         **dict.fromkeys(("train_subjects", "test_subjects", "gallery_sequences"), (int,)),
@@ -241,7 +261,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
     for row in read_rows(path, whole_lines=True):
         for name, value in row.items():
             if name not in ("step", "epoch") and value and abs(float(value)) < LARGEST:  # not NaN, not infinite
-                steps, values = curves.setdefault(name, ([], []))
+                steps, values = curves.setdefault(shown(name, 100), ([], []))
                 if steps and steps[-1] == int(float(row["step"])):  # the last of two rows of one iteration
                     values[-1] = float(value)
                 else:
@@ -270,8 +290,11 @@ def read_probes(path: Path) -> Probes:
         _check_range(name, found[name], 0, len(found[names]))
     for name in ("sequence", *two):
         _check_range(name, found[name], 0 if name == "sequence" else -1, LINES)
-    if views > VIEWS:
-        raise ValueError(f"{views:,} views, expected {VIEWS} at most")
+    limits = {"views": VIEWS, "conditions": NAMES, "subjects": NAMES, "sequence": SEQUENCES}
+    if large := [
+        f"{name} has {len(found[name]):,} entries" for name, most in limits.items() if len(found[name]) > most
+    ]:
+        raise ValueError(f"{large[0]}, more than can be shown")
     contents: dict[str, Any] = dict(found)
     for name in ("subjects", "conditions", "views"):
         contents[name] = [shown(text) for text in found[name].tolist()]
@@ -282,6 +305,8 @@ def read_embeddings(path: Path) -> Embeddings:
     """The embeddings of a run, once all of it belongs together. Raises ValueError as `read_probes`."""
     labels = ("sequence", "subject", "condition", "view")
     found = read_npz(path, {"embedding": ("f", 2)} | dict.fromkeys(labels, ("iu", 1)))
+    if len(found["sequence"]) > SEQUENCES or found["embedding"].shape[1] > 2**14:
+        raise ValueError(f"embedding is {found['embedding'].shape}, more than can be shown")
     for name in labels:
         if len(found[name]) != len(found["embedding"]):
             raise ValueError(f"{name} has {len(found[name])} entries, expected {len(found['embedding'])}")
@@ -305,7 +330,7 @@ def _find_checkpoint(run: Run) -> None:
     elif own.is_dir():
         found = sorted(own.glob("step-*.ckpt"), reverse=True)[:1]
     for path in found:
-        if path.is_file():
+        if os.path.isfile(path):
             try:
                 run.weights, run.checkpoint = load_weights(path), path
             except (ValueError, OSError) as error:
@@ -323,7 +348,10 @@ def _find_store(run: Run) -> None:
     if not data.get("store"):
         run.notes.append("Silhouettes are left out: no config.yaml says where the prepared data set lies.")
         return
-    paths = [path for path in _candidates(run, data["store"]) if path.is_dir()] or [Path(data["store"])]
+    if data["store"].replace("\\", "/").startswith("//"):
+        run.notes.append("Silhouettes are left out: the store of config.yaml is on another machine.")
+        return
+    paths = [path for path in _candidates(run, data["store"]) if os.path.isdir(path)] or [Path(data["store"])]
     try:
         store = open_store(paths[0], data.get("dataset"), data.get("res"))
     except (ValueError, OSError) as error:
