@@ -103,7 +103,7 @@ class TestBatches(Sampler[TestIndex]):
     def __iter__(self) -> Iterator[TestIndex]:
         for chosen in self.buckets:
             lengths = self.lengths[chosen]
-            window = np.arange(lengths.max(initial=0))
+            window = np.arange(lengths.max(initial=1))
             rows = np.where(window < lengths[:, None], self.store.starts[chosen, None] + window, -1)
             yield TestIndex(
                 rows,
