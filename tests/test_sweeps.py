@@ -74,12 +74,15 @@ def test_jobs_side_by_side_in_one_folder(
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     with pytest.raises(SystemExit, match="1"):
         train(
-            "name='side-${model.margin}'", "model.margin=0.2,wide", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"
+            "name='side-${init_from}'",
+            "init_from=null,nowhere.ckpt",
+            "hydra/launcher=joblib",
+            "hydra.launcher.n_jobs=2",
         )
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["side-0.2"]  # whatever a job's own name is
-    assert (tmp_path / "runs" / "side-0.2" / "0" / "results.json").exists()
-    assert (tmp_path / "runs" / "side-0.2" / "1" / "error.txt").exists()
-    assert "runs/side-0.2: 1 of 2 jobs failed: 1" in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["side-None"]  # whatever a job's own name is
+    assert (tmp_path / "runs" / "side-None" / "0" / "results.json").exists()
+    assert (tmp_path / "runs" / "side-None" / "1" / "error.txt").exists()
+    assert "runs/side-None: 1 of 2 jobs failed: 1" in capfd.readouterr().err
 
 
 def test_a_sweep_that_is_started_again_does_what_is_left(
