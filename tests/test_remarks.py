@@ -126,9 +126,19 @@ def test_steps_that_changed_nothing() -> None:
 
 
 def test_nothing_to_count() -> None:
-    assert found(3, good, enrolled=0) == []
+    (nobody,) = found(3, good, enrolled=0)
+    assert nobody.startswith("Nothing could be counted: rank of NM: nothing to average: no gallery sequence was seen")
     metric = CrossViewAccuracy(CONDITIONS, VIEWS, ["nm-01"], {"NM": ["nm-02"]})
-    assert remarks(metric.compute(), *metric.mean_embeddings(), gallery=[0]) == []
+    (nothing,) = remarks(metric.compute(), *metric.mean_embeddings(), gallery=[0])
+    assert "no probe sequence was seen" in nothing
+
+
+def test_probes_that_nobody_in_the_gallery_matches() -> None:
+    metric = CrossViewAccuracy(CONDITIONS, VIEWS, ["nm-01"], {"NM": ["nm-02"]})
+    subject, view = torch.cartesian_prod(torch.arange(6), torch.arange(3)).unbind(1)
+    metric.update(torch.randn(18, 4, 8), subject, (subject >= 3).long(), view)
+    (strangers,) = remarks(metric.compute(), *metric.mean_embeddings(), gallery=[0], margin=0.2)
+    assert strangers.startswith("No subject of a probe is in the gallery")
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

@@ -377,6 +377,8 @@ class CrossViewAccuracy(Metric):
     def mean_embeddings(self) -> tuple[Tensor, Tensor]:
         """The mean over the parts of every stored sequence, for maps: float16 (N, D), and int64 (N, 4) its labels.
 
+        Values too large for float16 stay float32.
+
         The labels are subject, condition, view and sequence; the order is that of `sequence`.
         """
         stored = self._sequences(self.conditions)
@@ -386,7 +388,8 @@ class CrossViewAccuracy(Metric):
         mean = torch.zeros(len(stored.labels), stored.batches[0].shape[2], device=stored.batches[0].device)
         for part in range(parts):
             mean += stored.part(part, torch.float32) / parts
-        return mean.to(torch.float16).cpu(), stored.labels
+        fits = float(mean.abs().max()) < torch.finfo(torch.float16).max
+        return mean.to(torch.float16 if fits else torch.float32).cpu(), stored.labels
 
     def _sequences(self, conditions: Sequence[str]) -> "_Sequences":
         """The stored sequences of some conditions."""

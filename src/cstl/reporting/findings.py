@@ -191,6 +191,11 @@ def embedding_map(run: Run, seed: int = 0) -> Map | None:
     chosen = tested[np.linspace(0, len(tested) - 1, number).round().astype(int)]
     rows = np.flatnonzero(np.isin(e.subject, chosen))[:MAPPED]
     vectors = e.embedding[rows].astype(np.float32)
+    vectors -= vectors.mean(0)
+    if not (largest := np.abs(vectors).max()) or not np.isfinite(largest):
+        run.notes.append("The map of the embeddings is left out: they are all the same, or not finite.")
+        return None
+    vectors /= largest
     tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed, max_iter=500)
     with threadpool_limits(
         1

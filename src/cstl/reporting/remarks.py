@@ -38,16 +38,16 @@ def remarks(
         logged: the rows of `metrics.csv`.
     """
     means = [row["mean"] for row in rows(result).values() if row["mean"] is not None]
-    if not means or not len(embeddings):
-        return []
+    if not means:
+        return [_nothing(result), *_not_finite(logged)]
     rank1 = fmean(means)
     embeddings, in_gallery = embeddings.float(), torch.isin(labels[:, 1], torch.tensor(list(gallery)))
     enrolled = len(labels[in_gallery, 0].unique())
     spread = float((embeddings - embeddings.mean(0)).square().sum(1).mean().sqrt())
     size = float(embeddings.mean(0).norm())
-    walks = int(sum(count.sum() for count in result.probe_sequences.values())) / len(result.views)
-    chance = 100 / enrolled if enrolled else 0.0
-    deviation = math.sqrt(chance * (100 - chance) / walks) if walks else 0.0
+    walks = len(torch.stack([result.neighbours.subject, result.neighbours.condition]).unique(dim=1).T)
+    chance = 100 / max(enrolled, 1)
+    deviation = math.sqrt(chance * (100 - chance) / max(walks, 1))
 
     found = []
     found_at = torch.cat([result.neighbours.nearest_distance, result.neighbours.match_distance])
@@ -59,7 +59,9 @@ def remarks(
             + (f" where training asks for a margin of {margin:g}" if margin else "")
             + f"{_at_the_margin(logged, margin)}. Try another seed, or a lower model.learning_rate."
         )
-    if enrolled == 1:
+    if (result.neighbours.match < 0).all():
+        found.append("No subject of a probe is in the gallery of a view: every probe can only be missed.")
+    elif enrolled == 1:
         found.append(
             "The gallery holds one subject only: whatever is nearest is of this subject, and rank-1 says nothing of "
             "the network."
@@ -90,6 +92,15 @@ def remarks_of(results: Plain) -> list[str]:
     """Those that a `results.json` holds, whoever wrote it."""
     found: Any = results.get("remarks")
     return [shown(text)[:500] for text in found[:10] if isinstance(text, str)] if isinstance(found, list) else []
+
+
+def _nothing(result: CrossViewResult) -> str:
+    """Why no set of probes has a mean."""
+    try:
+        result.mean(next(iter(result.accuracy)))
+    except ValueError as error:
+        return f"Nothing could be counted: {error}."
+    return "Nothing could be counted."
 
 
 def _at_the_margin(logged: Sequence[Mapping[str, float]], margin: float | None) -> str:
