@@ -1,5 +1,6 @@
 """What a run says where nobody looks at a terminal, how it says what was lost, and what it makes again."""
 
+import errno
 import os
 import pickle
 import signal
@@ -65,6 +66,17 @@ def test_steps_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_what_was_lost_is_named(error: Exception, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words), naming_what_was_lost():
         raise error
+
+
+def test_workers_that_cannot_be_started_are_named() -> None:
+    """Python's semaphores lie in /dev/shm; Lightning's teardown then raises an error of its own."""
+    masking = RuntimeError("Please call `iter(combined_loader)` first.")
+    masking.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(OSError, match=r"No space left on device; /dev/shm may be full\): .*data\.workers=0"),
+        naming_what_was_lost(),
+    ):
+        raise masking
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])

@@ -96,6 +96,13 @@ def naming_what_was_lost() -> Iterator[None]:
                 "out, or the store's frames can no longer be read (bus error). The same command goes on from the last "
                 "checkpoint; with data.workers=0 no such process is needed"
             ) from error
+        masked = error.__context__  # Lightning's end of a fit that had not begun fails, too
+        if "combined_loader" in reason and isinstance(masked, OSError) and masked.errno:
+            raise OSError(
+                masked.errno,
+                f"the processes that gather batches could not be started ({os.strerror(masked.errno)}; /dev/shm may be "
+                "full): make room, or take data.workers=0, which needs none",
+            ) from error
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in reason:
             raise OSError(
                 errno.ENOMEM,
