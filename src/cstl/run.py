@@ -36,6 +36,7 @@ from cstl.config import Plain, checked, differences, digest, plain
 from cstl.data.alignment import frame_size
 from cstl.data.check import check_store, contact_sheet, write_check
 from cstl.data.datamodule import GaitDataModule
+from cstl.data.inspection import look_at_masks
 from cstl.data.plan import OPTIONS
 from cstl.data.prepare import prepare as prepare_store
 from cstl.data.prepare import prepare_shard
@@ -241,6 +242,8 @@ def check(config: DictConfig) -> None:
     dataset = config.dataset
     store = open_store(dataset.store, dataset.name, config.res)
     CONSOLE.print(verify_store(store, progress=True), highlight=False, markup=False, soft_wrap=True)
+    for remark in look_at_masks(store):
+        CONSOLE.print(f"masks: {remark}", highlight=False, markup=False, soft_wrap=True)
     published = plain(dataset.published) if "published" in dataset else None
     found = check_store(store, plain(dataset.protocol), published, progress=True)
     write_check(found, contact_sheet(store, config.sequences, config.seed), Path(config.out))

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import cstl.data.frames as frames_module
+import cstl.data.inspection as inspection_module
 import cstl.data.plan as plan_module
 import cstl.data.prepare as module
 from cstl.data import Protocol, Store, align_silhouette, open_store
@@ -243,7 +244,8 @@ def test_killed_and_started_again(
     read = frames_module.read_grey
     monkeypatch.setattr(frames_module, "read_grey", lambda path: prepared.append(path) or read(path))
     run(raw_tree, out, protocol)
-    sample = plan_module.SAMPLE  # one frame of each, to tell raw from aligned
+    # one frame of each, to tell raw from aligned, and five to tell masks from nonsense
+    sample = plan_module.SAMPLE + 5 * inspection_module.SAMPLE
     assert len(prepared) == sample + store.lengths[12:].sum()  # four chunks of three were finished
     assert same(out, store.path)
     assert not (tmp_path / "tiny-64.partial").exists()

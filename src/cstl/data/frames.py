@@ -5,7 +5,7 @@ import math
 import os
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from cstl.files import shown
 
 _NUMBER = re.compile(r"(\d+)")
+_POINT = re.compile(r"(?<!\d)(?<!\d\.)(\d+)\.(\d+)(?!\d|\.\d)")  # 0.04, but not 2020.01.02
 _PLAIN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe is not waited for
 MOST_PIXELS = 2**26  # of a picture: 8192 × 8192
 MOST_BYTES = 2**30  # of a file
@@ -34,6 +35,9 @@ UNREADABLE_FOLDER = "unreadable folder"
 BOTH = "pictures and a pickle in one folder"
 SEVERAL = "several pickles in one folder"
 MISPLACED = {".png": "a pickle where pictures are expected", ".pkl": "pictures where a pickle is expected"}
+
+
+_SCALED = ("b1", "|b1", *(f"{order}f{size}" for order in ("", "<", ">") for size in (2, 4, 8)))  # NumPy's names
 
 
 class Files(NamedTuple):
@@ -64,7 +68,7 @@ def list_files(folder: str, pattern: str | None = None) -> Files:
         return files
     if pattern is not None:
         names = [name for name in names if fnmatchcase(name, pattern)]
-    numbered: dict[tuple[str | int, ...], str] = {}
+    named: dict[str, str] = {}  # path → name without its ending
     for name in names:
         path, lower = f"{folder}{os.sep}{name}", name.lower()
         if lower.endswith(PICKLES):
@@ -72,20 +76,80 @@ def list_files(folder: str, pattern: str | None = None) -> Files:
         elif lower.endswith(ARCHIVES):
             files.faults.append((path, ARCHIVE))
         elif lower.endswith(PICTURES):
-            stem = lower.rpartition(".")[0]
-            parts: list[str | int] = [*_NUMBER.split(stem)]  # text, number, text, …
-            parts[1::2] = map(int, parts[1::2])
-            order = tuple(parts)
-            if len(order) == 1 or order in numbered:
-                files.faults.append((path, NO_NUMBER if len(order) == 1 else SAME_NUMBER))
-            else:
-                numbered[order] = path
+            named[path] = lower.rpartition(".")[0]
+    stems = list(named.values())
+    if any("." in stem for stem in stems) and _are_decimals(stems):
+        stems = _padded(stems)
+    numbered: dict[tuple[str | int, ...], str] = {}
+    for path, stem in zip(named, stems, strict=True):
+        order = _order(stem)
+        if len(order) == 1 or order in numbered:
+            files.faults.append((path, NO_NUMBER if len(order) == 1 else SAME_NUMBER))
+        else:
+            numbered[order] = path
     files.pictures.extend(numbered[order] for order in sorted(numbered))
     return files
 
 
-def read_frames(folder: str, files: Files, suffix: str) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Every frame's path with its picture, uint8 (H, W), or with the reason why there is none."""
+def name_patterns(pictures: Sequence[str]) -> list[str]:
+    """One example of each way in which the pictures are named: what is in a name beside its numbers."""
+    examples: dict[tuple[str, ...], str] = {}
+    for name in map(os.path.basename, pictures):
+        examples.setdefault(tuple(_NUMBER.split(name.lower())[::2]), name)
+    return list(examples.values())
+
+
+def reading_of_points(pictures: Sequence[str]) -> str | None:
+    """How points between digits were read where that decides the order: "decimals", "counters", or None."""
+    stems = [os.path.basename(path).lower().rpartition(".")[0] for path in pictures]
+    if not any("." in stem for stem in stems):
+        return None
+    padded = dict(zip(stems, _padded(stems), strict=True))
+    if sorted(stems, key=_order) == sorted(stems, key=lambda stem: _order(padded[stem])):
+        return None
+    return "decimals" if _are_decimals(stems) else "counters"
+
+
+def _order(stem: str) -> tuple[str | int, ...]:
+    parts: list[str | int] = [*_NUMBER.split(stem)]  # text, number, text, …
+    parts[1::2] = map(int, parts[1::2])
+    return tuple(parts)
+
+
+def _padded(stems: Sequence[str]) -> list[str]:
+    """The names with as many decimals each, so that 0.04 comes before 0.1."""
+    width = max((len(match[2]) for stem in stems for match in _POINT.finditer(stem)), default=0)
+    return [_POINT.sub(lambda match: f"{match[1]}.{match[2].ljust(width, '0')}", stem) for stem in stems]
+
+
+def _are_decimals(stems: Sequence[str]) -> bool:
+    """Whether 0.04, 0.1, 0.12 are numbers with decimals, and not counters as in 1.9, 1.10.
+
+    They are counters where two would be equal as decimals (1.1, 1.10), or follow one another without a gap (1.1, 1.2,
+    … 1.12); of equal length they are in the same order either way.
+    """
+    after: dict[str, list[str]] = {}
+    for match in filter(None, map(_POINT.search, stems)):
+        after.setdefault(match.string[: match.start(2)], []).append(match[2])
+    digits = [one for several in after.values() for one in several]
+    if len({len(one) for one in digits}) < 2:
+        return False
+    if any(one[0] == "0" and len(one) > 1 for one in digits):
+        return True
+    for several in after.values():
+        counters = sorted(map(int, several))
+        if len({one.rstrip("0") for one in several}) < len(several):
+            return False
+        if len(counters) > 9 and counters[-1] - counters[0] + 1 == len(counters):
+            return False
+    return True
+
+
+def read_frames(folder: str, files: Files, suffix: str, scaled: bool = False) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Every frame's path with its picture, uint8 (H, W), or with the reason why there is none.
+
+    `scaled`: as for `read_pickle`.
+    """
     yield from files.faults
     wanted, other = files.of(suffix), files.of(".pkl" if suffix == ".png" else ".png")
     if other or (suffix == ".pkl" and len(wanted) > 1):  # which of the two is the sequence?
@@ -96,7 +160,7 @@ def read_frames(folder: str, files: Files, suffix: str) -> Iterator[tuple[str, n
     else:
         for path in wanted:
             try:
-                yield from ((f"{path}[{i}]", frame) for i, frame in enumerate(read_pickle(path)))
+                yield from ((f"{path}[{i}]", frame) for i, frame in enumerate(read_pickle(path, scaled)))
             except ValueError as error:
                 yield path, str(error)
 
@@ -150,8 +214,12 @@ def _pixels(data: bytes) -> int | None:
     return None
 
 
-def read_pickle(path: str) -> np.ndarray:
+def read_pickle(path: str, scaled: bool = False) -> np.ndarray:
     """The silhouettes of a sequence out of OpenGait's pickle, uint8 (T, H, W); nothing in the file is run.
+
+    Args:
+        path: of the file.
+        scaled: take arrays of true and false or of numbers with decimals too: 0 to 1, or up to 255, become 0 to 255.
 
     Raises:
         ValueError: the file cannot be read, or holds anything else than one array of that type and shape.
@@ -174,7 +242,7 @@ def read_pickle(path: str) -> np.ndarray:
     if not isinstance(found, _NumPy):
         raise ValueError(f"pickle of a {type(found).__name__}, not of one array")
     try:
-        return _silhouettes(found)
+        return _silhouettes(found, scaled)
     except (TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError("unreadable pickle (damaged, or not of one array)") from error
 
@@ -222,7 +290,7 @@ _NAMES = {
 }
 
 
-def _silhouettes(array: _NumPy) -> np.ndarray:
+def _silhouettes(array: _NumPy, scaled: bool) -> np.ndarray:
     if array.name.endswith("_reconstruct"):
         _, shape, dtype, fortran, data = array.state
     elif array.name.endswith("_frombuffer"):
@@ -233,17 +301,33 @@ def _silhouettes(array: _NumPy) -> np.ndarray:
     if type(shape) is not tuple or any(type(length) is not int or length < 0 for length in shape[:10]):
         raise ValueError("unreadable pickle (damaged: its shape is none)")
     code, seen = str(dtype.arguments[0]), f"(T, {', '.join(map(str, shape[1:10]))})"
-    if code not in ("u1", "|u1") or len(shape) != 3:
+    scales = code in _SCALED and len(shape) == 3
+    if not (scales and scaled) and (code not in ("u1", "|u1") or len(shape) != 3):
         found_type = shown(_type_name(code), 40)
-        raise ValueError(f"pickle of an array {found_type} {shown(seen, 80)}, expected uint8 (T, H, W)")
+        remedy = "; with dataset.threshold=128 these values are made black and white" if scales else ""
+        raise ValueError(f"pickle of an array {found_type} {shown(seen, 80)}, expected uint8 (T, H, W){remedy}")
+    kind = np.dtype(code)
+    if dtype.state is not None and type(dtype.state) is tuple and len(dtype.state) > 1 and dtype.state[1] == ">":
+        kind = kind.newbyteorder(">")
     if isinstance(data, _NumPy):
         data = data.arguments[0].encode("latin1")
-    if not shape[1] or not shape[2] or math.prod(shape) != len(data):  # (10¹², 0, 64) takes no byte, and hours
+    if (
+        not shape[1] or not shape[2] or math.prod(shape) * kind.itemsize != len(data)
+    ):  # (10¹², 0, 64) takes no byte, and hours
         raise ValueError("unreadable pickle (damaged: its values do not fill its shape)")
     try:
-        return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+        silhouettes = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
     except ValueError as error:
         raise ValueError("unreadable pickle (damaged: its values do not fill its shape)") from error
+    return silhouettes if kind == np.uint8 else _scaled(silhouettes)
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """True and false, or numbers from 0 to 1 or to 255, as uint8 from 0 to 255."""
+    if values.dtype != bool and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255):
+        raise ValueError(f"pickle of an array {values.dtype.name} with values that are not 0 to 1 or 0 to 255")
+    factor = 255 if values.dtype == bool or values.max() <= 1 else 1
+    return np.rint(values.astype(np.float64) * factor).astype(np.uint8)
 
 
 def _type_name(code: str) -> str:

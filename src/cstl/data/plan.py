@@ -250,7 +250,9 @@ def _source(sequences: list[RawSequence], layout: str, raw: str, settings: Mappi
     suffix = LAYOUTS[layout].suffix
     seen: dict[tuple[int, int] | None, list[str]] = {}  # aligned size → examples
     for sequence in spread(sequences, SAMPLE):
-        frames = read_frames(sequence.folder, list_files(sequence.folder, settings["files"]), suffix)
+        frames = read_frames(
+            sequence.folder, list_files(sequence.folder, settings["files"]), suffix, bool(settings["threshold"])
+        )
         shape = next((image.shape for _, image in frames if isinstance(image, np.ndarray)), None)
         if shape is None:
             continue

@@ -47,6 +47,7 @@ from cstl.data.alignment import (
     is_cut,
 )
 from cstl.data.frames import Files, list_files, read_frames
+from cstl.data.inspection import EVERY, Seen, look_at_frame, look_at_names, merge, note, refuse_nonsense, remarks
 from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, spread
 from cstl.data.plan import OPTIONS, Chunk, Plan, names, plan_preparation, relative, some, store_settings
 from cstl.data.protocol import Protocol, as_protocol
@@ -90,6 +91,7 @@ class Outcome:
     dropped: list[tuple[str, str, str]] = field(default_factory=list)  # "frame" or "sequence", reason, path
     short: list[tuple[str, str, str, int, int, str]] = field(default_factory=list)  # …, frames, usable, result
     sizes: list[str] = field(default_factory=list)  # kept sequences whose frames differ in size
+    seen: Seen = field(default_factory=dict)  # what a sample of frames and names shows
     unused: int = 0  # usable frames of dropped sequences
     sources: list[Source] = field(default_factory=list)  # of every sequence
 
@@ -192,6 +194,7 @@ def prepare(
     if there := _existing(Path(out), settings, strict):
         return _compared(there, raw, arguments, progress=progress)
     plan = plan_preparation(raw, out, **arguments)
+    refuse_nonsense(plan.raw, plan.sequences, plan.settings)
     try:
         if (shards := _sharding(plan)) is None:
             return join(plan, _run(plan, range(plan.chunks), workers, progress))
@@ -256,6 +259,7 @@ def prepare_shard(
     if there := _existing(Path(out), settings, strict):
         return _compared(there, raw, arguments, shard, shards, progress=progress)
     plan = plan_preparation(raw, out, **arguments)
+    refuse_nonsense(plan.raw, plan.sequences, plan.settings)
     numbers = range(shard, plan.chunks, shards)
     try:
         partial_folder(plan.out).mkdir(parents=True, exist_ok=True)
@@ -282,6 +286,7 @@ def prepare_shard(
         short=sum(len(outcome.short) for outcome in done),
         examples=[path for outcome in done for path in outcome.faulty][:5],
         notes=[
+            *remarks(merge(outcome.seen for outcome in done)),
             f"{len(numbers):,} of the {plan.chunks:,} chunks; when all shards are done, join them with:",
             f"  python -m cstl.prepare {typed or _typed(plan)}",
         ],
@@ -309,8 +314,11 @@ def prepare_chunk(chunk: Chunk) -> str:
         chunk.frames_path(earlier.digest).unlink(missing_ok=True)
     chunk.partial.mkdir(parents=True, exist_ok=True)
     with replacing(chunk.frames_path(outcome.digest)) as file:
-        for sequence, files in zip(chunk.sequences, listed, strict=True):
-            file.writelines(_prepare_sequence(sequence, files, chunk, outcome))
+        subjects: set[str] = set()
+        for number, (sequence, files) in enumerate(zip(chunk.sequences, listed, strict=True)):
+            looked_at = number % EVERY == 0 or sequence.subject not in subjects
+            subjects.add(sequence.subject)
+            file.writelines(_prepare_sequence(sequence, files, chunk, outcome, looked_at))
     with replacing(chunk.outcome_path) as file:
         file.write(json.dumps(asdict(outcome)).encode())
     return outcome.digest
@@ -379,6 +387,7 @@ def join(plan: Plan, digests: Mapping[int, str] | None = None) -> Summary:
     if not kept:
         told = "".join(f"\n{note}" for note in plan.notes)
         raise ValueError(f"{plan.raw}: no sequence is left to store; dropped were {_counts(count)}{told}")
+    seen = merge(outcome.seen for outcome in outcomes)
     faulty = [f"{path} ({why})" for what, why, path in plan.skipped if what == "frame"]
     faulty += [path for outcome in outcomes for path in outcome.faulty]
     about = {
@@ -391,7 +400,12 @@ def join(plan: Plan, digests: Mapping[int, str] | None = None) -> Summary:
         "dropped_sequences": count["sequence"],
         "short": len(short),
         "examples": faulty[:5],
-        "notes": [*plan.notes, *_notes(plan, kept, [path for outcome in outcomes for path in outcome.sizes])],
+        "inspection": seen,
+        "notes": [
+            *plan.notes,
+            *remarks(seen),
+            *_notes(plan, kept, [path for outcome in outcomes for path in outcome.sizes]),
+        ],
         "raw": os.path.abspath(plan.raw),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"cstl": version("cstl"), "numpy": np.__version__, "opencv": cv2.__version__},
@@ -466,16 +480,25 @@ def _notes(plan: Plan, kept: list[tuple[str, str, str, int]], sizes: list[str]) 
         yield f"{len(sizes):,} sequences have frames of different sizes, each aligned on its own: {some(sizes, 5)}"
 
 
-def _prepare_sequence(sequence: RawSequence, files: Files, chunk: Chunk, outcome: Outcome) -> list[bytes]:
+def _prepare_sequence(
+    sequence: RawSequence, files: Files, chunk: Chunk, outcome: Outcome, looked_at: bool = False
+) -> list[bytes]:
     """The bytes of the frames to keep, uint8 (H, W) each; none where the sequence is dropped."""
     suffix = LAYOUTS[chunk.settings["layout"]].suffix
     to_frame = partial(_to_frame, settings=chunk.settings)
     frames, count, sizes = [], 0, set()
-    for path, image in read_frames(sequence.folder, files, suffix):
+    if looked_at:
+        look_at_names(outcome.seen, [relative(path, chunk.raw) for path in files.pictures])
+    chosen = {*files.pictures[:1], *files.pictures[-1:], *files.pictures[len(files.pictures) // 2 :][:1]}
+    for path, image in read_frames(sequence.folder, files, suffix, bool(chunk.settings["threshold"])):
         count += 1
         frame = image if isinstance(image, str) else to_frame(image)
+        if looked_at and not isinstance(image, str) and (path in chosen or (suffix == ".pkl" and count % 25 == 1)):
+            look_at_frame(outcome.seen, relative(path, chunk.raw), image, chunk.settings)
         if not isinstance(frame, str):
             frames.append(frame.tobytes())
+            if len(frames) > 1 and frames[-1] == frames[-2]:
+                note(outcome.seen, "repeated", relative(path, chunk.raw))
             sizes.add(image.shape)  # type: ignore[union-attr]
             continue
         if chunk.strict and frame not in NATURAL:

@@ -1,0 +1,256 @@
+"""What is odd about raw masks and their names: a sample is looked at and counted, and said with what to type."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cstl.data.alignment import clean_mask, is_cut
+from cstl.data.frames import list_files, name_patterns, read_frames, reading_of_points
+from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, list_sequences, spread
+from cstl.data.store import Store
+from cstl.files import shown
+
+FRAMES, SEQUENCES = "frames", "sequences"  # how many were looked at
+EVERY = 4  # one sequence of so many, and the first of every subject, is looked at while a store is prepared
+SAMPLE = 32  # sequences that are looked at before
+LEAST = 0.01  # of the frames: what is rarer is not worth a line
+DARK = 64  # values of a body below are labels, not grey
+
+# kind → what is said, of how many of what, and what to type. {levels} are the grey values that were met.
+FINDINGS: dict[str, tuple[str, str, str]] = {
+    "grey": (
+        "background not black (grey levels {levels}): nothing can be cropped, every body keeps another scale",
+        FRAMES,
+        "type dataset.threshold=128",
+    ),
+    "haze": (
+        "grey levels {levels} above or below the body decide where it is cropped",
+        FRAMES,
+        "dataset.threshold=128 takes them away",
+    ),
+    "dark": (
+        "bodies of the values {levels}, as labels have them, are next to black",
+        FRAMES,
+        "type dataset.threshold=1",
+    ),
+    "dim": (
+        "bodies of the values {levels}, not 255",
+        FRAMES,
+        "where others are to be compared with them, make them white with dataset.threshold=1",
+    ),
+    "inverted": (
+        "black bodies on white",
+        FRAMES,
+        "invert the pictures (ImageMagick: mogrify -negate FILES) and prepare from those",
+    ),
+    "specks": (
+        "specks away from the body decide where it is cropped",
+        FRAMES,
+        "dataset.clean=largest keeps the largest patch of each (and loses a head that is not joined to its body)",
+    ),
+    "second": (
+        "a second large patch, as of two people or a body in pieces",
+        FRAMES,
+        "dataset.clean=largest keeps the larger one",
+    ),
+    "cut": (
+        "bodies that the picture's border cuts, as where somebody walks in or out",
+        FRAMES,
+        "dataset.drop_cut=true leaves them out",
+    ),
+    "wide": (
+        "bodies wider than tall, as in pictures that lie on their side",
+        FRAMES,
+        "look at some, and rotate them if need be",
+    ),
+    "unaligned": (
+        "taken for aligned by their size, but the body does not fill the height or is not in the middle",
+        FRAMES,
+        "type dataset.aligned=false to have them aligned here, or dataset.aligned=true if they are as they should be",
+    ),
+    "sides": (
+        "taken for aligned by their size, but the body touches both sides: stretched, or cut out of a larger picture",
+        FRAMES,
+        "prepare from the raw masks; type dataset.aligned=false to have them aligned here, or dataset.aligned=true if "
+        "they are as they should be",
+    ),
+    "patterns": (
+        "files named in several ways, all of them read as frames of one sequence",
+        SEQUENCES,
+        "choose one with dataset.files=PATTERN",
+    ),
+    "decimals": (
+        "numbers with decimals, read as 0.04 < 0.1 < 0.12 and not as counters 0.1 < 0.4 < 0.12",
+        SEQUENCES,
+        "rename the files 0001.png, 0002.png, … if that is wrong",
+    ),
+    "counters": (
+        "numbers with a point, read as counters 1.9 < 1.10 and not as decimals",
+        SEQUENCES,
+        "rename the files 0001.png, 0002.png, … if that is wrong",
+    ),
+    "repeated": (
+        "frames that equal the one before them (copied files, or a video at another rate)",
+        FRAMES,
+        "look at some, and remove the copies",
+    ),
+}
+NONSENSE = ("grey", "dark", "inverted")  # refused where most frames are, unless a threshold is given
+NOT_ALIGNED = ("unaligned", "sides")  # likewise, unless dataset.aligned is
+
+# Kind → how often, the first example, the least and the most of the grey values. Plain, so that JSON can hold it.
+Seen = dict[str, list[Any]]
+
+
+def note(seen: Seen, kind: str, example: str = "", levels: tuple[int, int] = (0, 0), count: int = 1) -> None:
+    """Count what was seen once more."""
+    before, first, low, high = seen.get(kind, [0, example, *levels])
+    seen[kind] = [before + count, first, min(low, levels[0]), max(high, levels[1])]
+
+
+def merge(parts: Iterable[Seen]) -> Seen:
+    """The counts of all parts."""
+    whole: Seen = {}
+    for part in parts:
+        for kind, (count, example, low, high) in part.items():
+            note(whole, kind, example, (low, high), count)
+    return whole
+
+
+def look_at_frame(seen: Seen, path: str, image: np.ndarray, settings: Mapping[str, Any]) -> None:
+    """Count what is odd about a frame, after the settings' threshold and cleaning."""
+    note(seen, FRAMES)
+    for kind, levels in oddities(
+        clean_mask(image, settings["threshold"], settings["clean"]), settings["source"] is not None
+    ):
+        note(seen, kind, path, levels)
+
+
+def look_at_names(seen: Seen, pictures: Sequence[str]) -> None:
+    """Count what is odd about the names of a sequence's pictures."""
+    note(seen, SEQUENCES)
+    patterns = name_patterns(pictures)
+    if len(patterns) > 1:
+        note(seen, "patterns", " beside ".join(patterns[:2]))
+    elif kind := reading_of_points(pictures):
+        note(seen, kind, pictures[0])
+
+
+def oddities(mask: np.ndarray, aligned: bool) -> Iterator[tuple[str, tuple[int, int]]]:
+    """What is odd about a mask, uint8 (H, W), and the grey values that show it."""
+    height, width = mask.shape
+    top = int(mask.max())
+    if not top:
+        return  # no person, and counted as that
+    if top < 250:
+        yield ("dark" if top < DARK else "dim"), (top, top)
+    bright = (mask > top // 2).view(np.uint8)
+    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    if bright.mean() > 0.5 and border.mean() > 0.5:
+        yield "inverted", (top, top)
+        return
+    _, _, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
+    areas = np.sort(stats[1:, cv2.CC_STAT_AREA])
+    body = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
+    tall, wide = int(body[cv2.CC_STAT_HEIGHT]), int(body[cv2.CC_STAT_WIDTH])
+    first, last = int(body[cv2.CC_STAT_TOP]), int(body[cv2.CC_STAT_TOP]) + tall - 1
+    slack = max(2, tall // 20)
+    bright_rows, any_rows = np.flatnonzero(bright.any(1)), np.flatnonzero(mask.any(1))
+    hazy = any_rows[0] < bright_rows[0] - slack or any_rows[-1] > bright_rows[-1] + slack
+    full = len(any_rows) == height > len(bright_rows) + 2 * slack
+    if hazy or full or (mask > 0).mean() > 0.95 > 0.7 > bright.mean():
+        faint = mask[(mask > 0) & (bright == 0)]
+        everywhere = full or (mask > 0).mean() > 0.95
+        yield ("grey" if everywhere else "haze"), (int(faint.min()), int(faint.max()))
+    if bright_rows[0] < first - slack or bright_rows[-1] > last + slack:
+        yield "specks", (top, top)
+    if len(areas) > 1 and 4 * areas[-2] >= areas[-1]:
+        yield "second", (top, top)
+    if not aligned:
+        if is_cut(mask):
+            yield "cut", (top, top)
+        elif wide > 1.3 * tall:
+            yield "wide", (top, top)
+        return
+    mass = bright.sum(0).cumsum()
+    middle = int(mass.searchsorted(mass[-1] / 2, side="right"))
+    if bright_rows[-1] - bright_rows[0] + 1 < height * 7 / 8 or abs(middle - width / 2) > width / 8:
+        yield "unaligned", (top, top)
+    elif bright[:, 0].any() and bright[:, -1].any():
+        yield "sides", (top, top)
+
+
+def inspect_sequences(sequences: Sequence[RawSequence], settings: Mapping[str, Any]) -> tuple[Seen, Counter[str]]:
+    """Look at up to five frames of some sequences; also why frames could not be read."""
+    seen: Seen = {}
+    unread: Counter[str] = Counter()
+    suffix = LAYOUTS[settings["layout"]].suffix
+    for sequence in spread(sequences, SAMPLE):
+        files = list_files(sequence.folder, settings["files"])
+        look_at_names(seen, files.pictures)
+        files = files._replace(pictures=list(spread(files.pictures, 5)), faults=[])
+        for path, image in read_frames(sequence.folder, files, suffix, bool(settings["threshold"])):
+            if isinstance(image, str):
+                unread[image] += 1
+            elif settings["source"] is None or image.shape == tuple(settings["source"]):
+                look_at_frame(seen, path, image, settings)
+    return seen, unread
+
+
+def refuse_nonsense(raw: str, sequences: Sequence[RawSequence], settings: Mapping[str, Any]) -> None:
+    """Refuses a tree of which most frames would come to nothing, before hours of work: ValueError says what to type.
+
+    What the user has said of the masks is not doubted: a threshold, 0 among them, or that they are aligned.
+    """
+    seen, unread = inspect_sequences(sequences, settings)
+    frames = seen.get(FRAMES, [0])[0]
+    kinds = [
+        *(NONSENSE if settings["threshold"] is None else ()),
+        *(NOT_ALIGNED if settings["aligned"] == AUTO else ()),
+    ]
+    odd = [kind for kind in kinds if 2 * seen.get(kind, [0])[0] > frames]
+    if odd:
+        lines = "\n".join(f"  {_line(kind, seen)}" for kind in odd)
+        known = "dataset.threshold=0" if odd[0] in NONSENSE else "dataset.aligned=true"
+        raise ValueError(
+            f"{shown(raw)}: most of its frames are no masks that could be used as they are:\n{lines}\n"
+            f"({known} takes them as they are.)"
+        )
+    if unread and not frames and len(unread) == 1:
+        [(why, count)] = unread.items()
+        raise ValueError(
+            f"{shown(raw)}: no sequence is left to store; none of {count} sampled frames can be used: {why}"
+        )
+
+
+def look_at_masks(store: Store) -> list[str]:
+    """What was seen of a store's masks when it was prepared; of one of an earlier version, what its raw tree shows."""
+    settings = {"files": None, "threshold": None, "clean": "none"} | store.about
+    try:
+        if "inspection" in settings:
+            return remarks(settings["inspection"])
+        sequences = list_sequences(settings["raw"], settings["layout"], settings["files"]).sequences
+        return remarks(inspect_sequences(sequences, settings)[0])
+    except (KeyError, TypeError, ValueError, OSError):
+        return []  # there is no raw tree any more
+
+
+def remarks(seen: Seen) -> list[str]:
+    """A line for each thing that is odd in more than a few frames or names: how often, an example, what to type."""
+    frames = max(seen.get(FRAMES, [0])[0], 1)
+    return [
+        _line(kind, seen)
+        for kind, (_, of, _) in FINDINGS.items()
+        if kind in seen and (of == SEQUENCES or seen[kind][0] >= LEAST * frames)
+    ]
+
+
+def _line(kind: str, seen: Seen) -> str:
+    text, of, remedy = FINDINGS[kind]
+    count, example, low, high = seen[kind]
+    levels = f"{low} to {high}" if low != high else str(low)
+    what = f"{count:,} of {seen.get(of, [count])[0]:,} sampled {of}" if kind != "repeated" else f"{count:,} frames"
+    return f"{text.format(levels=levels)}: {what} ({shown(example, 120)}); {remedy}"
