@@ -244,8 +244,8 @@ def test_killed_and_started_again(
     read = frames_module.read_grey
     monkeypatch.setattr(frames_module, "read_grey", lambda path: prepared.append(path) or read(path))
     run(raw_tree, out, protocol)
-    # one frame of each, to tell raw from aligned, and five to tell masks from nonsense
-    sample = plan_module.SAMPLE + 5 * inspection_module.SAMPLE
+    # one frame of each, to tell raw from aligned, and some to tell masks from nonsense
+    sample = plan_module.SAMPLE + inspection_module.SAMPLE * inspection_module.EACH
     assert len(prepared) == sample + store.lengths[12:].sum()  # four chunks of three were finished
     assert same(out, store.path)
     assert not (tmp_path / "tiny-64.partial").exists()

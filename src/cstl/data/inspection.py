@@ -15,7 +15,7 @@ from cstl.files import shown
 
 FRAMES, SEQUENCES = "frames", "sequences"  # how many were looked at
 EVERY = 4  # one sequence of so many, and the first of every subject, is looked at while a store is prepared
-SAMPLE = 32  # sequences that are looked at before
+SAMPLE, EACH = 16, 3  # sequences that are looked at before, and frames of each
 LEAST = 0.01  # of the frames: what is rarer is not worth a line
 DARK = 64  # values of a body below are labels, not grey
 
@@ -147,27 +147,26 @@ def oddities(mask: np.ndarray, aligned: bool) -> Iterator[tuple[str, tuple[int, 
         return  # no person, and counted as that
     if top < 250:
         yield ("dark" if top < DARK else "dim"), (top, top)
-    bright = (mask > top // 2).view(np.uint8)
-    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
-    if bright.mean() > 0.5 and border.mean() > 0.5:
+    bright = cv2.threshold(mask, top // 2, 255, cv2.THRESH_BINARY)[1]
+    share, border = cv2.countNonZero(bright) / mask.size, [bright[0], bright[-1], bright[:, 0], bright[:, -1]]
+    if share > 0.5 and np.concatenate(border).mean() > 255 / 2:
         yield "inverted", (top, top)
         return
-    _, _, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
-    areas = np.sort(stats[1:, cv2.CC_STAT_AREA])
-    body = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
-    tall, wide = int(body[cv2.CC_STAT_HEIGHT]), int(body[cv2.CC_STAT_WIDTH])
-    first, last = int(body[cv2.CC_STAT_TOP]), int(body[cv2.CC_STAT_TOP]) + tall - 1
+    _, upper, _, rows = cv2.boundingRect(mask)  # of all that is not black
+    left, first, across, down = cv2.boundingRect(bright)
+    part = bright[first : first + down, left : left + across]
+    _, _, stats, _ = cv2.connectedComponentsWithStats(part, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    _, begin, wide, tall, area = (int(value) for value in stats[1 + int(areas.argmax())])
     slack = max(2, tall // 20)
-    bright_rows, any_rows = np.flatnonzero(bright.any(1)), np.flatnonzero(mask.any(1))
-    hazy = any_rows[0] < bright_rows[0] - slack or any_rows[-1] > bright_rows[-1] + slack
-    full = len(any_rows) == height > len(bright_rows) + 2 * slack
-    if hazy or full or (mask > 0).mean() > 0.95 > 0.7 > bright.mean():
+    filled = cv2.countNonZero(mask) / mask.size > 0.95 > 0.7 > share
+    if filled or upper < first - slack or upper + rows > first + down + slack:
         faint = mask[(mask > 0) & (bright == 0)]
-        everywhere = full or (mask > 0).mean() > 0.95
+        everywhere = filled or (rows == height and down < height - 2 * slack)
         yield ("grey" if everywhere else "haze"), (int(faint.min()), int(faint.max()))
-    if bright_rows[0] < first - slack or bright_rows[-1] > last + slack:
+    if begin > slack or begin + tall < down - slack:
         yield "specks", (top, top)
-    if len(areas) > 1 and 4 * areas[-2] >= areas[-1]:
+    if 4 * int(np.sort(areas)[-2:-1].sum()) >= area:
         yield "second", (top, top)
     if not aligned:
         if is_cut(mask):
@@ -175,23 +174,23 @@ def oddities(mask: np.ndarray, aligned: bool) -> Iterator[tuple[str, tuple[int, 
         elif wide > 1.3 * tall:
             yield "wide", (top, top)
         return
-    mass = bright.sum(0).cumsum()
+    mass = np.count_nonzero(bright, axis=0).cumsum()
     middle = int(mass.searchsorted(mass[-1] / 2, side="right"))
-    if bright_rows[-1] - bright_rows[0] + 1 < height * 7 / 8 or abs(middle - width / 2) > width / 8:
+    if down < height * 7 / 8 or abs(middle - width / 2) > width / 8:
         yield "unaligned", (top, top)
-    elif bright[:, 0].any() and bright[:, -1].any():
+    elif across == width:
         yield "sides", (top, top)
 
 
 def inspect_sequences(sequences: Sequence[RawSequence], settings: Mapping[str, Any]) -> tuple[Seen, Counter[str]]:
-    """Look at up to five frames of some sequences; also why frames could not be read."""
+    """Look at a few frames of some sequences; also why frames could not be read."""
     seen: Seen = {}
     unread: Counter[str] = Counter()
     suffix = LAYOUTS[settings["layout"]].suffix
     for sequence in spread(sequences, SAMPLE):
         files = list_files(sequence.folder, settings["files"])
         look_at_names(seen, files.pictures)
-        files = files._replace(pictures=list(spread(files.pictures, 5)), faults=[])
+        files = files._replace(pictures=list(spread(files.pictures, EACH)), faults=[])
         for path, image in read_frames(sequence.folder, files, suffix, bool(settings["threshold"])):
             if isinstance(image, str):
                 unread[image] += 1
