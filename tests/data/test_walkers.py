@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -322,6 +323,42 @@ def test_a_killed_process_does_not_keep_others_out(tmp_path):
     (tmp_path / "tree/.part/owner.json").write_text(json.dumps(note))
     synthesize(tmp_path / "tree", **TINY, workers=1, progress=False)
     assert {path.name for path in (tmp_path / "tree").iterdir()} == {"001", "002", "walkers.json"}
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+from cstl.data import walkers
+def killed(futures):
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+walkers.as_completed = killed
+walkers.synthesize(sys.argv[1], subjects=2, frames=6, workers=2, progress=False)
+"""
+
+
+def test_no_worker_outlives_a_killed_parent(tmp_path):
+    """Else it draws into a tree that another process goes on with, and never ends."""
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        capture_output=True,  # returns when the last process that has the pipe is gone
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert len(process.stdout.split()) == 2
+
+
+def test_another_process_finishes_just_before(tmp_path, monkeypatch):
+    """It takes the folder of unfinished sequences away when this one is about to write its note there."""
+
+    def meanwhile(folder):
+        monkeypatch.setattr(walkers, "owner", owner)
+        synthesize(tmp_path, **TINY, workers=1, progress=False)
+        return owner(folder)
+
+    monkeypatch.setattr(walkers, "owner", meanwhile)
+    synthesize(tmp_path, **TINY, workers=1, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"001", "002", "walkers.json"}
 
 
 def test_a_complete_tree_is_left_alone(tmp_path, monkeypatch):

@@ -18,8 +18,6 @@ import multiprocessing
 import os
 import secrets
 import shutil
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +26,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +61,7 @@ from cstl.data.store import (
     sample_checksum,
     table_checksum,
 )
+from cstl.data.workers import available_cores, start_worker
 from cstl.files import read_json, replacing, shown
 from cstl.owner import InUseError
 from cstl.progress import Steps
@@ -598,8 +596,7 @@ def _typed(plan: Plan) -> str:
 def _run(plan: Plan, numbers: Sequence[int], workers: int | None, progress: bool) -> dict[int, str]:
     """Prepare the chunks of these numbers, in `workers` processes → what each is made of."""
     digests = {}
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = available_cores() if workers is None else workers
     chunks = [plan.chunk(number) for number in numbers]
     with Steps("sequences", progress) as bar:
         about = f"preparing {plan.settings['dataset']} {plan.settings['height']}"
@@ -617,22 +614,13 @@ def _prepared(chunks: list[Chunk], workers: int) -> Iterator[tuple[Chunk, str]]:
             yield chunk, prepare_chunk(chunk)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
     try:
         futures = {pool.submit(prepare_chunk, chunk): chunk for chunk in chunks}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread a process; interrupts are the parent's; and none outlives it."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: connection.wait([parent.sentinel]) and os._exit(1), daemon=True).start()
 
 
 def _write_csv(path: Path, header: str, rows: Iterable[Iterable[object]]) -> None:

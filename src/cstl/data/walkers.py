@@ -14,7 +14,6 @@ Axes: x where the walker goes, y to their left, z up, metres. Angles are in radi
 """
 
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cstl.data.workers import available_cores, start_worker
 from cstl.files import read_json, write_text
 from cstl.owner import owner
 from cstl.progress import Steps
@@ -760,11 +760,6 @@ def write_walk(out: Path, seed: int, subject: str, condition: str, views: Sequen
     return len(missing)
 
 
-def one_thread() -> None:
-    """Keep OpenCV to one thread: the processes share the cores."""
-    cv2.setNumThreads(1)
-
-
 def synthesize(
     out: Path | str,
     *,
@@ -811,11 +806,15 @@ def synthesize(
     if is_complete(out, settings):
         return
     (out / PART).mkdir(parents=True, exist_ok=True)
-    with owner(out / PART):  # two at once would take each other's unfinished sequences away
-        if not is_complete(out, settings):  # made meanwhile
-            claim(out, settings)
-            write_walks(out, seed, names, conditions, views, frames, workers, progress)
-            (out / PART / MARKER).replace(out / MARKER)
+    try:
+        with owner(out / PART):  # two at once would take each other's unfinished sequences away
+            if not is_complete(out, settings):  # made meanwhile
+                claim(out, settings)
+                write_walks(out, seed, names, conditions, views, frames, workers, progress)
+                (out / PART / MARKER).replace(out / MARKER)
+    except FileNotFoundError:
+        if not is_complete(out, settings):  # else another process was done, and took the folder away
+            raise
     shutil.rmtree(out / PART, ignore_errors=True)
 
 
@@ -836,13 +835,13 @@ def write_walks(
         task = bar.add_task("Synthetic walkers", total=len(walks))
         if workers <= 1:
             threads = cv2.getNumThreads()
-            one_thread()
+            cv2.setNumThreads(1)
             for subject, condition in walks:
                 write_walk(out, seed, subject, condition, views, frames)
                 bar.advance(task)
             cv2.setNumThreads(threads)
         else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=one_thread) as pool:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
                 jobs = [pool.submit(write_walk, out, seed, *walk, views, frames) for walk in walks]
                 try:
                     for job in as_completed(jobs):
@@ -851,11 +850,6 @@ def write_walks(
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def renderer() -> str:
