@@ -124,7 +124,10 @@ def test_casiab(run_page: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (raw / "001/nm-01/000/001-nm-01-000-001.png").is_file()
     run_page("casiab.md")
     shown = capsys.readouterr().out
-    assert "CSTL (paper)" in shown
+    told = " ".join(shown.split())
+    assert "CSTL (paper)" not in shown  # of five subjects nothing was published
+    assert "the paper's rows are left out: the network has channels [" in told
+    assert "2 of 50 test subjects" in told
     assert "trained on the authors' weights" in shown
     assert (tmp_path / "runs" / "as-theirs" / "results.json").is_file()
 

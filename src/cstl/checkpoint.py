@@ -67,11 +67,13 @@ class Weights(NamedTuple):
         config: the settings of the run that wrote the file, plain containers; None for a file of the authors, whose
             network is `CSTL(**network_settings(state_dict))`.
         origin: whose weights a file without settings holds, for tables: nobody knows of ours who was trained on.
+        kept: what the file says of the training subjects, for `cstl.trained.training_of`; not looked at yet.
     """
 
     state_dict: dict[str, Tensor]
     config: dict[str, Any] | None
     origin: str = "the authors' weights"  # of a file without settings
+    kept: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Transfer(NamedTuple):
@@ -101,8 +103,9 @@ def load_weights(path: str | Path) -> Weights:
         state_dict = content["state_dict"]
         ours = {key.removeprefix(_NETWORK): state_dict[key] for key in state_dict if key.startswith(_NETWORK)}
         if ours:
+            kept = {key: content[key] for key in ("trained_subjects", "provenance") if key in content}
             try:
-                return Weights(ours, checked(content["config"]))
+                return Weights(ours, checked(content["config"]), kept=kept)
             except ValueError as error:
                 raise ValueError(f"{path} is refused: its configuration is no plain data: {error}") from None
     if not _is_weights(content):

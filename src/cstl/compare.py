@@ -34,6 +34,7 @@ from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.figures import COLOURS, condition_colours
 from cstl.files import read_rows, read_yaml, shown, shown_lines, write_text
+from cstl.published import method_of_files
 from cstl.reporting.folder import read_probes, read_results, shown_settings
 from cstl.reporting.remarks import remarks_of
 from cstl.streams import never_fail
@@ -125,6 +126,11 @@ class Run:
         }  # null is as good as absent
 
     @cached_property
+    def method(self) -> str:
+        """What its network is called."""
+        return method_of_files(self.results, self.config)
+
+    @cached_property
     def means(self) -> dict[str, float]:
         """Probe → rank-1, percent, of the probes that have any sequence."""
         rows = self.results["rank1"] if self.results else {}
@@ -164,8 +170,8 @@ class Row:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of its runs."""
-        return self.runs[0].settings
+        """Those of its runs, and what their network is called."""
+        return {"method": self.runs[0].method} | self.runs[0].settings
 
     @property
     def finished(self) -> bool:
@@ -368,7 +374,8 @@ def _table(
     probes = [probe for probe in all_probes if all(probe in run.means for run in finished)]
     grouped: dict[str, list[Run]] = {}
     for run in finished:
-        key = json.dumps(run.settings, sort_keys=True, default=str) if run.whole else str(run.folder)
+        named = {"method": run.method} | run.settings
+        key = json.dumps(named, sort_keys=True, default=str) if run.whole else str(run.folder)
         grouped.setdefault(key, []).append(run)
     rows = []
     for group in grouped.values():
@@ -377,6 +384,8 @@ def _table(
             means["mean"] = [fmean(run.means[probe] for probe in probes) for run in group]
         rows.append(Row(tuple(group), means))
     settings = _differing(runs)
+    if len({run.method for run in finished}) > 1:
+        settings = {"method": []} | settings
 
     notes = []
     number = _baseline(rows, settings, wanted, folders)
@@ -535,8 +544,10 @@ def _title(runs: Sequence[Run]) -> str:
         return f"{name}: no finished run"
     height, width = run.results["resolution"]
     tested = run.identity[2] if run.identity else ()
+    methods = {run.method for run in runs if run.results}
+    method = f"; {methods.pop()}" if len(methods) == 1 else ""
     span = f" ({tested[0]} to {tested[-1]})" if tested else ""
-    return f"{name} {height}×{width}, {run.results['test_subjects']} test subjects{span}: {RULE}"
+    return f"{name} {height}×{width}, {run.results['test_subjects']} test subjects{span}: {RULE}{method}"
 
 
 def _name(run: Run) -> str:

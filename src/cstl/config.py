@@ -27,6 +27,9 @@ _FREE = (
     *(f"dataset.{key}" for key in ("files", "threshold", "clean", "drop_cut", "aligned")),  # the fingerprint tells
     "dataset.store",
     "callbacks",
+    "label",
+    "allow_seen",
+    "dataset.people",  # names of what is the same
     "report",
     "baseline",
     "evaluated",  # the checkpoint, in the config.yaml of an evaluation
@@ -55,7 +58,8 @@ _KINDS: dict[str, tuple[type, ...]] = {  # of the settings that are used when th
     **dict.fromkeys(("model", "model.network", "trainer", "callbacks", "callbacks.checkpoints"), (dict,)),
     **dict.fromkeys(("dataset.name", "dataset.title", "dataset.store", "data.dataset", "data.store"), (str,)),
     **dict.fromkeys(("dataset.split_file", "data._target_", "model._target_", "model.network._target_"), (str,)),
-    "store_fingerprint": (str,),
+    **dict.fromkeys(("store_fingerprint", "label", "init_from", "dataset.people"), (str,)),
+    "dataset.synthesis": (dict,),
     **dict.fromkeys(("res", "data.res", "data.subjects", "data.sequences", "data.frames", "data.steps"), (int,)),
     **dict.fromkeys(("seed", "data.seed", "data.eval_frames", "data.max_frames", "trainer.max_steps"), (int,)),
     **dict.fromkeys(("dataset.split", "trainer.precision"), (str, int)),

@@ -21,6 +21,7 @@ from cstl.data.datamodule import GaitDataModule, TrainBatch
 from cstl.loggers import Dashboard, WandbLog
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
+from cstl.published import method_name, published
 from cstl.recognizer import GaitRecognizer
 
 try:
@@ -141,8 +142,10 @@ class Pictures(Callback):
             for view, value in rank1[probe]["per_view"].items()
             if value is not None
         }
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, GaitDataModule)
         sheets = {
-            "rank1": paper_sheet(result, pl_module),
+            "rank1": paper_sheet(result, pl_module, data),
             **{probe: view_sheet(result, probe) for probe in result.accuracy},
         }
         pictures = {"heat_maps": rendered(results.cross_view(result))}
@@ -189,12 +192,16 @@ def commit(package: Path = Path(__file__).parent) -> str | None:
         return None
 
 
-def paper_sheet(result: CrossViewResult, recognizer: GaitRecognizer) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the paper's table: ours, the published row where there is one, and the difference."""
+def paper_sheet(
+    result: CrossViewResult, recognizer: GaitRecognizer, data: GaitDataModule
+) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the paper's table: ours, the published row where it may stand there, and the difference."""
     config = recognizer.config or {}
-    dataset = config["dataset"]
-    published = dataset["name"] if tables.is_published_split(dataset) else None
-    table = tables.paper_table({"CSTL": result}, dataset["title"], published, frame_size(config["res"]))
+    dataset, methods = config["dataset"], {method_name(config): result}
+    published_as = published(data, config, recognizer.trained, dataset).method
+    table = tables.paper_table(
+        methods, dataset["title"], dataset["name"], frame_size(config["res"]), published_as=published_as
+    )
     return ["probe", "method", *table.views, "mean"], [[row.probe, row.method, *row.numbers] for row in table.rows]
 
 

@@ -17,6 +17,7 @@ from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.models import set_batch_norm
 from cstl.models.collective import of_all_processes
 from cstl.tables import rows
+from cstl.trained import NOBODY, Trained, to_plain, training_of
 
 
 class GaitRecognizer(LightningModule):
@@ -64,6 +65,7 @@ class GaitRecognizer(LightningModule):
         self.result_step = -1  # the iteration it is of
         self.mean_embeddings: tuple[Tensor, Tensor]  # theirs, see CrossViewAccuracy.mean_embeddings
         self.config: dict[str, Any] | None = None  # plain containers; goes into the checkpoints
+        self.trained: Trained = NOBODY  # whom the network was trained on; goes there too
 
     def setup(self, stage: str) -> None:
         """Makes the metrics for the protocol of the data module in use."""
@@ -177,8 +179,13 @@ class GaitRecognizer(LightningModule):
         self.log("step", float(self.global_step))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration, so that a checkpoint alone is enough to rebuild the network."""
+        """Adds the configuration, so that a checkpoint alone is enough to rebuild the network, and whom it knows."""
         checkpoint["config"] = self.config
+        checkpoint.update(to_plain(self.trained))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run that goes on knows whom `init_from` was trained on, also where that file is gone."""
+        self.trained += training_of(checkpoint.get("config"), checkpoint, "the run's own checkpoint")
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

@@ -130,7 +130,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
 
     page: dict[str, Any] = {
         "run": run,
-        "title": f"CSTL on {run.title}",
+        "title": f"{run.method} on {run.title}",
         "subtitle": f"run {run.name} · {_state(run)}",
         "stills": stills,
         "tiles": _tiles(run),
@@ -233,8 +233,10 @@ def _group(runs: list[Run], title: str, names: dict[int, str]) -> dict[str, Any]
     for run in finished:
         means, first = _means(run, probes), _means(base, probes)  # type: ignore[arg-type]
         lines.append({"name": names[id(run)], "cells": _against(means, None if run is base else first)})
-    if base and (paper := _paper_means(base, probes)):
-        lines.append({"name": "CSTL (paper)", "cells": _against(paper, None), "is_paper": True})
+    # beside runs of which one is not what was published, its numbers would be a comparison that is none
+    published = base.published if base and all(run.published for run in finished) else None
+    if base and published and (paper := _paper_means(base, probes)):
+        lines.append({"name": f"{published} (paper)", "cells": _against(paper, None), "is_paper": True})
     own_names = [names[id(run)] for run in runs]
     line_charts = _line_charts(finished, names, own_names)
     cells = {names[id(run)]: _cross_views(run) for run in finished if run.probes is not None}
@@ -287,8 +289,9 @@ def _line_charts(runs: list[Run], names: dict[int, str], all_names: Sequence[str
             assert run.table is not None
             if run.table.views == first.views:
                 own = [row for row in run.table.rows if row.probe == probe]
-                rows += [(names[id(run)], row) for row in own if row.method == "CSTL"]
-        rows += [(row.method, row) for row in first.rows if row.probe == probe and row.method.endswith("(paper)")]
+                rows += [(names[id(run)], row) for row in own if row.method == run.method]
+        if all(run.published for run in runs):
+            rows += [(row.method, row) for row in first.rows if row.probe == probe and row.method.endswith("(paper)")]
         made.append((probe, first.views, rows))
     lines = list(dict.fromkeys([*all_names, *(name for _, _, rows in made for name, _ in rows)]))
     return [(charts.per_view(probe, rows, views, lines), (probe, views, rows)) for probe, views, rows in made]
@@ -375,7 +378,7 @@ def _tiles(run: Run) -> list[dict[str, str]]:
     rows = {(row.probe, row.method): row for row in run.table.rows} if run.table else {}
     tiles = []
     for probe, row in run.results.get("rank1", {}).items():
-        paper, baseline = rows.get((probe, "CSTL (paper)")), rows.get((probe, "GEI"))
+        paper, baseline = rows.get((probe, f"{run.published} (paper)")), rows.get((probe, "GEI"))
         difference = rows.get((probe, "difference"))
         note = ""
         if row["mean"] is None:
@@ -390,7 +393,7 @@ def _tiles(run: Run) -> list[dict[str, str]]:
 
 def _measures(run: Run) -> dict[str, Any] | None:
     """The other means that results.json holds."""
-    found = run.results.get("measures", {}).get("CSTL")
+    found = run.results.get("measures", {}).get(run.method)
     if not found:
         return None
     probes = list(run.results["rank1"])
@@ -417,11 +420,12 @@ def _reported(run: Run) -> str:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     r = run.results
-    facts = [("folder", run.name), ("state", _state(run))]
+    facts = [("folder", run.name), ("state", _state(run)), ("method", run.method)]
     if run.is_finished:
         facts += [
             ("trained on", str(r.get("trained_on", MISSING))),
-            ("training subjects", str(r.get("train_subjects", MISSING))),
+            ("training subjects", _training_subjects(r)),
+            ("test subjects", _coverage(r)),
             ("gallery sequences", str(r.get("gallery_sequences", MISSING))),
             ("probe sequences", ", ".join(f"{name} {count}" for name, count in r.get("probe_sequences", {}).items())),
             ("checkpoint", Path(str(r.get("checkpoint", MISSING))).name),
@@ -430,6 +434,27 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ]
         facts += [(f"{what}, seconds", f"{seconds:.1f}") for what, seconds in r.get("seconds", {}).items()]
     return facts
+
+
+def _training_subjects(results: dict[str, Any]) -> str:
+    """Of every data set that the network was trained on: 73 of casiab."""
+    found = results.get("trained_subjects")
+    if not isinstance(found, dict):
+        return str(results.get("train_subjects", MISSING))
+    return ", ".join(
+        f"{of['subjects']} of {name}" if isinstance(of, dict) and "subjects" in of else f"those of {name} are unknown"
+        for name, of in found.items()
+    )
+
+
+def _coverage(results: dict[str, Any]) -> str:
+    """How many, of how many of the protocol's, and how many of them were trained on."""
+    present = results.get("test_subjects", MISSING)
+    counts, seen = results.get("coverage"), results.get("seen_test_subjects")
+    asked = counts.get("test_subjects", {}).get("protocol") if isinstance(counts, dict) else None
+    said = f"{present} of {asked}" if asked is not None else str(present)
+    trained = seen.get("subjects") if isinstance(seen, dict) else 0
+    return said + (f", {trained} of them trained on" if trained else "")
 
 
 def _means(run: Run, probes: list[str]) -> list[float | None]:
@@ -441,7 +466,7 @@ def _means(run: Run, probes: list[str]) -> list[float | None]:
 def _paper_means(run: Run, probes: list[str]) -> list[float | None] | None:
     if run.table is None:
         return None
-    paper = {row.probe: row.mean for row in run.table.rows if row.method == "CSTL (paper)"}
+    paper = {row.probe: row.mean for row in run.table.rows if row.method == f"{run.published} (paper)"}
     means = [paper.get(probe) for probe in probes]
     return [*means, _mean(means)] if paper else None
 

@@ -49,11 +49,13 @@ from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.owner import InUseError, owner
 from cstl.processes import as_one_run, check_processes, is_first, naming_what_was_lost, wait_for
+from cstl.published import BASELINE, caveats, check_label, coverage, method_name, published
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 from cstl.reporting.remarks import remarks
 from cstl.run_folder import COMMAND, EVALUATED, begin_anew, check_kind, is_begun, is_finished, put_aside
 from cstl.settings import refuse_impossible
 from cstl.sweep import AlreadyFinishedError
+from cstl.trained import AUTHORS, met, ranges, refuse_seen, trained_by, training_of
 
 # What Lightning can compute in; a file from elsewhere may name nothing else.
 PRECISIONS = (*("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"), *("32", "bf16", "16", "64"))
@@ -91,10 +93,21 @@ def _train(config: DictConfig) -> Plain:
         config.model.network.num_classes = data.num_classes
     folder = Path(HydraConfig.get().runtime.output_dir)
     settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
+    check_label(method_name(settings))
     trainer = make_trainer(config, folder)
     check_processes(config, trainer)
-    if any(getattr(callback, "best", False) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+    chosen = any(getattr(callback, "best", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if chosen:
         check_best(data.validation_subjects, config.evaluate_every, trainer.max_steps)
+    trained, origin = trained_by(settings["dataset"], data, chosen), None
+    if config.init_from is not None and not checkpoints(folder / "checkpoints"):
+        origin = load_weights(config.init_from)
+        before = training_of(origin.config, origin.kept, config.init_from, origin.origin)
+        tested = [*data.test_subjects, *data.validation_subjects]
+        if not config.allow_seen:
+            seen = met(before, settings["dataset"], data, tested)
+            refuse_seen(seen, len(tested), settings["dataset"]["title"], config.init_from)
+        trained += before
     last = open_run(folder, settings)
     if missing_files(folder, settings) == [REPORT]:  # killed while it was written, or it failed
         write_report(folder)
@@ -105,9 +118,11 @@ def _train(config: DictConfig) -> Plain:
 
     seed_everything(config.seed, workers=True, verbose=False)
     recognizer: GaitRecognizer = instantiate(config.model, _convert_="all")
-    recognizer.config = settings
+    recognizer.config, recognizer.trained = settings, trained
     if config.init_from is not None and last is None:
-        transferred = transfer(recognizer.network, load_weights(config.init_from).state_dict)
+        origin = origin or load_weights(config.init_from)
+        recognizer.trained += training_of(origin.config, origin.kept, config.init_from, origin.origin)
+        transferred = transfer(recognizer.network, origin.state_dict)
         CONSOLE.print(f"{config.init_from}: {transferred}", highlight=False)
     with as_one_run(config, folder, trainer.world_size), closing(trainer.loggers):
         started = time.monotonic()
@@ -173,8 +188,13 @@ def _evaluate(config: DictConfig) -> Plain:
             f"{data.path} is not the store that {path} was trained on (fingerprint {store}, not {shown(trained_on)})",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
+    settings["label"] = settings["label"] or trained.get("label")
+    check_label(method_name(trained | {"label": settings["label"]}))
+    if not config.allow_seen:
+        seen = met(recognizer.trained, settings["dataset"], data, data.test_subjects)
+        refuse_seen(seen, len(data.test_subjects), settings["dataset"]["title"], str(path))
     # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
-    evaluated = trained | {key: settings[key] for key in ("dataset", "data", "store_fingerprint")}
+    evaluated = trained | {key: settings[key] for key in ("dataset", "data", "store_fingerprint", "label")}
     open_evaluation(folder, evaluated | {EVALUATED: str(path)})
     with as_one_run(config, folder, trainer.world_size):
         return report(folder, settings, trainer, recognizer, data, path, {})
@@ -477,7 +497,10 @@ def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
         if "dataset" in settings and not settings["dataset"].get("name"):
             raise ValueError(f"{path} is refused: its data set has no name")
     recognizer = GaitRecognizer(network)
-    recognizer.config = settings
+    recognizer.config, recognizer.trained = (
+        settings,
+        training_of(weights.config, weights.kept, str(path), weights.origin),
+    )
     return recognizer, settings
 
 
@@ -527,23 +550,39 @@ def report(
     result, trained = recognizer.result, recognizer.config
     assert result is not None
     assert trained is not None
-    methods = {"CSTL": result} | ({"GEI": gait_energy_images(data)} if settings["baseline"] else {})
+    method = method_name(trained | {"label": settings["label"]})
+    methods = {method: result} | ({BASELINE: gait_energy_images(data)} if settings["baseline"] else {})
 
     dataset, size = settings["dataset"], frame_size(settings["res"])
-    origin = trained["dataset"]["name"] if "dataset" in trained else trained.get("origin", "the authors' weights")
+    origin = trained["dataset"]["name"] if "dataset" in trained else trained.get("origin", AUTHORS)
     title = dataset["title"] + (f", trained on {origin}" if origin != dataset["name"] else "")
-    published = origin in (dataset["name"], "the authors' weights") and tables.is_published_split(dataset)
-    table = tables.paper_table(methods, title, dataset["name"] if published else None, size)
+    seen = met(recognizer.trained, dataset, data, data.test_subjects)
+    paper = published(data, trained, recognizer.trained, dataset)
+    said = caveats(data, *map(len, seen))
+    table = tables.paper_table(methods, title, dataset["name"], size, published_as=paper.method, remarks=said)
     CONSOLE.print()
     CONSOLE.print(tables.to_terminal(table, CONSOLE.width), highlight=False)
+    if paper.left_out:
+        CONSOLE.print()
+        CONSOLE.print(f"the paper's rows are left out: {paper.left_out}", highlight=False, markup=False)
     CONSOLE.print()
     CONSOLE.print(tables.summary(result), highlight=False)
     for ending, render in tables.TEXT_FORMATS.items():
         write_text(folder / f"table.{ending}", render(table))
 
     content = {
+        "method": method,
         "dataset": dataset["name"],
         "trained_on": origin,
+        "trained_subjects": {
+            **{name: {"subjects": len(of), "names": ranges(of)} for name, of in recognizer.trained.subjects.items()},
+            **dict.fromkeys(map(shown, recognizer.trained.unknown), "training subjects unknown"),
+        },
+        "seen_test_subjects": {"subjects": len(seen.trained_on), "names": ranges(seen.trained_on)},
+        "chosen_by_test_subjects": {"subjects": len(seen.chosen_by), "names": ranges(seen.chosen_by)},
+        "coverage": coverage(data),
+        "published": paper.method,
+        "published_left_out": paper.left_out,
         "resolution": list(size),
         "store": data.store.fingerprint,
         "train_subjects": len(data.train_subjects),
@@ -576,7 +615,7 @@ def report(
     if settings["report"]:
         write_report(folder)
     CONSOLE.print()
-    last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint, noticed)
+    last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint, noticed, method)
     terminal.write_line(log_file(folder), last_words)
     CONSOLE.print(last_words, highlight=False, markup=False, soft_wrap=True)
     return content

@@ -154,7 +154,7 @@ def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str
     Source: Huang et al., ICCV 2021, Tables 1 (large split) and 2.
     """
     file = files("cstl").joinpath("paper", f"{dataset}.csv")
-    if not file.is_file():
+    if not str(dataset).isidentifier() or not file.is_file():
         return {}
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     found = {}
@@ -164,11 +164,6 @@ def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str
         if (int(row.pop("height")), int(row.pop("width"))) == size:
             found[probe, method] = {view: float(value) for view, value in row.items()}
     return found
-
-
-def is_published_split(dataset: Mapping[str, Any]) -> bool:
-    """Whether a data set is split as in the papers' tables: CASIA-B's large split, OU-MVLP's only one."""
-    return dataset.get("split", "LT") == "LT" and dataset.get("split_file") is None
 
 
 def paper_table(
@@ -182,26 +177,30 @@ def paper_table(
     include_identical_view: bool = False,
     measure: str = "rank",
     others: Sequence[str] = (),
+    published_as: str | None = None,
+    remarks: Sequence[str] = (),
 ) -> Table:
     """The table as papers print it.
 
-    Below a method that was published for this data set and resolution comes its published row, "NAME (paper)", and the
-    difference, ours minus theirs, of the numbers as printed. Published values are rank-1 with every probe counted and
-    identical views excluded on the data set's own views, and stand only in a table of the same kind.
+    Below the first method comes the row of what it was published as, "NAME (paper)", and the difference, ours minus
+    theirs, of the numbers as printed. Published values are rank-1 with every probe counted and identical views excluded
+    on the data set's own views, and stand only in a table of the same kind. Whether they may stand there at all,
+    `cstl.published.published` says.
 
     Args:
         methods: name → result, such as {"CSTL": …, "GEI": …}, all of the same protocol.
         title: the data set's name for the reader, such as "CASIA-B".
-        dataset: the data set's name, such as "casiab"; None to compare with nothing published, as when the split or
-            the training data are not the paper's.
+        dataset: the data set's name, such as "casiab".
         size: height and width of the silhouettes, in pixels.
         rank, matched, include_identical_view, measure: see `CrossViewResult.per_view`.
         others: further published methods to show, such as ["GaitSet", "GaitPart"].
+        published_as: the published method that the first one is, such as "CSTL"; None: compared with nothing published.
+        remarks: what else is to be said in the title.
 
     Raises:
         ValueError: as `CrossViewResult.per_view`.
     """
-    first = next(iter(methods.values()))
+    own, first = next(iter(methods.items()))
     identical = _identical(first, include_identical_view)
     comparable = measure == "rank" and rank == 1 and not (matched or identical or first.joint_gallery)
     published = published_rows(dataset, size) if comparable else {}
@@ -215,14 +214,16 @@ def paper_table(
         for name, table in ours.items():
             mine = table[probe]["per_view"] | {"mean": table[probe]["mean"]}
             lines.append(_row(probe, name, mine))
-            if theirs := published.get((probe, name)):
-                lines.append(_row(probe, f"{name} (paper)", {view: theirs[view] for view in mine}))
+            theirs = published.get((probe, published_as or "")) if name == own else None
+            if theirs:
+                lines.append(_row(probe, f"{published_as} (paper)", {view: theirs[view] for view in mine}))
                 lines.append(_row(probe, _DIFFERENCE, _difference(mine, theirs)))
     height, width = size
     number = f"rank-{rank}" if measure == "rank" else measure
     rule = "every probe" if measure == "rank" and not matched else "probes with a match"
     views = "cross-view gallery" if first.joint_gallery else f"identical views {'in' if identical else 'ex'}cluded"
-    return Table(f"{shown_text(title)} {height}×{width}: {number} (%), {rule}, {views}", first.views, tuple(lines))
+    measured = "; ".join([f"{shown_text(title)} {height}×{width}: {number} (%), {rule}, {views}", *remarks])
+    return Table(measured, first.views, tuple(lines))
 
 
 def to_terminal(table: Table, width: int = 80) -> Group:

@@ -259,7 +259,7 @@ def closing(
     """
     probes = {row.probe: row.mean for row in table.rows if row.method == method}
     lines = [f"rank-1 {_means(probes)} % on {test_subjects} test subjects"]
-    if published := {row.probe: row.mean for row in table.rows if row.method == f"{method} (paper)"}:
+    if published := {row.probe: row.mean for row in table.rows if row.method.endswith(" (paper)")}:
         differences = {row.probe: row.mean for row in table.rows if row.is_difference}
         lines.append(f"paper  {_means(published)} %; difference {_means(differences, sign='+')}")
     lines += [textwrap.fill(f"note: {remark}", 80, subsequent_indent="      ") for remark in remarks]

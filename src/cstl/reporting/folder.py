@@ -5,7 +5,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from cstl.config import Plain, checked
 from cstl.data.alignment import frame_size
 from cstl.data.store import Store, open_store
 from cstl.files import read_json, read_npz, read_rows, read_text, read_yaml, shown, shown_data
+from cstl.published import method_of_files
 from cstl.reporting.remarks import remarks_of
 from cstl.run_folder import COMMAND
 from cstl.sweep import ERROR, last_words
@@ -102,6 +103,17 @@ class Run:
         return f"{title} {size[0]}×{size[1]}" if size else title
 
     @property
+    def method(self) -> str:
+        """What the network is called in the tables."""
+        return method_of_files(self.results, self.config)
+
+    @property
+    def published(self) -> str | None:
+        """The published method whose rows stand beside this result; None: there are none."""
+        found = self.results.get("published")
+        return found if isinstance(found, str) else None
+
+    @property
     def probe_sets(self) -> dict[str, list[str]]:
         """Name of a probe set → its conditions; each condition is its own where no configuration says."""
         protocol = self.config.get("dataset", {}).get("protocol", {})
@@ -150,6 +162,7 @@ def read_run(folder: Path) -> Run:
     trained = (run.weights and run.weights.config) or {}
     if not run.config and trained.get("dataset", {}).get("name") == run.dataset:
         run.config = shown_settings(trained)  # an evaluation on the data set that the checkpoint was trained on
+    _name_method(run)
     run.command = _command(folder)
     _find_store(run)
     _explain(run)
@@ -212,6 +225,8 @@ def read_results(path: Path) -> Plain:
     content = shown_data(content)
     expected: dict[str, tuple[type, ...]] = {
         **dict.fromkeys(("dataset", "trained_on", "checkpoint", "configuration", "store"), (str,)),
+        **dict.fromkeys(("method", "published", "published_left_out"), (str,)),
+        **dict.fromkeys(("coverage", "trained_subjects", "seen_test_subjects"), (dict,)),
         **dict.fromkeys(("train_subjects", "test_subjects", "gallery_sequences"), (int,)),
         **dict.fromkeys(("probe_sequences", "rank1_matched", "measures", "seconds", "versions"), (dict,)),
     }
@@ -340,6 +355,25 @@ def _find_checkpoint(run: Run) -> None:
         "What the network looks at is left out: "
         + (f"the checkpoint {named} is not there any more." if named else "there is no checkpoint yet.")
     )
+
+
+def _name_method(run: Run) -> None:
+    """Earlier versions called every network CSTL and set the paper's rows beside it without a look at the rest."""
+    if run.results and "method" not in run.results:
+        if run.table and any(row.is_difference or row.method.endswith(" (paper)") for row in run.table.rows):
+            run.notes.append(
+                "The paper's rows are left out: this run is of an earlier version, which did not look whether "
+                "all is as it was published; evaluate its checkpoint again."
+            )
+        renamed = {"CSTL": run.method}
+        if run.table:
+            rows = [row for row in run.table.rows if not (row.is_difference or row.method.endswith(" (paper)"))]
+            rows = [replace(row, method=renamed.get(row.method, row.method)) for row in rows]
+            run.table = replace(run.table, rows=tuple(rows))
+        measures = run.results.get("measures") or {}
+        run.results["measures"] = {renamed.get(name, name): found for name, found in measures.items()}
+    elif reason := run.results.get("published_left_out"):
+        run.notes.append(f"The paper's rows are left out: {shown(reason)}.")
 
 
 def _find_store(run: Run) -> None:
