@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -280,6 +281,83 @@ def test_a_compressed_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
             out.writestr(name, archive.read(name))
     with pytest.raises(DamagedError, match="a record is compressed"):
         load_tensors(tmp_path / "b.ckpt")
+
+
+def text(value: str) -> bytes:
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+
+def called(name: str, *arguments: bytes) -> bytes:
+    """A pickle's bytes for a call."""
+    return "c{}\n{}\n(".format(*name.rsplit(".", 1)).encode() + b"".join(arguments) + b"tR"
+
+
+def number(value: Any) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def torch_file(path: Path, content: bytes, legacy: bool, records: tuple[str, ...] = ("0",)) -> Path:
+    """A file as torch.save writes it, now or before PyTorch 1.6, of any pickle; each storage has two values."""
+    whole = b"\x80\x02" + content + b"."
+    if legacy:
+        head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
+        storages = b"".join((2).to_bytes(8, "little") + bytes(8) for _ in records)
+        path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + whole + pickle.dumps([*records], 2)
+                         + storages)  # fmt: skip
+        return path
+    with zipfile.ZipFile(path, "w") as out:
+        for name, data in {"data.pkl": whole, "byteorder": b"little", "version": b"3\n"}.items():
+            out.writestr(f"a/{name}", data)
+        for record in records:
+            out.writestr(f"a/data/{record}", bytes(8))
+    return path
+
+
+def tensor(stored: int, size: int, legacy: bool, key: str = "0") -> bytes:
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + number(stored)
+    storage += b"NtQ" if legacy else b"tQ"
+    rest = (number(0), number((size,)), number((1,)), b"\x89", b"ccollections\nOrderedDict\n)R")
+    return b"}" + text("a") + called("torch._utils._rebuild_tensor_v2", storage, *rest) + b"s"
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_small_checkpoints_that_cost_gigabytes_or_hours(legacy: bool, tmp_path: Path) -> None:
+    """What PyTorch would call for a file that holds tensors only; none of it is."""
+    path, endless = tmp_path / "a.ckpt", called("builtins.bytearray", number(2**41))
+    assert torch.equal(load_tensors(torch_file(path, tensor(2, 2, legacy), legacy))["a"], torch.zeros(2))
+    for content in (
+        endless,
+        called("builtins.set", called("builtins.bytearray", number(2**30))),
+        called("collections.Counter", b"]"),
+        called("collections.Counter", called("builtins.bytearray", number(2**30))),
+        called("torch.FloatTensor", number(2**41)),
+        called("torch.Tensor", number(2**41)),
+        called("torch.UntypedStorage", number(2**41)),
+        called("torch.Size", endless),
+        called("collections.OrderedDict", endless),
+        called("_codecs.encode", text("ä" * 1000), text("punycode")),
+        b"}" + b")" + b"\x85" * 300_000 + b"Ns",  # the key is 300,000 tuples deep
+        called("collections.OrderedDict", b"])" + b"\x85" * 300_000 + b"N\x86a"),
+        called("builtins.set", b"])" + b"\x85" * 300_000 + b"a"),
+        b"\x96" + (2**36).to_bytes(8, "little"),
+        tensor(2**31, 2**31, legacy),
+        tensor(2, 2**31, legacy),
+        tensor(2**31, 2**31, legacy, key="9"),
+    ):
+        with pytest.raises(ValueError, match=r"refused|damaged") as caught:
+            load_tensors(torch_file(path, content, legacy))
+        clear(caught.value)
+
+
+def test_a_checkpoint_has_each_record_once(tmp_path: Path) -> None:
+    """Else what was looked at is not what is loaded."""
+    for again in ("a/data.pkl", "A/Data.PKL", "a/data/0"):
+        path = torch_file(tmp_path / "a.ckpt", tensor(2, 2, False), False)
+        with zipfile.ZipFile(path, "a") as out, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own, of the name
+            out.writestr(again, bytes(8))
+        with pytest.raises(DamagedError, match="one name"):
+            load_tensors(path)
 
 
 def test_a_read_error_is_not_damage(whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

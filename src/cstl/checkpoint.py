@@ -1,7 +1,9 @@
 """Weights in and out: files read as tensors only, the authors' keys beside ours, and starting from other weights."""
 
 import errno
+import io
 import os
+import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -53,6 +55,8 @@ OURS = {
 }
 MOST = {"height": 4096, "num_classes": 10**7, "channels": 2**16, "embedding_dim": 2**16, "reduction": 2**16}
 ZIP = b"PK\x03\x04"  # what a file of torch.save begins with; older ones are no zip
+PICKLE = b"\x80\x02"  # what those begin with
+_NAMES = re.compile(r"torch\.(\w+Storage|float\w+|bfloat16|u?int\d+|bool)|torch\.storage\.(Un)?[tT]ypedStorage")
 
 
 class DamagedError(ValueError):
@@ -151,10 +155,15 @@ def load_tensors(path: str | Path) -> Any:
 
 
 def _check_records(file: IO[bytes]) -> None:
-    """Compares every record of a zip with its checksum, and what it says of its size with the file's."""
-    if file.read(len(ZIP)) != ZIP:
+    """Compares every record of a zip with its checksum, and what the file says of sizes and classes with `_Inert`."""
+    size, begins = file.seek(0, os.SEEK_END), (file.seek(0), file.read(len(ZIP)))[1]
+    if begins != ZIP:
+        if not begins.startswith(PICKLE):
+            raise pickle.UnpicklingError("neither a zip nor pickles")
+        file.seek(0)
+        for _ in range(5):  # magic number, version, system, content, keys of the storages
+            _Inert(file, size).load()
         return
-    size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
@@ -163,6 +172,106 @@ def _check_records(file: IO[bytes]) -> None:
             raise zipfile.BadZipFile("its records are larger than the file")
         if (wrong := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"{wrong} is not what was written")
+        if len({record.filename.lower() for record in records}) < len(records):
+            raise zipfile.BadZipFile("two records have one name")
+        for record in records:
+            if record.filename.lower().endswith("data.pkl"):
+                _Inert(io.BytesIO(archive.read(record)), size).load()
+
+
+class _Inert(pickle._Unpickler):
+    """Goes through a pickle of tensors and plain containers and makes none of them; anything else is refused.
+
+    PyTorch's own reading of tensors only calls what a file names out of some fifty classes and functions:
+    `bytearray(10**11)` is among them. It is the one written in Python, with the operations that PyTorch reads.
+
+    Args:
+        file: where the pickle begins.
+        most: values in all storages together, at most: the file's bytes.
+    """
+
+    dispatch = {  # noqa: RUF012
+        code[0]: pickle._Unpickler.dispatch[code[0]]
+        for code in (
+            pickle.PROTO, pickle.STOP, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID, pickle.MARK,
+            pickle.NONE, pickle.NEWFALSE, pickle.NEWTRUE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1,
+            pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINSTRING, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1,
+            pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT,
+            pickle.BINGET, pickle.LONG_BINGET, pickle.BINPUT, pickle.LONG_BINPUT,
+        )
+    }  # fmt: skip
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        super().__init__(file, encoding="latin1")
+        self.most = most
+        self.storages: dict[str, int] = {}  # key → values
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        known = {
+            "collections.OrderedDict": _Mapping,
+            "collections.Counter": _Mapping,
+            "torch._utils._rebuild_tensor_v2": _within,
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+            "torch.Size": lambda sizes: sizes,
+            "builtins.set": lambda items: [_checked_key(item) for item in items],
+            "_codecs.encode": _latin1,
+        }
+        if full not in known and not _NAMES.fullmatch(full):
+            raise pickle.UnpicklingError(f"GLOBAL {full}")
+        return known.get(full, full)
+
+    def persistent_load(self, pid: Any) -> int:
+        _, kind, key, _, count, *_ = pid
+        if not isinstance(kind, str) or not isinstance(key, str) or type(count) is not int or count < 0:
+            raise pickle.UnpicklingError("a storage that is none")
+        self.storages[key] = max(count, self.storages.get(key, 0))
+        if sum(self.storages.values()) > self.most:
+            raise pickle.UnpicklingError("its tensors are larger than the file")
+        return count
+
+    def _set(self: Any) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][_checked_key(key)] = value
+
+    def _set_several(self: Any) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][_checked_key(key)] = value
+
+    dispatch |= {pickle.SETITEM[0]: _set, pickle.SETITEMS[0]: _set_several}
+
+
+class _Mapping(dict[Any, Any]):
+    def __init__(self, content: Any = ()) -> None:
+        if content != () and not isinstance(content, dict):  # counting a billion zeros takes minutes
+            raise pickle.UnpicklingError("a mapping of something else")
+        super().__init__(content)
+
+    def __setstate__(self, state: Any) -> None:
+        """Leaves out the notes that modules attach to their state_dict."""
+
+
+def _checked_key(key: Any) -> str | int | float | None:
+    if not isinstance(key, str | int | float | None):  # a million tuples within each other end Python
+        raise pickle.UnpicklingError("a key that is neither text nor a number")
+    return key
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":  # how a pickle writes bytes
+        raise pickle.UnpicklingError("bytes in another encoding")
+    return text.encode("latin1")
+
+
+def _within(count: int, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> int:
+    """A tensor that lies within its storage: an old file's storage would grow."""
+    if any(type(number) is not int or number < 0 for number in (offset, *size, *stride)):
+        raise pickle.UnpicklingError("a tensor whose sizes are none")
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if 0 not in size and last >= count:
+        raise pickle.UnpicklingError("a tensor is larger than its storage")
+    return count
 
 
 def _not_loaded(path: str | Path, error: Exception) -> ValueError:
