@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,17 @@ import pytest
 import torch
 
 from cstl import checkpoint
-from cstl.callbacks import PART, WholeCheckpoints, checkpoints, last_whole_checkpoint, remove_leftovers
+from cstl.callbacks import (
+    BEST,
+    PART,
+    Checkpoints,
+    WholeCheckpoints,
+    checkpoints,
+    last_whole_checkpoint,
+    remove_leftovers,
+)
+from cstl.files import remove_parts
+from cstl.processes import Stopped, obeying_signals
 
 NAMES = ["step-0000002.ckpt", "step-0000004.ckpt"]
 
@@ -53,6 +64,30 @@ def test_too_little_memory_is_no_damage(error: Exception, folder: Path, monkeypa
     with pytest.raises(MemoryError):
         last_whole_checkpoint(folder)
     assert contents(folder) == before
+
+
+def test_a_signal_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(folder)
+    monkeypatch.setattr(torch, "load", lambda *arguments, **settings: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped), obeying_signals():
+        last_whole_checkpoint(folder)
+    assert contents(folder) == before
+
+
+def test_a_damaged_best_is_said_at_the_start(folder: Path) -> None:
+    """Not after the whole training, and with what to type; once it is away, the next best counts."""
+    best = folder / BEST
+    best.write_bytes((folder / NAMES[1]).read_bytes()[:300])
+    callback = Checkpoints(folder, every=2, best=True)
+    callback.load_state_dict({"best_score": 99.0})
+    assert callback.best_score == 99
+    with pytest.raises(ValueError, match=rf"best checkpoint so far is damaged(.|\n)*\n  rm {best}$"):
+        last_whole_checkpoint(folder)
+    best.unlink()
+    assert last_whole_checkpoint(folder) == (folder / NAMES[1], [])
+    callback = Checkpoints(folder, every=2, best=True)
+    callback.load_state_dict({"best_score": 99.0})
+    assert callback.best_score < 0
 
 
 def test_every_flipped_bit_of_the_zips_directory(folder: Path) -> None:
@@ -112,6 +147,7 @@ def test_what_a_killed_process_left_goes(folder: Path) -> None:
     for path in [*left, mine]:
         path.write_text("")
     remove_leftovers(folder, keep=2)
+    remove_parts(folder.parent)
     assert sorted(contents(folder)) == NAMES
     assert not any(path.exists() for path in left)
     assert mine.exists()

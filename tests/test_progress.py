@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from cstl import progress, run, terminal
+from cstl import progress, report, run, terminal
 from cstl.data import Protocol, Store
 from cstl.data import datamodule as batches
 from cstl.processes import Stopped, naming_what_was_lost, obeying_signals
@@ -87,6 +87,23 @@ def test_a_signal_before_training_stops_at_once(name: str) -> None:
         os.kill(os.getpid(), number)
 
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("excusing", ["the report", "a setting"])
+def test_a_signal_is_no_error_that_is_excused(excusing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that fails is a warning, and OmegaConf makes errors anew: neither gets hold of a signal."""
+
+    def stop(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(report, "report_run", stop)
+    OmegaConf.register_new_resolver("stop", stop, replace=True)
+    config = OmegaConf.create({"key": "${stop:}"})
+    excused = {"the report": lambda: run.write_report(tmp_path), "a setting": lambda: config.key}[excusing]
+    with pytest.raises(Stopped, match="stopped by SIGTERM at once") as stopped, obeying_signals():
+        excused()
+    OmegaConf.clear_resolver("stop")
+    assert stopped.value.signal == signal.SIGTERM
 
 
 def test_batches_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,8 +137,9 @@ class Checkpoints(Callback):
         return {"best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the best score over."""
-        self.best_score = state_dict["best_score"]
+        """Takes the best score over, unless its checkpoint was taken away."""
+        if (self.folder / BEST).exists():
+            self.best_score = state_dict["best_score"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes a run that had come to its end for one in the middle, where it is to go on."""
@@ -211,9 +212,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def remove_leftovers(folder: Path, keep: int) -> None:
-    """Takes away what a killed process left: files half written, and more checkpoints than are kept."""
-    texts = folder.parent.glob(f"*.{16 * '[0-9a-f]'}{PART}")  # as `cstl.files.replacing` names them
-    for left in [*folder.glob(f"*{PART}"), *texts, *checkpoints(folder)[:-keep]]:
+    """Takes away what a killed process left: half a checkpoint, and more of them than are kept."""
+    for left in [*folder.glob(f"*{PART}"), *checkpoints(folder)[:-keep]]:
         left.unlink(missing_ok=True)
 
 
@@ -224,21 +224,13 @@ def last_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
     Raises:
         OSError: one cannot be read, which is no damage. Nothing is changed.
-        ValueError: all are damaged. Nothing is changed: to begin anew, the user takes them away.
+        ValueError: all are damaged, or the best one is. Nothing is changed: the user takes them away.
     """
     damaged: list[tuple[Path, str]] = []
     whole = None
     for path in reversed(checkpoints(folder)):
-        try:
-            load_tensors(path)
-        except DamagedError as error:
-            damaged.append((path, str(error)))
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise type(error)(
-                error.errno,
-                f"{path} cannot be read ({reason}); nothing was changed. Mend that, and the same command goes on",
-            ) from error
+        if reason := _damage(path):
+            damaged.append((path, reason))
         else:
             whole = path
             break
@@ -249,12 +241,33 @@ def last_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
             + f"Put a copy there, or begin anew, which loses the training:\n  rm -r {shlex.quote(str(folder))}\n"
             "and then the same command"
         )
+    if (best := folder / BEST).exists() and (reason := _damage(best)):
+        raise ValueError(
+            f"the best checkpoint so far is damaged, and stays as it is: {reason}\n"
+            "Put a copy there, or take it away; then the same command goes on and reports the best from here on, else "
+            f"the last:\n  rm {shlex.quote(str(best))}"
+        )
     problems = []
     for path, reason in damaged:
         renamed = path.with_name(path.name + DAMAGED)
         path.replace(renamed)
         problems.append(f"{path} is damaged ({reason}); it is now called {renamed.name}, the one before it is used")
     return whole, problems
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, None where it loads; OSError where it cannot be read, which is no damage."""
+    try:
+        load_tensors(path)
+    except DamagedError as error:
+        return str(error)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise type(error)(
+            error.errno,
+            f"{path} cannot be read ({reason}); nothing was changed. Mend that, and the same command goes on",
+        ) from error
+    return None
 
 
 class Profile(Callback):

@@ -34,8 +34,11 @@ _OF_THE_SWEEP = (
 )
 
 
-class Stopped(Exception):  # not an error
-    """A signal asked to stop: after `step` steps, with a checkpoint; None: at once."""
+class Stopped(BaseException):
+    """A signal asked to stop: after `step` steps, with a checkpoint; None: at once.
+
+    No error, as `KeyboardInterrupt` is none: whoever excuses errors, or says where they came from, lets it pass.
+    """
 
     def __init__(self, number: int, step: int | None = None) -> None:
         self.signal = signal.Signals(number)

@@ -43,7 +43,7 @@ from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store, verify_store
 from cstl.data.walkers import synthesize as write_walkers
-from cstl.files import read_json, read_yaml, shown, shown_lines, write_json, write_text
+from cstl.files import read_json, read_yaml, remove_parts, shown, shown_lines, write_json, write_text
 from cstl.loggers import CSVLog, TensorBoardLog, closing, read_rows, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
@@ -327,6 +327,8 @@ def alone(folder: Path) -> Iterator[None]:
     """Lets nobody else write into a run's folder; its first process speaks for the others."""
     try:
         with owner(folder) if is_first() else nullcontext():
+            if is_first():
+                remove_parts(folder)
             yield
     except FileNotFoundError as error:
         if folder.is_dir():

@@ -85,7 +85,7 @@ class Sweep(Callback):
 
 def job(train: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
     """Trains one job of a sweep → its score in a search; an error goes to `error.txt` and no further."""
-    from cstl.processes import Stopped, is_first  # here: it needs PyTorch, which the start of a sweep does not
+    from cstl.processes import is_first  # here: it needs PyTorch, which the start of a sweep does not
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -95,8 +95,6 @@ def job(train: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
         train(config)
     except (AlreadyFinishedError, InUseError) as passed:
         print(f"job {hydra.job.num}: {passed}")
-    except Stopped:
-        raise  # the user stopped the whole sweep
     except Exception as error:
         if is_first():
             message = one_line(error)
