@@ -158,10 +158,10 @@ def test_trains_in_jobs_of_which_one_fails(tmp_path: Path, user_conf: Path) -> N
     ]
     jobs = sweep(
         "train", *tiny, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=both", "trainer.max_steps=1",
-        "model.mining=semi,all", cwd=tmp_path,
+        "data.subjects=9,2", cwd=tmp_path,
     )  # fmt: skip
     assert jobs.returncode == 1
-    assert "mining is 'semi'" in jobs.stderr
+    assert "a batch needs 9 subjects" in jobs.stderr
     assert not (tmp_path / "runs" / "both" / "0" / "results.json").exists()
     assert (tmp_path / "runs" / "both" / "1" / "results.json").is_file()
 

@@ -38,13 +38,14 @@ def train(user_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 def test_a_job_that_fails_does_not_end_the_sweep(
     user_conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = (f"--config-dir={user_conf}", *TINY, "name=sweep", "model.mining=all,semi,hard")
+    arguments = (f"--config-dir={user_conf}", *TINY, "name=sweep", "data.subjects=2,9,3")
     done = subprocess.run(
         [sys.executable, "-m", "cstl.train", "-m", *arguments], cwd=tmp_path, env=os.environ | {"COLUMNS": "100"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    message = "mining is 'semi'; choose 'all' (every triplet) or 'hard' (the hardest of each anchor)"
+    message = "a batch needs 9 subjects, the store has training sequences of 4; ask for fewer (data.subjects=4) "
+    message += "or prepare more"
     assert done.stderr.splitlines() == [
         f"error: job 1: {message}",
         "runs/sweep: 1 of 3 jobs failed: 1",
@@ -59,12 +60,12 @@ def test_a_job_that_fails_does_not_end_the_sweep(
     monkeypatch.chdir(tmp_path)
     assert compare.main(["runs/sweep"]) == 0
     flat = " ".join(capsys.readouterr().out.split())
-    assert "– semi failed" in flat
-    assert f"failed: runs/sweep/1 (model.mining=semi seed=1): {message}" in flat
+    assert "– 9 failed" in flat
+    assert f"failed: runs/sweep/1 (data.subjects=9 seed=1): {message}" in flat
     for name in ("comparison.csv", "comparison.md", "comparison.png", "comparison.pdf"):
         assert (tmp_path / "runs" / "sweep" / name).stat().st_size > 100
     (table,), _ = compare.compare([Path("runs/sweep")])
-    assert list(table.settings) == ["model.mining"]
+    assert list(table.settings) == ["data.subjects"]
     assert [row.interval.keys() for row in table.rows] == [set(), {"NM", "BG", "mean"}, set()]
 
 
