@@ -93,7 +93,6 @@ def test_a_sweep_that_is_started_again_does_what_is_left(
     assert sweep.job(run.train, broken) is None
     error = tmp_path / "run" / "error.txt"
     assert "no checkpoint at nowhere.ckpt" in error.read_text().splitlines()[-1]
-    (tmp_path / "run" / "config.yaml").unlink()
     whole = configured("train", *TINY, "hydra.job.num=3")
     assert sweep.job(run.train, whole) is None
     assert not error.exists()
