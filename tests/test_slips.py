@@ -37,12 +37,20 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "experiment/key": "# @package _global_\nmodel:\n  margn: 0.3\n",
         "experiment/choice": "# @package _global_\ndefaults:\n  - override /dataset: casiba\n",
         "experiment/own": "# @package _global_\nrate: 0.001\nmodel:\n  learning_rate: ${rate}\n",
+        "experiment/group": "# @package _global_\ndefaults:\n  - override /datset: casiab\n",
+        "experiment/slash": "# @package _global_\ndefaults:\n  - override dataset: casiab\n",
+        "experiment/twice": "# @package _global_\ndefaults:\n  - /dataset: mine\n",
+        "experiment/package": "model:\n  margin: 0.3\n",
+        "experiment/list": "# @package _global_\n- a\n",
+        "dataset/cut": "defaults: [casiab]\nname: ${foo\n",
+        "dataset/round": "defaults: [casiab]\ntitle: ${dataset.title}\n",
         "model/nowhere": "defaults: [cstl]\nnetwork:\n  _target_: nowhere.Network\n",
     }
     for name, text in files.items():
         file = folder / f"{name}.yaml"
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
+    (folder / "dataset" / "latin.yaml").write_bytes("defaults: [casiab]\ntitle: Müll\n".encode("latin-1"))
     return folder
 
 
@@ -60,7 +68,31 @@ SLIPS = [  # what is typed, what is answered
     ("train --config-dir={conf} dataset=mien", r"did you mean mine\?.*casiab.*mine"),
     ("train --config-dir={conf} experiment=choice", r"no dataset=casiba.*did you mean casiab\?"),
     ("train --config-dir=nowhere", r"no such folder"),
+    ("train dataset=CASIA", r"did you mean casiab\?"),
+    ("train dataset=my/dataset/tiny.yaml", r"expected a name, found a path.*--config-dir=my dataset=tiny$"),
+    ("train dataset=[casiab,oumvlp]", r"dataset takes one name.*python -m cstl\.train -m dataset=casiab,oumvlp"),
+    ("train model=cstl,frame_only", r"has a comma: each value in turn python -m cstl\.train -m model=cstl,frame_only$"),
+    ("train -m model=glob(x*)", r"model=glob\(x\*\) names nothing to try"),
+    ("train --config-path=nowhere", r"--config-path=nowhere: no such folder"),
+    ("train --config-dir={conf} experiment=group", r"experiment/group\.yaml overrides datset.*did you mean dataset\?"),
+    ("train --config-dir={conf} experiment=slash", r"experiment/slash\.yaml: .*override /dataset: NAME"),
+    ("train --config-dir={conf} experiment=twice", r"chosen twice.*experiment=twice: .*type override /dataset: NAME"),
+    ("train --config-dir={conf} experiment=package", r"would change nothing: .*'# @package _global_'"),
+    ("train +experiment.seed=3", r"experiment would change nothing"),
     # keys
+    *((f"train ~{key}", rf"^{key} is needed, and was left out") for key in ("name", "dataset", "trainer")),
+    ("train ~dataset=casiab", r"~dataset=casiab leaves nothing out"),
+    ("train ~", r"'~' is no setting: to leave something out type ~KEY"),
+    ("train ~~seed", r"to leave something out type ~KEY"),
+    ("train /experiment=demo", r"no key /experiment; did you mean experiment=demo\?"),
+    ("train +++seed=3", r"did you mean seed=3\?"),
+    ("train @x=3", r"there is no key @x$"),
+    ("train dataset@x=casiab", r"did you mean dataset=casiab\?"),
+    ("train model..margin=3", r"did you mean model\.margin=3\?"),
+    ("train modèle=cstl", r"no key modèle; did you mean model=cstl\?"),
+    ("train frames=20", r"did you mean data\.frames\?"),
+    ("train +dataset.title=x", r"dataset\.title is there already: type dataset\.title=x, without the \+"),
+    ("train trainer.gradient_clip_val=1.0", r"type \+trainer\.gradient_clip_val=1\.0$"),
     ("train datset=casiab", r"no key datset; did you mean dataset\? There are: baseline, .*seed"),
     ("train +datset=casiab", r"no key datset: nothing reads it.*did you mean dataset\?"),
     ("train model.margn=0.3", r"model has no key margn; did you mean margin\? There are: batch_norm, .*margin"),
@@ -72,7 +104,7 @@ SLIPS = [  # what is typed, what is answered
     ("train +dataset.protocol.splits.XL.trian=[1]", r"splits\.XL: expected train and test.*found trian"),
     ("train +model.network.chanels=[1]", r"model\.network has no key chanels.*did you mean channels\?"),
     ("train +trainer.max_step=4", r"trainer has no key max_step.*did you mean max_steps\?"),
-    ("train trainer.strategy=ddp", r"type \+trainer\.strategy=VALUE"),
+    ("train trainer.strategy=ddp", r"type \+trainer\.strategy=ddp"),
     ("train +trainer.limit_test_batches=2", r"would not be heeded; in its place type dataset\.protocol\.test"),
     ("train +callbacks.chekpoints.every=5", r"callbacks has no key chekpoints.*did you mean checkpoints\?"),
     ("train +callbacks.checkpoints.evry=5", r"callbacks\.checkpoints has no key evry.*did you mean every\?"),
@@ -107,7 +139,25 @@ SLIPS = [  # what is typed, what is answered
     ("train model.network.channels=[16,32", r"cannot be read: it has 1 \[ and 0 \]"),
     ("train dataset.title='abc", r"a ' is not closed"),
     ("train seed=${{foo}}", r"seed is \$\{foo\}, but foo is not there"),
+    ("train seed=${{oc.env:NOPE}}", r"seed cannot be worked out: \"Environment variable 'NOPE' not found"),
+    ("train name=run_${{model.margn}}", r"model\.margn is not there; did you mean model\.margin\?"),
+    ("train name=x${{nwo:%Y}}", r"name cannot be worked out: Unsupported interpolation type nwo"),
+    ("train -m seed=1, 2", r"one word, without spaces after commas: seed=1,2"),
+    ("train -m seed=range(1,b)", r"range takes other values, such as 'seed=range\(1,4\)'"),
+    ("train -m model.margin=interval(0.1,0.4)", r"drawn from an interval by a search alone: add hparams_search=optuna"),
+    ("train -m hparams_search=optuna model.margin=interval(0.4,0.1)", r"begins above its end"),
+    ("train -m hparams_search=optuna model.margin=tag(log,interval(0.4,0.1))", r"begins above its end"),
+    ("train -m model.margin=interval(a,b)", r"interval takes other values"),
+    ("train –config-dir=my", r"begins with a dash that is no hyphen: type --config-dir=my"),
+    ("train −m", r"type -m$"),
+    ("train --cfg jobs", r"^--cfg: invalid choice: 'jobs' \(choose from"),
+    ("train --info nonsense", r"^--info: invalid choice"),
+    ("train -p model", r"--package goes with --cfg"),
     # YAML
+    ("train --config-dir={conf} dataset=latin", r"dataset/latin\.yaml: expected a text in UTF-8"),
+    ("train --config-dir={conf} dataset=cut", r"cannot be worked out: it has no end: '\$\{foo'"),
+    ("train --config-dir={conf} dataset=round", r"cannot be worked out: Recursive interpolation"),
+    ("train --config-dir={conf} experiment=list", r"experiment/list\.yaml: expected KEY: VALUE.*found a list"),
     ("train --config-dir={conf} dataset=tabs", r"tabs\.yaml, line 3, column 1: a tab; YAML is indented with spaces"),
     ("train --config-dir={conf} dataset=open", r"open\.yaml, line 2.*expected KEY: VALUE"),
     ("train --config-dir={conf} dataset=short", r"dataset\.recipe=null: expected keys with values"),
@@ -173,6 +223,9 @@ def test_a_slip_is_answered(line: str, answer: str, conf: Path) -> None:
     ("train dataset.protocol.train=[é,001-004] dataset.protocol.test=[ö]", "dataset.protocol.train", ["é", "001-004"]),
     ("train init_from=null", "init_from", None),
     ("train -m name=é,b seed=3", "name", "b"),
+    ("train seed=3 --config-dir={conf} experiment=own -m name=a,b", "model.learning_rate", 0.001),
+    ("train -m model=glob(frame*)", "model.network.scales", ["frame"]),
+    ("train +trainer.gradient_clip_val=1.0", "trainer.gradient_clip_val", 1.0),
     ("train --config-dir={conf} experiment=own", "model.learning_rate", 0.001),
     ("train --config-dir={conf} dataset=home", "dataset.raw", os.path.expanduser("~/silhouettes")),
 ])  # fmt: skip
@@ -182,7 +235,7 @@ def test_what_can_be_meant_works(line: str, key: str, value: object, conf: Path)
     readable = typed.read(name, words)
     assert typed.read(name, readable) == readable
     given = typed.get_args_parser().parse_args(readable)
-    jobs = typed._jobs(given.overrides)[0] if given.multirun else [given.overrides]
+    jobs = typed._jobs(given.overrides, typed._loader(given))[0] if given.multirun else [given.overrides]
     config = typed._composed(name, jobs[-1], typed._loader(given))
     typed.expand_home(config)
     assert OmegaConf.select(config, key) == value
@@ -216,6 +269,13 @@ def test_an_evaluation_names_the_newest_checkpoint(
     (tmp_path / "runs" / "é b" / "checkpoints" / "step-0000001.ckpt").touch()
     with pytest.raises(ValueError, match=r"cstl\.evaluate 'checkpoint=runs/é b/checkpoints/step-0000001\.ckpt'"):
         run.evaluate(config)
+    for folder in ("runs/é b", "runs/é b/checkpoints"):
+        with pytest.raises(
+            ValueError, match=r"is a folder; .*\n.* 'checkpoint=runs/é b/checkpoints/step-0000001\.ckpt'"
+        ):
+            run.evaluate(configured("evaluate", "trainer=cpu", f"checkpoint='{folder}'"))
+    with pytest.raises(ValueError, match="runs is a folder without a checkpoint"):
+        run.evaluate(configured("evaluate", "trainer=cpu", "checkpoint=runs"))
 
 
 def test_split_files_with_test_subjects_only_are_for_evaluation(configured: Configure, tmp_path: Path) -> None:

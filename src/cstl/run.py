@@ -213,9 +213,16 @@ def export_official(config: DictConfig) -> None:
 
 
 def asked_checkpoint(config: DictConfig, command: str) -> Path:
-    """The checkpoint that was asked for; ValueError with the newest one, to be typed, where none was."""
-    if not OmegaConf.is_missing(config, "checkpoint") and config.checkpoint:
-        return Path(config.checkpoint)
+    """The checkpoint that was asked for; ValueError with the newest one, to be typed, where none or a folder was."""
+    asked = None if OmegaConf.is_missing(config, "checkpoint") else config.checkpoint
+    if asked and not Path(asked).is_dir():
+        return Path(asked)
+    if asked:
+        inside = sorted({*Path(asked).glob("*.ckpt"), *Path(asked).glob("checkpoints/*.ckpt")})
+        if not inside:
+            raise ValueError(f"{asked} is a folder without a checkpoint; those of a run lie in runs/NAME/checkpoints")
+        newest = shlex.quote(f"checkpoint={inside[-1]}")
+        raise ValueError(f"{asked} is a folder; name a file in it, such as\n  python -m cstl.{command} {newest}")
     there = sorted(Path("runs").glob("*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
     newest = shlex.quote(f"checkpoint={there[-1]}") if there else "checkpoint=runs/NAME/checkpoints/step-0001000.ckpt"
     raise ValueError(f"which checkpoint? Name its file, such as\n  python -m cstl.{command} {newest}")

@@ -21,6 +21,7 @@ PATHS = ("checkpoint", "init_from", "store", "out", "dataset.raw", "dataset.stor
 
 _HYDRAS_OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _NAMES = ("dataset.protocol.probes", "dataset.protocol.cross_view_probes", "dataset.protocol.splits")  # the user's
+_WHOLE_RUNS = ("experiment", "hparams_search")  # groups whose files say what goes elsewhere, and leave no key
 _CHANNELS = "model.network.channels"
 _OURS = {  # arguments of Lightning's trainer that cstl gives itself: what to type in their place
     "val_check_interval": "evaluate_every=N",
@@ -48,10 +49,13 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that was most likely meant: spelt alike, or with the same last part (`margn` → `model.margin`)."""
     choices = list(choices)
     plain = {re.sub(r"[\W_]", "", choice.lower()): choice for choice in choices}
-    if (same := plain.get(re.sub(r"[\W_]", "", word.lower()))) is not None:
+    letters = re.sub(r"[\W_]", "", word.lower())
+    if (same := plain.get(letters)) is not None:
         return same
     if close := get_close_matches(word, choices, n=1, cutoff=0.6):
         return close[0]
+    if close := get_close_matches(letters, plain, n=1, cutoff=0.75):
+        return plain[close[0]]
     last = {choice.rpartition(".")[2]: choice for choice in reversed(choices) if "." in choice}
     close = get_close_matches(word.rpartition(".")[2], last, n=1, cutoff=0.75)
     return last[close[0]] if close else None
@@ -59,9 +63,10 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str] = ()) -> ValueError:
     """The error for a word that there is not: with the nearest of the choices or of further ones, and the choices."""
-    choices = sorted(choice for choice in choices if not choice.startswith("_"))
+    choices = sorted({choice for choice in choices if not choice.startswith("_")})
     further = [choice for choice in further if choice.rpartition(".")[0]]
-    meant = nearest(word, choices) or nearest(word, further)
+    elsewhere = min((choice for choice in further if choice.rpartition(".")[2] == word), key=len, default=None)
+    meant = elsewhere or nearest(word, choices) or nearest(word, further)
     asked = f"; did you mean {meant}?" if meant else "."
     listed = f" There are: {', '.join(choices)}" if choices else ""
     return ValueError(f"{what}{asked}{listed}".rstrip("."))
@@ -83,6 +88,11 @@ def refuse_unknown(config: DictConfig, command: str) -> None:
             raise unknown(f"{where}: nothing reads it, and it would change nothing", name, known, others)
 
     check("", _root_keys(command), config)
+    for key in _root_keys(command):
+        if key in _WHOLE_RUNS and key in config:
+            raise ValueError(f"{key} would change nothing: its file lacks the first line '# @package _global_'")
+        if not (key in config or OmegaConf.is_missing(config, key) or key in _dispensable(command)):
+            raise ValueError(f"{key} is needed, and was left out")
     for key, node in _nodes(config):
         group = key.partition(".")[0]
         if "_target_" in node:
@@ -126,10 +136,14 @@ def refuse_impossible(config: DictConfig, command: str) -> None:
                 continue  # an evaluation takes the checkpoint's
             found = dict(parent.items_ex(resolve=False))[last]
             absent = re.search(r"[Kk]ey '([^']*)'", str(error))
-            raise ValueError(
-                f"{key} is {found}, but {absent[1] if absent else 'that'} is not there: add it to the YAML file of the "
-                f"data set, or type {key}=VALUE"
-            ) from None
+            if absent is None:
+                raise
+            asked, every = absent[1], [name for name, _ in leaves(config)]
+            if asked.startswith("dataset.") and asked in _references(config):
+                remedy = f": add it to the YAML file of the data set, or type {key}=VALUE"
+            else:
+                remedy = f"; did you mean {meant}?" if (meant := nearest(asked, every)) else f": type {key}=VALUE"
+            raise ValueError(f"{key} is {found}, but {asked} is not there{remedy}") from None
         if isinstance(value, ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
         if not rule.fits(value):
@@ -200,6 +214,13 @@ def _root_keys(command: str) -> tuple[str, ...]:
     groups = [str(key).rpartition(" ")[2] for entry in root.defaults if isinstance(entry, DictConfig) for key in entry]
     known = [*(group for group in groups if "/" not in group), *map(str, root)]
     return tuple(key for key in dict.fromkeys(known) if key not in ("defaults", "hydra"))
+
+
+@cache
+def _dispensable(command: str) -> tuple[str, ...]:
+    """The groups that a run can do without: those of which no file is chosen by default, and what only tells of it."""
+    chosen = [entry for entry in OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml")).defaults if entry != "_self_"]
+    return ("logger", "callbacks", *(str(key) for entry in chosen for key, name in entry.items() if name is None))
 
 
 @cache

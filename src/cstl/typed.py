@@ -4,7 +4,7 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -18,12 +18,26 @@ from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    GrammarParseError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from cstl.config import CONFIG_PATH
 from cstl.settings import PATHS, arguments, leaves, nearest, refuse_impossible, refuse_unknown, unknown
 
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
+_ONE = ("dataset", "data", "model", "trainer")  # several files of a group would be merged into one that nobody wrote
+_FUNCTIONS = {
+    "choice": "choice(1,2)", "range": "range(1,4)", "interval": "interval(0.1,0.4)", "glob": "glob(*)",
+    "sort": "sort(1,2)", "shuffle": "shuffle(1,2)", "tag": "tag(log,interval(0.1,0.4))",
+}  # fmt: skip
+_FUNCTION = re.compile(rf"({'|'.join(_FUNCTIONS)})\(")
+_KEY = r"\$?[A-Za-z_][\w-]*([./][\w-]+)*"  # with @ a file would be put elsewhere, where nothing reads it
 _WORD = re.compile(r"([+~]*)([\w./@:$-]+)=(.*)", re.DOTALL)
 
 
@@ -35,7 +49,9 @@ def read(command: str, words: list[str]) -> list[str]:
     """
     words = [_without_home(word) for word in words]
     _check_flags(command, words)
-    given = get_args_parser().parse_args(words)
+    given = _options_of(words)
+    if given.package is not None and given.cfg is None:
+        raise ValueError("--package goes with --cfg: --cfg job --package model")
     if given.resolve and given.cfg is None:
         raise ValueError("--resolve goes with --cfg: --cfg job --resolve")
     if given.multirun + given.run + (given.cfg is not None) + (given.info is not None) > 1:
@@ -43,21 +59,42 @@ def read(command: str, words: list[str]) -> list[str]:
     if given.help or given.hydra_help or given.shell_completion or given.experimental_rerun:
         return words
     sweeps = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
-    if given.config_dir is not None and not os.path.isdir(given.config_dir):
-        raise ValueError(f"--config-dir={given.config_dir}: no such folder (from {os.getcwd()})")
+    for option, folder in {"dir": given.config_dir, "path": given.config_path}.items():
+        if folder is not None and not os.path.isdir(folder):
+            raise ValueError(f"--config-{option}={folder}: no such folder (from {os.getcwd()})")
     loader = _loader(given)
     readable = [_readable(word, command, loader, sweeps) for word in given.overrides]
     name = given.config_name or command
-    jobs, drawn = _jobs(readable) if sweeps else ([readable], [])
+    jobs, drawn = _jobs(readable, loader) if sweeps else ([readable], [])
+    if drawn:
+        choices = loader.load_configuration(name, jobs[0], RunMode.MULTIRUN).hydra.runtime.choices
+        if choices["hydra/sweeper"] == "basic":
+            raise ValueError(
+                f"{drawn[0]}: numbers are drawn from an interval by a search alone: add hparams_search=optuna, or type "
+                f"the values to try, such as {drawn[0]}=0.1,0.2"
+            )
     for overrides in jobs:
         config = _composed(name, overrides, loader)
-        if wrong := [key for key in drawn if OmegaConf.select(config, key, throw_on_missing=False) is None]:
-            raise _no_key(wrong[0], name, overrides, loader)
-        if given.cfg is None and given.info is None and given.config_name is None:
-            refuse_unknown(config, command)
-            refuse_impossible(config, command)
-    changed = dict(zip(given.overrides, readable, strict=True))
-    return [changed.get(word, word) for word in words]
+        try:
+            if wrong := [key for key in drawn if OmegaConf.select(config, key, throw_on_missing=False) is None]:
+                raise _no_key(wrong[0], name, overrides, loader)
+            if given.cfg is None and given.info is None and given.config_name is None:
+                refuse_unknown(config, command)
+                refuse_impossible(config, command)
+        except OmegaConfBaseException as error:
+            raise _refused(error, name, overrides, loader) from None
+    return [*(word for word in words if word not in given.overrides), *readable]  # Hydra takes no option amid settings
+
+
+def _options_of(words: list[str]) -> Any:
+    """Hydra's own options, refused in a sentence."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(re.sub(r"^argument (\S+?)(/\S+)?: ", r"\1: ", message))
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(words)
 
 
 def expected(error: Exception) -> str | None:
@@ -73,6 +110,8 @@ def expected(error: Exception) -> str | None:
     if isinstance(error, MissingMandatoryValue):
         missing = re.search(r"full_key: (\S+)", str(error)) or re.search(r"value: (\S+)", str(error))
         return f"{missing[1] if missing else 'a setting'} is needed: type {missing[1] if missing else 'KEY'}=VALUE"
+    if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
+        return f"there is no {error.full_key}, and it is needed: type {error.full_key}=VALUE, or name it in a YAML file"
     if isinstance(error, OmegaConfBaseException) or type(error).__name__ == "MisconfigurationException":
         return str(error).splitlines()[0]
     return str(error) if isinstance(error, (ValueError, OSError, FloatingPointError)) else None
@@ -106,6 +145,9 @@ def _check_flags(command: str, words: list[str]) -> None:
             expects = False
             continue
         following = words[i + 1] if i + 1 < len(words) else ""
+        if word[:1] in tuple("–—−"):  # a word processor makes them of hyphens
+            flag = word.lstrip("–—−-")
+            raise ValueError(f"{word} begins with a dash that is no hyphen: type {'-' * min(len(flag), 2)}{flag}")
         if word.startswith("-") and len(word) > 1:
             flag, equals, value = word.partition("=")
             if flag not in options:
@@ -118,6 +160,8 @@ def _check_flags(command: str, words: list[str]) -> None:
             expects = not equals and options[flag].nargs is None
             if expects and (not following or following.startswith("-")):
                 raise ValueError(f"{flag} needs a value: {flag} VALUE")
+        elif re.match(_WORD, word) and word.endswith(",") and following and "=" not in following:
+            raise ValueError(f"a setting is one word, without spaces after commas: {word}{following}")
         elif word.startswith("=") or (following == "=") or (word.endswith("=") and following and "=" not in following):
             words_left = [part for part in words[max(i - word.startswith("="), 0) : i + 3] if part]
             example = "".join(words_left[:3]) if "=" in words_left[:2] else "".join(words_left[:2])
@@ -127,14 +171,23 @@ def _check_flags(command: str, words: list[str]) -> None:
 def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -> str:
     """A word as Hydra's grammar takes it: with quotes where a value has signs of the grammar or of other alphabets."""
     if word.startswith("~") and "=" not in word:
+        if not re.fullmatch(_KEY, word[1:], re.ASCII):
+            raise ValueError(f"{word!r} is no setting: to leave something out type ~KEY, such as ~callbacks.pictures")
         return word
     match = _WORD.fullmatch(word)
     if match is None:
         raise ValueError(_no_setting(word, command, loader))
     sign, key, value = match.groups()
+    if sign not in ("", "+", "++", "~") or not re.fullmatch(_KEY, key, re.ASCII):
+        likely = nearest(re.sub(r"@.*|[^\w./]", "", key).strip("./"), [*_groups(command), *_keys(command)])
+        raise ValueError(f"there is no key {sign}{key}" + (f"; did you mean {likely}={value}?" if likely else ""))
+    if key in _ONE and value.startswith("["):
+        names = value.strip("[]").replace(" ", "")
+        each = f"; each in turn: python -m cstl.{command} -m {key}={names}" if "," in names else ""
+        raise ValueError(f"{word}: {key} takes one name, such as {key}={names.partition(',')[0]}{each}")
     if key in _TEXTS and value and value[0] not in "'\"" and not re.search(r"\$\{.*\}", value):
         parts = value.split(",") if sweeps and not os.path.exists(value) else [value]
-        if sweeps and re.match(r"(choice|range|interval|glob|sort|shuffle|tag)\(", value):
+        if sweeps and re.match(_FUNCTION, value):
             return word
         return f"{sign}{key}={','.join(_text(part) for part in parts)}"
     try:
@@ -144,7 +197,7 @@ def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -
         pass
     if value.startswith("[") and value.endswith("]") and not set(value[1:-1]) & set("[]{}'\""):
         tried = f"{sign}{key}=[{','.join(_text(part.strip()) for part in value[1:-1].split(','))}]"
-    elif value[:1] in tuple("[{'\"") or "${" in value:
+    elif value[:1] in tuple("[{'\"") or "${" in value or re.match(_FUNCTION, value):
         tried = ""
     elif sweeps:
         tried = f"{sign}{key}={','.join(map(_text, value.split(',')))}"
@@ -154,13 +207,16 @@ def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -
         _parsed(tried)
         return tried
     except (HydraException, ValueError):
+        if function := re.match(_FUNCTION, value):
+            example = _FUNCTIONS[function[1]]
+            raise ValueError(f"{word}: {function[1]} takes other values, such as '{key}={example}'") from None
         raise ValueError(
-            f"{word} cannot be read: {_unbalanced(value)}. A list is key=[a,b], a text with signs in it "
+            f"{word} cannot be read: {_fault(value)}. A list is key=[a,b], a text with signs in it "
             f"'{key}=\"a, b\"', with the outer quotes for the shell"
         ) from None
 
 
-def _unbalanced(value: str) -> str:
+def _fault(value: str) -> str:
     for opening, closing in ("[]", "()", "{}"):
         if value.count(opening) != value.count(closing):
             return f"it has {value.count(opening)} {opening} and {value.count(closing)} {closing}"
@@ -203,9 +259,15 @@ def _no_setting(word: str, command: str, loader: ConfigLoaderImpl) -> str:
     return f"{expected}, such as seed=1. What there is: python -m cstl.{command} --help"
 
 
-def _jobs(words: list[str]) -> tuple[list[list[str]], list[str]]:
+def _jobs(words: list[str], loader: ConfigLoaderImpl) -> tuple[list[list[str]], list[str]]:
     """The overrides of every job of a sweep, without what a search draws by itself, and the keys of that."""
-    parsed = OverridesParser.create().parse_overrides(words)
+    parsed = OverridesParser.create(loader).parse_overrides(words)
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_interval_sweep() and not [*override.sweep_iterator()]:
+            raise ValueError(f"{override.input_line} names nothing to try")
+        value: Any = override.value()
+        if override.is_interval_sweep() and value.start > value.end:
+            raise ValueError(f"{override.input_line} begins above its end: type the smaller number first")
     own = [override.input_line or "" for override in parsed if override.is_hydra_override()]
     task = [override for override in parsed if not override.is_hydra_override()]
     drawn = [override for override in task if override.is_interval_sweep()]
@@ -245,6 +307,14 @@ def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderIm
     place = re.search(r"In '([^']+)'", str(error))
     where = f" (named in {place[1]})" if place and place[1] != command and "hydra" not in place[1] else ""
     options = _options(loader, group)
+    chosen, _, path = (found[1] if found else "").partition("/")
+    if not options and chosen in _groups(command):
+        folder, file = os.path.split(path.removesuffix(".yaml"))
+        own = os.path.dirname(folder) if os.path.basename(folder) == chosen else folder
+        raise ValueError(
+            f"{chosen}={path}{where}: expected a name, found a path; a file of your own, MY/{chosen}/{file}.yaml, is "
+            f"chosen by --config-dir={own or 'MY'} {chosen}={file}"
+        )
     if not options:
         return unknown(f"there is no group {group}{where}", group, _groups(command))
     return unknown(f"there is no {group}={name}{where}", name, options)
@@ -253,17 +323,27 @@ def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderIm
 def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
     """What Hydra says of overrides, in one of our sentences."""
     text = str(error)
+    if match := re.search(r"In '([^']+)': Could not override '(?:[^'@]*@)?([^']+)'", text):
+        group, groups = match[2], _groups(command)
+        if group in groups:
+            return ValueError(f"{match[1]}.yaml: an override in its defaults begins with /: override /{group}: NAME")
+        return unknown(f"{match[1]}.yaml overrides {group}, and there is no such group", group, groups)
     if match := re.search(r"Could not override '([^']+)'", text):
         return _no_key(match[1].partition("@")[0], command, words, loader)
     if match := re.search(r"Multiple values for ([\w/@]+)", text):
         value = next((word.partition("=")[2] for word in words if word.lstrip("+").startswith(f"{match[1]}=")), "NAME")
+        if f"+{match[1]}={value}" not in words and (files := [w for w in words if w.startswith("experiment=")]):
+            return ValueError(
+                f"{match[1]} is chosen twice, the second time in {files[-1]}: in that file's defaults type "
+                f"override /{match[1]}: NAME"
+            )
         return ValueError(f"{match[1]} is given twice, or with a +; type {match[1]}={value}, once and without the +")
     if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         key, value = match[1], match[2]
-        return ValueError(
-            f"{key}={value} has a comma: a list is typed '{key}=[{value}]', each value in turn python -m "
-            f"cstl.{command} -m {key}={value}, a text '{key}=\"{value}\"'"
-        )
+        ways = [f"each value in turn python -m cstl.{command} -m {key}={value}"]
+        ways = [f"a list is typed '{key}=[{value}]'"] * (key not in _ONE) + ways
+        ways += [f"a text '{key}=\"{value}\"'"] * (key not in _groups(command))
+        return ValueError(f"{key}={value} has a comma: {', '.join(ways)}")
     if match := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
         return ValueError(f"{match[1]} is several values: add -m, python -m cstl.{command} -m {match[1]}")
     if match := re.search(r"Config group override must be a string or a list", text):
@@ -272,12 +352,41 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
         return ValueError(f"{' '.join(wrong)}: a group is set to the name of one of its files; {'; '.join(choices)}")
     if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
         return unknown(f"~{match[1]}: there is no key {match[1]} to delete", match[1], [], _keys(command))
+    if match := re.search(r"An item is already at '([^']+)'", text):
+        word = next((word.lstrip("+") for word in words if word.startswith(f"+{match[1]}=")), f"{match[1]}=VALUE")
+        return ValueError(f"{match[1]} is there already: type {word}, without the +")
+    if match := re.search(r"No match in the defaults list|Could not delete '([^']+)'", text):
+        return ValueError(f"~{match[1] or 'KEY'} leaves nothing out: no such choice was made")
+    if match := re.search(r"In '([^']+)': .*\n*.*merge DictConfig with ListConfig", text):
+        return ValueError(f"{match[1]}.yaml: expected KEY: VALUE in each line, found a list")
+    if isinstance(error, UnicodeDecodeError):
+        return ValueError(
+            f"{_not_utf8(words, loader)}: expected a text in UTF-8, found another encoding: save it as UTF-8"
+        )
     cause = error.__cause__
+    if isinstance(error, InterpolationResolutionError | GrammarParseError) or isinstance(cause, GrammarParseError):
+        told = re.sub(r"^\w+ raised while resolving interpolation: ", "", (text or str(cause)).splitlines()[0])
+        told = re.sub(r".*no viable alternative at input ", "it has no end: ", told)
+        where = getattr(error, "full_key", None) or "a value"
+        return ValueError(f"{where} cannot be worked out: {told}; ${{KEY}} takes the value of KEY")
     lines = [line.strip() for line in f"{text}\n{cause or ''}".splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type", "See https", "reference_type"))]
     return ValueError(
         f"the configuration cannot be made: {'; '.join(dict.fromkeys(lines[:3])) or type(error).__name__}"
     )
+
+
+def _not_utf8(words: list[str], loader: ConfigLoaderImpl) -> str:
+    """The YAML files that are not UTF-8: of those that were chosen, or else of all."""
+    found: list[Path] = []
+    for source in loader.get_search_path().get_path():
+        for file in sorted(Path(source.path.removeprefix("file://")).glob("*/*.yaml")):
+            try:
+                file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                found.append(file)
+    chosen = [file for file in found if f"{file.parent.name}={file.stem}" in words]
+    return ", ".join(map(str, chosen or found)) or "a YAML file"
 
 
 def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
@@ -298,7 +407,8 @@ def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) 
         return ValueError(f"{key}: {parent} is a single value and has no keys of its own")
     node = OmegaConf.select(config, parent) if parent else None
     if isinstance(node, DictConfig) and "_target_" in node and last in (arguments(parent, node) or ()):
-        return ValueError(f"{key} is not in the file of {parent}; what it makes takes one: type +{key}=VALUE")
+        word = next((word for word in words if word.startswith(f"{key}=")), f"{key}=VALUE")
+        return ValueError(f"{key} is not in the file of {parent}; what it makes takes one: type +{word}")
     siblings = siblings if parent else [*siblings, *(group for group in groups if group not in siblings)]
     return unknown(f"{parent} has no key {last}" if parent else f"there is no key {last}", last, siblings, known)
 
