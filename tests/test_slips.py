@@ -93,7 +93,7 @@ SLIPS = [  # what is typed, what is answered
     ("train frames=20", r"did you mean data\.frames\?"),
     ("train +dataset.title=x", r"dataset\.title is there already: type dataset\.title=x, without the \+"),
     ("train trainer.gradient_clip_val=1.0", r"type \+trainer\.gradient_clip_val=1\.0$"),
-    ("train datset=casiab", r"no key datset; did you mean dataset\? There are: baseline, .*seed"),
+    ("train datset=casiab", r"no key datset; did you mean dataset\? There are: .*baseline, .*seed"),
     ("train +datset=casiab", r"no key datset: nothing reads it.*did you mean dataset\?"),
     ("train model.margn=0.3", r"model has no key margn; did you mean margin\? There are: batch_norm, .*margin"),
     ("train ++model.margn=0.3", r"model has no key margn: nothing reads it.*did you mean margin\?"),
