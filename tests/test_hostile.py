@@ -525,6 +525,34 @@ def test_a_folder_from_elsewhere_is_read_as_far_as_it_can_be(name: str, spoilt: 
         read(spoilt)
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "command.txt", "error.txt", "table.csv", ".hydra/config.yaml"])
+def test_a_link_out_of_the_folder_is_not_followed(name: str, spoilt: Path, tmp_path: Path) -> None:
+    """An archive may hold links to whatever its reader has: a page to be passed on would show it."""
+    (tmp_path / "private").write_text(f"token: {SECRET}\n")
+    (spoilt / name).parent.mkdir(exist_ok=True)
+    (spoilt / name).unlink(missing_ok=True)
+    if name in ("error.txt", ".hydra/config.yaml"):
+        (spoilt / "results.json").unlink()
+        (spoilt / "config.yaml").unlink()
+    (spoilt / name).symlink_to(tmp_path / "private")
+    for linked in (spoilt / name, spoilt / ".hydra"):
+        assert SECRET not in str(read_run(spoilt))
+        assert SECRET not in str(load_run(spoilt))
+        shutil.rmtree(spoilt / ".hydra", ignore_errors=True)
+        (tmp_path / "hydra").mkdir(exist_ok=True)
+        (tmp_path / "hydra" / "config.yaml").write_text(f"token: {SECRET}\n")
+        if linked.name != ".hydra":
+            (spoilt / ".hydra").symlink_to(tmp_path / "hydra")
+
+
+@pytest.mark.parametrize("name", ["probes.npz", "embeddings.npz", "results.json", "config.yaml", "metrics.csv"])
+def test_a_named_pipe_is_not_waited_for(name: str, spoilt: Path) -> None:
+    (spoilt / name).unlink()
+    os.mkfifo(spoilt / name)
+    read_run(spoilt)
+    load_run(spoilt)
+
+
 def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> None:
     """A job that failed before it wrote its configuration."""
     for name in ("config.yaml", "results.json"):

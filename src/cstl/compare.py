@@ -33,7 +33,7 @@ from cstl.config import CONFIG_PATH, Plain, checked, decisive, followed
 from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.figures import COLOURS, condition_colours
-from cstl.files import read_rows, read_yaml, shown, shown_lines, write_text
+from cstl.files import check_inside, read_rows, read_yaml, shown, shown_lines, write_text
 from cstl.published import method_of_files
 from cstl.reporting.folder import read_probes, read_results, shown_settings
 from cstl.reporting.remarks import remarks_of
@@ -291,6 +291,8 @@ def _read_config(path: Path) -> Plain:
     if not path.exists():
         return {}
     try:
+        for inside in (path, *([path.parent] if path.parent.name == ".hydra" else [])):
+            check_inside(inside)
         config = shown_settings(read_yaml(path))
         if path.parent.name != ".hydra":
             return config
@@ -322,7 +324,8 @@ def _read_outcome(path: Path, config: Plain, results: Plain) -> tuple[Outcome | 
             raise ValueError(f"{shape[0]:,} subjects in {shape[1]:,} views are more than can be resampled")
         hits, seen = {}, {}
         for probe, members in protocol.probes.items():
-            some = np.isin(np.array(found.conditions)[found.condition], members)
+            numbers = [i for i, name in enumerate(found.conditions) if name in members]
+            some = np.isin(found.condition, numbers)  # names of millions of sequences would take gigabytes
             where = found.subject[some], found.view[some]
             hits[probe], seen[probe] = np.zeros(shape), np.zeros(shape[:2])
             np.add.at(hits[probe], where, found.wrong[some] == 0)

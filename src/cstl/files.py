@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import lzma
 import math
 import os
 import re
@@ -25,7 +26,10 @@ DEPTH = 32  # lists and mappings within each other, at most
 VALUES = 1_000_000  # values in a JSON or YAML file, at most
 WHOLE = 2**63  # whole numbers are smaller
 NUMBER = 40  # characters of a number in YAML, at most: 1:1:1:… is one, in base 60
-DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, OverflowError)
+DAMAGED_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(NotImplementedError, RuntimeError, OverflowError),
+)
 MEMBERS = 1000  # arrays in a .npz file, at most
 
 
@@ -88,6 +92,13 @@ def read_text(path: str | os.PathLike[str], most: int = 2**24) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{shown(path)} is not UTF-8 text (byte {error.start})") from None
+
+
+def check_inside(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a link out of the folder it is in: somebody else's may lead to anything of the reader's."""
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    if os.path.dirname(os.path.realpath(path)) != folder:
+        raise ValueError(f"{shown(path)} is a link to a file elsewhere; put the file itself there")
 
 
 def read_json(path: str | os.PathLike[str], most: int = 2**23) -> Any:
@@ -197,9 +208,9 @@ def read_npz(
         FileNotFoundError, OSError: no such file, or one that cannot be read.
         ValueError: an array is missing or another one than expected, too large, or damaged; the message has the path.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait
+        raise ValueError(f"{shown(path)} is no plain file")
     with open(path, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{shown(path)} is no plain file")
         try:
             with zipfile.ZipFile(file) as archive:
                 return _arrays(archive, expected, most)
@@ -218,10 +229,10 @@ def check_npy(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.dtype]:
         FileNotFoundError, OSError: no such file, or one that cannot be read.
         ValueError: no `.npy` file, or one that is longer or shorter than it says.
     """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no plain file")
     with open(path, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no plain file")
         try:
             shape, dtype, size = _header(file)
         except EOFError as error:

@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from cstl.files import read_rows, shown, write_text
+from cstl.files import check_inside, read_rows, shown, write_text
 from cstl.owner import InUseError, is_in_use, owner
 from cstl.run_folder import check_kind, make_folder, refuse, starts_first
 
@@ -111,6 +111,10 @@ class AlreadyFinishedError(ValueError):
 
 def last_words(folder: Path) -> str:
     """The last line of a failed job's `error.txt`."""
+    try:
+        check_inside(folder / ERROR)
+    except ValueError as error:
+        return str(error)
     with (folder / ERROR).open("rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 2**14, 0))
         lines = file.read().decode("utf-8", "replace").split("\n")

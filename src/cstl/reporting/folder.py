@@ -15,7 +15,7 @@ from cstl.checkpoint import Weights, load_weights
 from cstl.config import Plain, checked
 from cstl.data.alignment import frame_size
 from cstl.data.store import Store, open_store
-from cstl.files import read_json, read_npz, read_rows, read_text, read_yaml, shown, shown_data
+from cstl.files import check_inside, read_json, read_npz, read_rows, read_text, read_yaml, shown, shown_data
 from cstl.published import method_of_files
 from cstl.reporting.remarks import remarks_of
 from cstl.run_folder import COMMAND
@@ -187,6 +187,8 @@ def _read(run: Run, name: str, reader: Callable[[Path], T]) -> T | None:
     if not path.is_file():
         return None
     try:
+        if not name.endswith(".npz"):  # arrays of an exact form tell nothing of another file
+            check_inside(path)
         return reader(path)
     except Exception as error:  # a cut or foreign file fails in many ways, and the rest can still be shown
         reason = shown(" ".join(str(error).split()), 200)
@@ -426,12 +428,15 @@ def _candidates(run: Run, path: str) -> Iterator[Path]:
 def _command(folder: Path) -> str | None:
     """The command that made the run, as its first start kept it, under another name: a name is taken once."""
     with suppress(OSError, ValueError):
+        check_inside(folder / COMMAND)
         words = shlex.split(read_text(folder / COMMAND))
         return shlex.join(f"{word}-again" if word.startswith("name=") else word for word in words)
     files = [folder / ".hydra" / name for name in ("overrides.yaml", "hydra.yaml")]
     if not all(file.is_file() for file in files):
         return None
     try:
+        for file in (folder / ".hydra", *files):
+            check_inside(file)
         overrides = [str(override) for override in read_yaml(files[0])]
         job = str(read_yaml(files[1])["hydra"]["job"]["name"])
     except Exception:  # a damaged note of Hydra's is no reason to fail
