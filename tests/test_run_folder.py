@@ -54,12 +54,14 @@ def test_names_that_are_no_folder_in_runs(name: object) -> None:
     assert str(refused.value).isprintable()
 
 
-@pytest.mark.parametrize("name", ["first", "a b", "casiab-64", "seed=1,model.margin=0.2", 7, "café", "it's", "console"])
+@pytest.mark.parametrize(
+    "name", ["first", "a b", "casiab-64", "seed=1,model.margin=0.2", 7, "café", "it's", "console", "1e3"]
+)
 def test_names_that_can_be(name: object) -> None:
     check_name(name)
 
 
-@pytest.mark.parametrize("name", ["null", "''", "../x", "a/b", "1e3", "'x '"])
+@pytest.mark.parametrize("name", ["null", "''", "../x", "a/b", "'x '"])
 @pytest.mark.parametrize("words", [("train",), ("train", "-m"), ("evaluate", "checkpoint=x.ckpt")], ids=" ".join)
 def test_a_command_refuses_such_a_name_and_makes_nothing(
     name: str, words: tuple[str, ...], typed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]

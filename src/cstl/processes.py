@@ -101,10 +101,12 @@ def naming_what_was_lost() -> Iterator[None]:
             ) from error
         masked = error.__context__  # Lightning's end of a fit that had not begun fails, too
         if "combined_loader" in reason and isinstance(masked, OSError) and masked.errno:
+            files = masked.errno in (errno.EMFILE, errno.ENFILE)
+            how = "): type ulimit -n 4096 before" if files else "; /dev/shm may be full): make room"
             raise OSError(
                 masked.errno,
-                f"the processes that gather batches could not be started ({os.strerror(masked.errno)}; /dev/shm may be "
-                "full): make room, or take data.workers=0, which needs none",
+                f"the processes that gather batches could not be started ({os.strerror(masked.errno)}{how}, or take "
+                "data.workers=0, which needs none",
             ) from error
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in reason:
             raise OSError(

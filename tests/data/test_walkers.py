@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -346,6 +348,23 @@ def test_no_worker_outlives_a_killed_parent(tmp_path):
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert len(process.stdout.split()) == 2
+
+
+def test_a_full_disk_is_named_and_what_is_drawn_stays(tmp_path, monkeypatch):
+    view_sequence, calls = walkers.view_sequence, []
+
+    def full(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return view_sequence(*args, **kwargs)
+
+    monkeypatch.setattr(walkers, "view_sequence", full)
+    with pytest.raises(OSError, match=rf"the disk of {tmp_path} is full .*dataset\.raw=PATH.*the same command goes on"):
+        synthesize(tmp_path, **TINY, workers=1, progress=False)
+    assert len(list(tmp_path.glob("0*/*/*"))) == 2
+    synthesize(tmp_path, **TINY, workers=1, progress=False)
+    assert (tmp_path / "walkers.json").exists()
 
 
 def test_another_process_finishes_just_before(tmp_path, monkeypatch):

@@ -13,7 +13,9 @@ after Perry & Burnfield and Murray, Drought & Kory, *Walking Patterns of Normal 
 Axes: x where the walker goes, y to their left, z up, metres. Angles are in radians unless a table says degrees.
 """
 
+import errno
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
@@ -791,6 +793,7 @@ def synthesize(
         ValueError: settings that cannot be drawn.
         FileExistsError: `out` holds something else, or walkers made with other settings.
         InUseError: another process makes them at this moment.
+        OSError: the disk is full.
     """
     out = Path(out)
     names = [f"{i:03d}" for i in range(1, subjects + 1)] if isinstance(subjects, int) else list(subjects)
@@ -815,6 +818,14 @@ def synthesize(
     except FileNotFoundError:
         if not is_complete(out, settings):  # else another process was done, and took the folder away
             raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"the disk of {out} is full ({os.strerror(error.errno)}): make room, or name another folder with "
+            "dataset.raw=PATH. What is drawn is kept, and the same command goes on",
+        ) from error
     shutil.rmtree(out / PART, ignore_errors=True)
 
 
