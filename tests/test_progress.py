@@ -68,6 +68,19 @@ def test_what_was_lost_is_named(error: Exception, kind: type[Exception], words: 
         raise error
 
 
+@pytest.mark.parametrize("how", ["Read error [127.0.0.1]:35723: Connection reset", "Connection closed"])
+def test_a_process_of_the_run_that_was_lost_is_named(how: str) -> None:
+    """As gloo says it; another error of its own is not taken for that."""
+    lost = f"[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] {how} by peer. Check the logs"
+    with (
+        pytest.raises(ChildProcessError, match=r"another process of this run was lost.*last checkpoint"),
+        naming_what_was_lost(),
+    ):
+        raise RuntimeError(lost)
+    with pytest.raises(RuntimeError, match="by peers"), naming_what_was_lost():
+        raise RuntimeError("connection closed by peers")
+
+
 def test_workers_that_cannot_be_started_are_named() -> None:
     """Python's semaphores lie in /dev/shm; Lightning's teardown then raises an error of its own."""
     masking = RuntimeError("Please call `iter(combined_loader)` first.")

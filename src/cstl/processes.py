@@ -99,6 +99,11 @@ def naming_what_was_lost() -> Iterator[None]:
                 "out, or the store's frames can no longer be read (bus error). The same command goes on from the last "
                 "checkpoint; with data.workers=0 no such process is needed"
             ) from error
+        if "/gloo/" in reason and re.search(r"[Cc]onnection (reset|closed) by peer", reason):
+            raise ChildProcessError(
+                "another process of this run was lost: killed, perhaps since memory ran out, or ended by an error, "
+                "which it says above. The same command goes on from the last checkpoint"
+            ) from error
         masked = error.__context__  # Lightning's end of a fit that had not begun fails, too
         if "combined_loader" in reason and isinstance(masked, OSError) and masked.errno:
             files = masked.errno in (errno.EMFILE, errno.ENFILE)
