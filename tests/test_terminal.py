@@ -116,7 +116,7 @@ def test_closing_words(
     run.train(configured("train", *TINY, "trainer.max_steps=2"))
     shown = capsys.readouterr().out
     assert "steps/s" not in shown  # quiet where there is no terminal
-    last = shown[shown.index("rank-1 NM") :]
+    last = shown[shown.index("\nrank-1 NM") + 1 :]  # a line of its own, after those of progress
     assert re.match(r"rank-1 NM \d+\.\d, BG \d+\.\d % on 2 test subjects\n", last)
     names = [name for line in re.findall(r"^  (\S.*?)  ", last, re.M) for name in line.split()]
     assert "results.json" in names
