@@ -584,7 +584,10 @@ def report(
         "dataset": dataset["name"],
         "trained_on": origin,
         "trained_subjects": {
-            **{name: {"subjects": len(of), "names": ranges(of)} for name, of in recognizer.trained.subjects.items()},
+            **{
+                shown(name): {"subjects": len(of), "names": ranges(of)}
+                for name, of in recognizer.trained.subjects.items()
+            },
             **dict.fromkeys(map(shown, recognizer.trained.unknown), "training subjects unknown"),
         },
         "seen_test_subjects": {"subjects": len(seen.trained_on), "names": ranges(seen.trained_on)},
