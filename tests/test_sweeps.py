@@ -163,6 +163,15 @@ def test_a_search_without_held_out_subjects_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+def test_jobs_that_would_share_a_folder_are_refused(
+    train: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        train("seed=1,2", "hydra.sweep.subdir=same")
+    assert "hydra.sweep.subdir is not to be set: the jobs of a sweep lie in" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(("error", "line"), [
     (ValueError("two\n  lines"), "two lines"),
     (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory"),

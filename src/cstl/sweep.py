@@ -51,6 +51,9 @@ class Sweep(Callback):
                     f"a search needs a look at the held-out subjects, and evaluate_every={every} has none in the "
                     f"{steps} iterations of a trial: leave it out, or set evaluate_every={steps}"
                 )
+        jobs = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        if isinstance(jobs, dict) and jobs["subdir"] != "${hydra.job.num}":
+            refuse("hydra.sweep.subdir is not to be set: the jobs of a sweep lie in runs/NAME/0, runs/NAME/1, …")
         _OWNED.close()
         folder = Path(config.hydra.sweep.dir)
         if starts_first():
