@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import warnings
 import zipfile
@@ -31,7 +32,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from cstl import files, results, run, tables
-from cstl.checkpoint import DamagedError, load_tensors
+from cstl.checkpoint import DamagedError, load_tensors, load_weights, transfer
 from cstl.compare import compare, load_run, to_markdown, to_terminal
 from cstl.compare import main as compare_main
 from cstl.config import CONFIG_PATH, Plain, plain
@@ -94,6 +95,11 @@ def evaluated(path: Path, whole: dict[str, Any]) -> tuple[Any, Plain]:
     torch.save(whole, path)
     recognizer, trained = run.load_recognizer(path)
     return recognizer, run.trained_data(path, trained)
+
+
+def torch_saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
 
 
 def refused(path: Path, content: dict[str, Any]) -> str:
@@ -245,6 +251,77 @@ def test_a_tensor_is_not_larger_than_its_file(whole: dict[str, Any], tmp_path: P
     for strange in (torch.zeros(1).to_sparse(), torch.zeros(1, device="meta"), torch.zeros(1, dtype=torch.complex64)):
         weights = whole["state_dict"] | {name: strange}
         refused(tmp_path / "evil.ckpt", whole | {"state_dict": weights})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("embedding", lambda value: value * torch.nan, r"embedding has [0-9,]+ of [0-9,]+"),
+        ("encoder.conv1.weight", lambda value: value.index_fill(0, torch.tensor(0), torch.inf), "encoder.conv1.weight"),
+        ("mste.long_norm.running_mean", lambda value: value * torch.nan, "mste.long_norm.running_mean has"),
+        ("mste.long_norm.running_var", lambda value: value * torch.nan, "mste.long_norm.running_var has"),
+        ("mste.long_norm.running_var", lambda value: value - 5, "running_var, a variance, has -4"),
+        ("embedding", lambda value: value.double() + 1e300, "embedding has"),
+        ("embedding", lambda value: value.bool(), "embedding is torch.bool, not torch.float32"),
+        ("embedding", lambda value: value.long(), "embedding is torch.int64, not torch.float32"),
+        ("embedding", lambda value: value.byte(), "embedding is torch.uint8, not torch.float32"),
+        (
+            "mste.long_norm.num_batches_tracked",
+            lambda value: value.float(),
+            "tracked is torch.float32, not torch.int64",
+        ),
+    ],
+)
+def test_weights_that_are_no_numbers(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor], message: str, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """In a checkpoint, in weights alone, and where another run starts from them."""
+    weights = whole["state_dict"] | {f"network.{name}": change(whole["state_dict"][f"network.{name}"])}
+    sizes = whole["config"]["model"]["network"]
+    network = CSTL(channels=sizes["channels"], height=sizes["height"], num_classes=4)
+    before = copy.deepcopy(network.state_dict())
+    for content in (whole | {"state_dict": weights}, weights):
+        assert re.search(message, refused(tmp_path / "evil.ckpt", content))
+        with pytest.raises(ValueError, match=message) as caught:
+            transfer(network, load_weights(tmp_path / "evil.ckpt").state_dict)
+        clear(caught.value)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_weights_in_other_floats_are_read(whole: dict[str, Any], tmp_path: Path) -> None:
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        halves = {key: value.to(kind) if value.is_floating_point() else value for key, value in
+                  whole["state_dict"].items()}  # fmt: skip
+        recognizer, _ = evaluated(tmp_path / "a.ckpt", whole | {"state_dict": halves})
+        assert recognizer.network.embedding.dtype == torch.float32
+
+
+@pytest.mark.parametrize("prefix", ["module.", "network.", "module.network."])
+def test_weights_of_one_name_twice(prefix: str, whole: dict[str, Any], tmp_path: Path) -> None:
+    bare = {key.removeprefix("network."): value for key, value in whole["state_dict"].items()}
+    run.load_recognizer(torch_saved(tmp_path / "a.ckpt", {prefix + key: value for key, value in bare.items()}))
+    message = refused(tmp_path / "evil.ckpt", bare | {f"{prefix}embedding": bare["embedding"] * 2})
+    assert "it holds embedding twice" in message
+
+
+def test_tensors_of_other_kinds_are_called_that(tmp_path: Path) -> None:
+    """They could run nothing; sparse ones, quantised ones, those of new types."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of what it will not have any more
+        kinds = {
+            "sparse": torch.eye(2).to_sparse(),
+            "quantised": torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
+            "of float8, uint16 or the like": torch.zeros(2).to(torch.float8_e4m3fn),
+            "without numbers": torch.zeros(2, device="meta"),
+        }
+    kinds |= {"of float8, uint16 or the like ": torch.zeros(2, dtype=torch.uint16)}
+    for kind, value in kinds.items():
+        message = refused(tmp_path / "evil.ckpt", {"state_dict": {"network.a": value}, "config": {}})
+        assert f"of a kind that no network of ours has: {kind.strip()};" in message
+        assert "could run code" not in message
+    message = refused(tmp_path / "evil.ckpt", {"state_dict": {"a": torch.zeros(2, dtype=torch.complex64)}})
+    assert "a tensor that is not dense, real" in message
 
 
 def test_names_of_tensors_are_text(whole: dict[str, Any], tmp_path: Path) -> None:

@@ -52,6 +52,21 @@ def test_one_process_at_a_time_and_nothing_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_no_note_is_neither_waited_for_nor_followed(kind: str, tmp_path: Path) -> None:
+    note = tmp_path / NOTE
+    if kind == "pipe":
+        os.mkfifo(note)
+    elif kind == "link":
+        note.symlink_to(tmp_path / "nowhere")
+    else:
+        note.mkdir()
+    with pytest.raises(OSError, match=r"owner\.json is .*delete it"):
+        owner(tmp_path).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == [NOTE]
+
+
 def test_another_process_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -56,6 +56,13 @@ OURS = {
 MOST = {"height": 4096, "num_classes": 10**7, "channels": 2**16, "embedding_dim": 2**16, "reduction": 2**16}
 ZIP = b"PK\x03\x04"  # what a file of torch.save begins with; older ones are no zip
 PICKLE = b"\x80\x02"  # what those begin with
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be written as
+_TENSORS = {  # how PyTorch makes tensors that are not loaded
+    "tensor_v3": "of float8, uint16 or the like",
+    "sparse_tensor": "sparse",
+    "qtensor": "quantised",
+    "meta_tensor_no_storage": "without numbers",
+}
 _NAMES = re.compile(r"torch\.(\w+Storage|float\w+|bfloat16|u?int\d+|bool)|torch\.storage\.(Un)?[tT]ypedStorage")
 
 
@@ -117,7 +124,15 @@ def load_weights(path: str | Path) -> Weights:
             f"{path} holds {_described(content)}; expected a checkpoint of cstl.train, which has config and "
             "state_dict, or the authors' …-encoder.ptm, which has tensors alone"
         )
-    own = {key.removeprefix(_PREFIX).removeprefix(_NETWORK): value for key, value in content.items()}
+    own: dict[str, Tensor] = {}
+    for key, value in content.items():
+        name = key.removeprefix(_PREFIX).removeprefix(_NETWORK)
+        if name in own:
+            raise ValueError(
+                f"{path} is refused: it holds {shown(name, 100)} twice, with and without the prefix {_PREFIX} or "
+                f"{_NETWORK}; expected one state_dict"
+            )
+        own[name] = value
     if "encoder.conv1.weight" in own:  # torch.save(network.state_dict(), …)
         return Weights(own, None, "weights without a configuration")
     try:
@@ -275,6 +290,11 @@ def _within(count: int, offset: int, size: tuple[int, ...], stride: tuple[int, .
 
 
 def _not_loaded(path: str | Path, error: Exception) -> ValueError:
+    if found := re.search(r"GLOBAL torch\._utils\._rebuild_(\w+)", str(error)):
+        return ValueError(
+            f"{path} is refused: it holds a tensor of a kind that no network of ours has: "
+            f"{_TENSORS.get(found[1], shown(found[1], 60))}; expected plain ones of {_first(map(str, FLOATS), 4)}"
+        )
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         return ValueError(
             f"{path} is refused: besides tensors it holds {shown(found[1], 100)}, and loading that could run code; "
@@ -291,7 +311,8 @@ def build_network(weights: Weights) -> CSTL:
     """The network of a file, with its weights in it; no more memory is asked for than these take.
 
     Raises:
-        ValueError: a network of another class, settings that are not its, or weights that do not fit it.
+        ValueError: a network of another class, settings that are not its, or weights that do not fit it or are no
+            finite numbers.
     """
     settings = network_settings(weights.state_dict) if weights.config is None else _settings(weights.config)
     try:
@@ -301,9 +322,30 @@ def build_network(weights: Weights) -> CSTL:
         raise ValueError(f"the network of its configuration cannot be made ({shown(error, 200)})") from None
     if wrong := _differences(weights.state_dict, shapes):
         raise ValueError(f"its weights do not fit the network of its own configuration: {_first(wrong)}")
+    check_numbers(weights.state_dict)
     network = CSTL(**settings)
     network.load_state_dict(weights.state_dict)
     return network
+
+
+def check_numbers(weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights of which no network gives a number: NaN, infinite ones, variances below 0.
+
+    Raises:
+        ValueError: there are such, which are named.
+    """
+    wrong = []
+    for key, value in weights.items():
+        value = value.float()  # as the network has them: 1e300 is infinite there
+        if not value.isfinite().all():
+            wrong.append(f"{key} has {int((~value.isfinite()).sum()):,} of {value.numel():,}")
+        elif key.endswith("running_var") and (value < 0).any():
+            wrong.append(f"{key}, a variance, has {value.min():.3g}")
+    if wrong:
+        raise ValueError(
+            f"its weights are not all finite numbers: {_first(wrong)}. A diverged training or a damaged file writes "
+            "such; take an earlier checkpoint"
+        )
 
 
 def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -399,7 +441,8 @@ def transfer(network: nn.Module, state_dict: Mapping[str, Tensor]) -> Transfer:
         state_dict: weights of a `CSTL`, as `load_weights` gives them.
 
     Raises:
-        ValueError: a tensor of the same name has another shape, or no name is the same; nothing is loaded then.
+        ValueError: a tensor of the same name has another shape, kind or no finite numbers, or no name is the same;
+            nothing is loaded then.
     """
     before = network.state_dict()
     shared = [key for key in before if key in state_dict and key != _CLASSES]
@@ -409,6 +452,7 @@ def transfer(network: nn.Module, state_dict: Mapping[str, Tensor]) -> Transfer:
             f"these weights do not fit the network: {_first(wrong) or 'no tensor has the same name'}. They must agree "
             "in res, dataset.recipe.channels and the sizes under model.network; the number of classes may differ"
         )
+    check_numbers({key: state_dict[key] for key in shared if before[key].isfinite().all()})  # not a mask of −∞
     network.load_state_dict({key: state_dict[key] for key in shared}, strict=False)
     new = tuple(key for key in before if key not in shared)
     return Transfer(tuple(shared), new, tuple(key for key in state_dict if key not in shared))
@@ -487,12 +531,17 @@ def _first(names: Iterable[str], count: int = 3) -> str:
 
 
 def _differences(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> list[str]:
-    """One line for each tensor that is on one side alone or has another shape: `embedding is (8, 2), not (8, 3)`."""
+    """One line for each tensor that is on one side alone or has another shape: `embedding is (8, 2), not (8, 3)`.
+
+    And for those of whole numbers in place of others: `embedding is torch.bool, not torch.float32`.
+    """
     lines = []
     for key in dict(network) | dict(weights):
         found, expected = (tuple(side[key].shape) if key in side else "absent" for side in (weights, network))
         if found != expected:
             lines.append(f"{key} is {found}, not {expected}")
+        elif (kind := weights[key].dtype) not in (FLOATS if (own := network[key].dtype) in FLOATS else [own]):
+            lines.append(f"{key} is {kind}, not {own}")
     return lines
 
 
@@ -519,4 +568,8 @@ def _is_whole(value: object) -> bool:
 def _described(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
+    inside = content.get("state_dict", content)
+    for key, value in inside.items() if isinstance(inside, Mapping) else ():
+        if isinstance(value, Tensor) and not _is_whole(value):
+            return f"a tensor that is not dense, real and all in the file, {shown(key, 100)}"
     return f"a dictionary with {_first(map(str, content), count=5) or 'nothing in it'}"

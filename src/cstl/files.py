@@ -74,8 +74,11 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_text(path: str | os.PathLike[str], most: int = 2**24) -> str:
+def read_text(path: str | os.PathLike[str], most: int = 2**24, errors: str = "strict") -> str:
     """The text of a file of at most so many bytes, with or without a byte order mark.
+
+    Args:
+        errors: what becomes of bytes that are not UTF-8, as `bytes.decode` has it.
 
     Raises:
         FileNotFoundError, OSError: no such file, or one that cannot be read.
@@ -89,7 +92,7 @@ def read_text(path: str | os.PathLike[str], most: int = 2**24) -> str:
     if len(data) > most:
         raise ValueError(f"{shown(path)} has {max(found.st_size, len(data)):,} bytes, expected at most {most:,}")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise ValueError(f"{shown(path)} is not UTF-8 text (byte {error.start})") from None
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +22,7 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from cstl import files
-from cstl.files import write_text
+from cstl.files import check_inside, read_text, write_text
 from cstl.processes import is_multirun
 
 Row = dict[str, float]
@@ -232,7 +232,10 @@ class WandbLog(WandbLogger):
         new = secrets.token_hex(4)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            known = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+            known = ""
+            with suppress(FileNotFoundError, ValueError):  # a damaged one is made again
+                check_inside(file)
+                known = read_text(file, 100).strip()
             if not re.fullmatch(r"[\w-]{1,64}", known, re.ASCII):  # an empty one was cut short
                 write_text(file, known := new)
             return {"id": known}

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from cstl.files import shown
 
 NOTE = "owner.json"
 BEAT = 20.0  # seconds between two signs of life
+_PLAIN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # a named pipe is not waited for
 PATIENCE = 120.0  # seconds without one until a process on another machine counts as gone; NFS may hide one for 60
 
 
@@ -46,7 +48,7 @@ def owner(folder: str | Path) -> Iterator[None]:
     try:
         _take(note, mine)
     except OSError as error:
-        reason = "it is no folder" if error.errno == errno.ENOTDIR else os.strerror(error.errno or errno.EIO)
+        reason = "it is no folder" if error.errno == errno.ENOTDIR else error.strerror or str(error)
         raise type(error)(f"{shown(folder)} cannot be written to: {reason[:1].lower()}{reason[1:]}") from error
     over = threading.Event()
     beat = threading.Thread(target=_give_signs, args=(note, mine, over), name="owner", daemon=True)
@@ -117,10 +119,19 @@ def _give_signs(note: Path, mine: str, over: threading.Event) -> None:
 def _look(note: Path) -> tuple[str, int] | None:
     """What a note says and when it was touched; None where there is none."""
     try:
-        with note.open(encoding="utf-8", errors="replace") as file:  # opening asks NFS for what is new
-            return file.read(10_000), os.fstat(file.fileno()).st_mtime_ns
+        number = os.open(note, _PLAIN)  # opening asks NFS for what is new
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.EINVAL, f"{note.name} is a link, delete it") from None
+        raise
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, f"{note.name} is no plain file, delete it")
+    with open(number, encoding="utf-8", errors="replace") as file:
+        return file.read(10_000), found.st_mtime_ns
 
 
 def _gives_a_sign(note: Path, found: tuple[str, int]) -> bool:

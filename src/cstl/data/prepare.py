@@ -62,7 +62,7 @@ from cstl.data.store import (
     table_checksum,
 )
 from cstl.data.workers import available_cores, start_worker
-from cstl.files import read_json, replacing, shown
+from cstl.files import read_json, read_rows, replacing, shown
 from cstl.owner import InUseError
 from cstl.progress import Steps
 
@@ -715,8 +715,8 @@ def _compared_by_names(store: Store, plan: Plan, asked: set[str]) -> Summary:
     """As `_compared`, of a store that an earlier version made: it does not say which files there were."""
     rows = zip(store.subjects.tolist(), store.conditions.tolist(), store.views.tolist(), strict=True)
     kept = {name for name in rows if name[0] in asked}
-    with open(store.path / "dropped.csv", newline="", encoding="utf-8") as file:
-        dropped = {row["path"] for row in csv.DictReader(file) if row["what"] == "sequence"}
+    rows_of_it = read_rows(store.path / "dropped.csv")
+    dropped = {row.get("path") for row in rows_of_it if row.get("what") == "sequence"}
     now = {names(sequence): relative(sequence.folder, plan.raw) for sequence in plan.sequences}
     gone = sorted(kept - now.keys())
     new = sorted(name for name, folder in now.items() if name not in kept and folder not in dropped)

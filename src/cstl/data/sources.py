@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -11,9 +12,10 @@ from typing import NamedTuple
 from cstl.data.frames import Files
 from cstl.data.layouts import RawSequence
 from cstl.data.store import Store
-from cstl.files import shown
+from cstl.files import read_text, shown
 
 FILE = "sources.csv"
+MOST = 2**29  # bytes of it: a few million sequences
 
 Name = tuple[str, str, str]  # subject, condition, view
 
@@ -89,19 +91,19 @@ def read_sources(store: Store) -> dict[Name, Source] | None:
         ValueError: the file is damaged.
     """
     try:
-        with open(store.path / FILE, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            header, *rows = csv.reader(file)
-            if header != list(Source._fields):
-                raise ValueError(f"expected the columns {', '.join(Source._fields)}")
-            sources = [
-                Source(subject, condition, view, int(files), content, times)
-                for subject, condition, view, files, content, times in rows
-            ]
+        text = read_text(store.path / FILE, MOST, errors="surrogateescape")
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
+        if header != list(Source._fields):
+            raise ValueError(f"expected the columns {', '.join(Source._fields)}")
+        sources = [
+            Source(subject, condition, view, int(files), content, times)
+            for subject, condition, view, files, content, times in rows
+        ]
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, IndexError, csv.Error) as error:
         raise ValueError(
-            f"{store.path / FILE} is damaged ({error}); delete the folder and prepare the store again"
+            f"{store.path / FILE} is damaged ({shown(error, 200)}); delete the folder and prepare the store again"
         ) from None
     return {source.name: source for source in sources}
 

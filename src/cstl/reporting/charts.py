@@ -1,5 +1,6 @@
 """The report's interactive plots, as Plotly's JSON; the page sets the colours of text and grid to its theme."""
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -358,4 +359,16 @@ def _plain(figure: go.Figure) -> dict[str, Any]:
     """Data and layout in plain containers, without Plotly's default template: the page has its own."""
     content = json.loads(figure.to_json(engine="json"))
     content["layout"].pop("template", None)
-    return {"data": content["data"], "layout": content["layout"]}
+    return {"data": _as_text(content["data"]), "layout": _as_text(content["layout"])}
+
+
+def _as_text(content: Any) -> Any:
+    """What Plotly is given, with every text escaped: it would show <b>, <br> and <a href> of a name as markup.
+
+    Its templates stay; they are ours and hold no name.
+    """
+    if isinstance(content, dict):
+        return {key: value if key.endswith("template") else _as_text(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_as_text(value) for value in content]
+    return html.escape(content, quote=False) if isinstance(content, str) else content
