@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import shutil
+import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -28,10 +29,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from cstl import files, results, run, tables
+from cstl import compare as compare_module
+from cstl import figures, files, results, run, tables
 from cstl.checkpoint import DamagedError, load_tensors, load_weights, transfer
 from cstl.compare import compare, load_run, to_markdown, to_terminal
 from cstl.compare import main as compare_main
@@ -43,7 +46,8 @@ from cstl.data.store import COLUMNS
 from cstl.files import shown
 from cstl.models import CSTL
 from cstl.recognizer import cross_view_accuracy
-from cstl.report import _file_name, report_run
+from cstl.report import _file_name, compare_runs, report_run
+from cstl.reporting import charts, findings, pictures
 from cstl.reporting.folder import read_run
 
 SECRET = "canary-of-the-environment"
@@ -674,6 +678,93 @@ def test_arrays_from_elsewhere(name: str, spoilt: Path) -> None:
     read(spoilt)
 
 
+OTHERS = [None, "text", -1, 1e308, [], {}, [[1, ["a"]]], True, "\x1b[31mred\nerror: b", 2**62, 0, 0.5]
+
+
+def places(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every field of a JSON or YAML file, and every field in a field."""
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content[:1]):
+        yield (*above, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*above, key))
+
+
+def swapped(content: Any, place: tuple[Any, ...], value: Any) -> Any:
+    content = copy.deepcopy(content)
+    inside = content
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    return content
+
+
+def written(name: str, folder: Path) -> list[tuple[str, str]]:
+    """A good file with one field after the other swapped for something of another type → what, and its content."""
+    text = (folder / name).read_text()
+    if name == "metrics.csv":
+        head, *lines = [line.split(",") for line in text.splitlines()]
+        tables_of = [
+            (f"{column} {value!r:.30}", swapped(swapped(lines, (0, i), str(value)), (1, i), str(value)))
+            for i, column in enumerate(head)
+            for value in [*OTHERS, "nan", "inf", "-inf", "9" * 400, ""]
+        ]
+        return [(what, "\n".join(map(",".join, [head, *table])) + "\n") for what, table in tables_of]
+    content = yaml.safe_load(text)
+    dump = json.dumps if name == "results.json" else yaml.safe_dump
+    return [
+        (f"{'.'.join(map(str, place))} = {value!r:.30}", dump(swapped(content, place, value)))
+        for value in OTHERS  # so that a sample of every so many has all of them
+        for place in places(content)
+    ]
+
+
+@pytest.mark.parametrize("name", ["results.json", "config.yaml", "metrics.csv"])
+def test_fields_of_other_types(
+    name: str, spoilt: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each ends in a page and in a table, with a note where something is left out, or in one clear line."""
+    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)  # drawing takes long
+    monkeypatch.setattr(figures, "to_png", lambda figure: b"")
+    monkeypatch.setattr(pictures, "inlined", lambda path: "")
+    monkeypatch.setattr(compare_module, "draw", lambda tables: Figure())
+    monkeypatch.setattr(findings, "embedding_map", lambda run: None)
+    content = json.loads((spoilt / "results.json").read_text()) | {
+        "method": "CSTL", "train_subjects": 4, "gallery_sequences": 4, "probe_sequences": {"NM": 4, "BG": 4},
+        "trained_subjects": {"tiny": {"subjects": 4, "names": ["001-004"]}, "other": "training subjects unknown"},
+        "seen_test_subjects": {"subjects": 0, "names": []}, "chosen_by_test_subjects": {"subjects": 0, "names": []},
+        "coverage": {"test_subjects": {"present": 2, "protocol": 2}}, "published": "CSTL", "published_left_out": "so",
+        "store": "0123", "configuration": "abc", "versions": {"torch": "2"}, "remarks": ["so"],
+    }  # fmt: skip
+    (spoilt / "results.json").write_text(json.dumps(content))
+    cases = written(name, spoilt)
+    cases = cases[:: max(1, len(cases) // 120)]
+    good = (spoilt / name).read_text()
+    other = shutil.copytree(spoilt, spoilt.parent / "other")
+    failed, refusals, pages = [], set(), 0
+    for number, (what, text) in enumerate(cases):
+        (spoilt / name).write_text(text)
+        try:
+            notes = read_run(spoilt).notes
+            refusal = next((note for note in notes if note.startswith(f"{name} cannot be read")), None)
+            if refusal is None or not refusals:
+                refusals.add(refusal)
+                report_run(spoilt)
+                pages += 1
+                if number % 5 == 0:
+                    compare_runs([other, spoilt], spoilt.parent / "report.html")
+            code = compare_main([str(other), str(spoilt), "--out", str(spoilt.parent / "out"), "--resamples", "2"])
+            printed = capfd.readouterr()
+            assert code == 0 or printed.err.count("\n") == 1
+            assert "\x1b" not in printed.out + printed.err
+        except (ValueError, OSError) as error:
+            clear(error)
+        except Exception as error:
+            failed.append(f"{what}: {type(error).__name__}: {error}, {traceback.extract_tb(error.__traceback__)[-1]}")
+    (spoilt / name).write_text(good)
+    assert not failed, "\n".join(failed)
+    assert pages > len(cases) / 20
+
+
 def test_a_whole_report_of_hostile_names(spoilt: Path) -> None:
     """Markup, mathematics and escapes in every name there is: the page and the figures show them as text."""
     evil = "<script>alert(1)</script>$\\frac{\x1b[31m${oc.env:SECRET}"
@@ -696,6 +787,25 @@ def test_a_whole_report_of_hostile_names(spoilt: Path) -> None:
     assert compare_main([str(spoilt), "--out", str(spoilt / "out")]) == 0
     for file in spoilt.glob("out/*.[cm]*"):
         assert "\x1b" not in file.read_text()
+
+
+def test_plotly_shows_markup_in_names_as_text() -> None:
+    """Its own, which it shows in titles, legends, axes and hover texts: <b>, <br>, <a href>; &lt; would be one, too."""
+    evil = "<b>bold</b><br><a href='https://example.org'>x</a>&lt;"
+    row = tables.Row("NM", evil, (50.0, None), 50.0)
+    confused = findings.Confusion([evil, "b"], np.full((2, 2), 50.0), 2, [(evil, "b", 50.0)])
+    made = [
+        *charts.curves({evil: {f"train/{evil}": ([1, 2], [1.0, 2.0])}, "b": {"train/loss": ([1], [1.0])}}, [evil]),
+        charts.cross_view(evil, np.full((2, 2), 50.0), [evil, "b"]),
+        charts.per_view(evil, [(evil, row)], [evil, "b"], [evil]),
+        charts.confusion(confused),
+    ]
+    for chart in made:
+        text = json.dumps(chart.figure).replace("<extra>", "")
+        text = text.replace("</extra>", "")
+        assert "<" not in text
+        assert "&lt;b&gt;" in text or evil not in chart.text
+    assert sum("&amp;lt;" in json.dumps(chart.figure) for chart in made) >= 3
 
 
 def test_a_name_is_no_path() -> None:

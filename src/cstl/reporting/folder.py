@@ -13,7 +13,7 @@ import numpy as np
 
 from cstl.checkpoint import Weights, load_weights
 from cstl.config import Plain, checked
-from cstl.data.alignment import frame_size
+from cstl.data.alignment import WIDTHS, frame_size
 from cstl.data.store import Store, open_store
 from cstl.files import check_inside, read_json, read_npz, read_rows, read_text, read_yaml, shown, shown_data
 from cstl.published import method_of_files
@@ -99,7 +99,8 @@ class Run:
     def title(self) -> str:
         """The data set for the reader, with the size of the silhouettes: CASIA-B 128×88."""
         title = self.config.get("dataset", {}).get("title") or self.dataset or "unknown data set"
-        size = self.results.get("resolution") or (frame_size(self.config["res"]) if "res" in self.config else None)
+        res = self.config.get("res")  # another than ours may stand in a file
+        size = self.results.get("resolution") or (frame_size(res) if res in WIDTHS else None)
         return f"{title} {size[0]}×{size[1]}" if size else title
 
     @property
@@ -235,6 +236,10 @@ def read_results(path: Path) -> Plain:
     for key, kinds in expected.items():
         if type(content.get(key)) not in (*kinds, type(None)):
             raise ValueError(f"{key} is {shown(content[key], 60)}")
+    content = {key: value for key, value in content.items() if value is not None or key not in expected}  # as absent
+    for name, counts in content.get("coverage", {}).items():
+        if not isinstance(counts, dict) or any(type(count) is not int for count in counts.values()):
+            raise ValueError(f"the coverage of {shown(name, 40)} is {shown(counts, 60)}")
     size = content.get("resolution", [1, 1])
     if type(size) is not list or len(size) != 2 or any(type(side) is not int or not 0 < side < 10**5 for side in size):
         raise ValueError(f"resolution is {shown(size, 60)}")
@@ -245,7 +250,7 @@ def read_results(path: Path) -> Plain:
         for group in groups.values() if isinstance(groups, dict) else [None]:
             for measures in group.values() if isinstance(group, dict) else [None]:
                 for value in measures.values() if isinstance(measures, dict) else [""]:
-                    if not all(map(_is_percent, value if isinstance(value, list) else [value])):
+                    if value == [] or not all(map(_is_percent, value if isinstance(value, list) else [value])):
                         raise ValueError(f"the measures of {shown(method, 40)} are no percentages")
     for what, seconds in (content.get("seconds") or {}).items():
         if type(seconds) not in (int, float) or not 0 <= seconds < 1e10:
