@@ -42,8 +42,10 @@ from cstl.config import CONFIG_PATH, Plain, plain
 from cstl.data import Protocol, Store, open_store
 from cstl.data.frames import read_grey, read_pickle
 from cstl.data.protocol import as_protocol
+from cstl.data.sources import Source, read_sources
 from cstl.data.store import COLUMNS
 from cstl.files import shown
+from cstl.loggers import WandbLog
 from cstl.models import CSTL
 from cstl.recognizer import cross_view_accuracy
 from cstl.report import _file_name, compare_runs, report_run
@@ -812,6 +814,41 @@ def test_a_name_is_no_path() -> None:
     """A figure is named after its probe set, whose name comes from the folder's config.yaml."""
     assert _file_name("../../canary") == "______canary"
     assert _file_name("NM") == "NM"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "large", "other"])
+def test_the_id_of_a_dashboard_is_made_again(kind: str, tmp_path: Path) -> None:
+    """A pipe would be waited for, a link followed."""
+    file = tmp_path / "wandb" / "id"
+    file.parent.mkdir()
+    (tmp_path / "private").write_text("abcd1234")
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "link":
+        file.symlink_to(tmp_path / "private")
+    else:
+        file.write_bytes(b"a" * 10**6 if kind == "large" else b"\xff\x1b[31m")
+    known = WandbLog(tmp_path, mode="offline")._identity()["id"]
+    assert known == file.read_text()
+    assert re.fullmatch("[0-9a-f]{8}", str(known))
+    assert known != "abcd1234"
+    assert not file.is_symlink()
+    assert WandbLog(tmp_path, mode="offline")._identity()["id"] == known
+
+
+@pytest.mark.parametrize("content", [None, "a,b\n", f"{','.join(Source._fields)}\n1,2,3,\x1b[31m,5,6\n",
+                                     f"{','.join(Source._fields)}\n1,2,3,{'9' * 5000},5,6\n", ""])  # fmt: skip
+def test_what_a_store_was_made_of(content: str | None, store: Store, tmp_path: Path) -> None:
+    opened = open_store(shutil.copytree(store.path, tmp_path / "store"), "tiny", 64)
+    assert read_sources(opened)
+    (opened.path / "sources.csv").unlink()
+    if content is None:
+        os.mkfifo(opened.path / "sources.csv")
+    else:
+        (opened.path / "sources.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"sources\.csv is damaged") as caught:
+        read_sources(opened)
+    clear(caught.value)
 
 
 # --- Raw frames, stores, splits ------------------------------------------------------------------------------------
