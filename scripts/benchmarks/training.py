@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.harness import AT_LEAST, AT_MOST, Curve, Row, median_seconds, paired_ratio, peak_memory, wanted
-from benchmarks.plain_cstl import PlainCSTL, take_weights
 from cstl.memory import keep_freed_memory
-from cstl.models import CSTL
+from cstl.models import CSTL, gradients
+from cstl.models.reference import Reference
 from cstl.recognizer import GaitRecognizer
 
 CHANNELS, CLASSES = (32, 64, 128), 73
@@ -33,10 +33,8 @@ def rows(quick: bool = False) -> Iterator[Row]:
             floor = four_convolutions(dtype, sequences * frames)
             yield Row(name, (found := paired_ratio(ours, floor, pairs))[0], ask, AT_MOST, *found[1:], detail)
     if wanted(name := "training step, bf16 mixed, times faster than a plain float32 version"):
-        net, plain = CSTL(64, CLASSES, CHANNELS), PlainCSTL(64, CLASSES, CHANNELS)
-        take_weights(plain, net)
-        ours = training_step(net, torch.bfloat16, sequences, frames)
-        slow = training_step(plain, torch.float32, sequences, frames)
+        ours = training_step(CSTL(64, CLASSES, CHANNELS), torch.bfloat16, sequences, frames)
+        slow = training_step(Reference(64, CLASSES, CHANNELS), torch.float32, sequences, frames)
         ratio, theirs, own = paired_ratio(slow, ours, pairs)
         yield Row(name, ratio, 2.5, AT_LEAST, own, theirs, detail)
     for dtype, precision in ((torch.bfloat16, "bf16 mixed"), (torch.float32, "float32")):
@@ -47,8 +45,43 @@ def rows(quick: bool = False) -> Iterator[Row]:
             yield Row(name, peak / counted, 1.5, AT_MOST, float("nan"), float("nan"), detail)
 
 
+def written_by_hand(sequences: int, frames: int) -> dict[str, tuple[list[torch.Tensor], tuple]]:
+    """Give each function of `cstl.models.gradients` inputs of the sizes that a step at 64×44 has."""
+    parts, channels = 32, CHANNELS[-1]
+    f = torch.rand(parts, sequences, frames, channels)
+    return {
+        "pool_parts": ([torch.rand(sequences * frames, parts, 22, channels)], ()),
+        "windows": ([f], (3,)),
+        "weighted_mean": ([f, torch.rand_like(f)], ((2,),)),
+        "moments": ([f[:, None]], ()),
+    }
+
+
+def forward_and_backward(function: Callable, inputs: list[torch.Tensor], more: tuple) -> Callable[[], None]:
+    """Make what is timed: the outputs, and the gradients of all inputs."""
+    inputs = [x.clone().requires_grad_() for x in inputs]
+
+    def call() -> None:
+        outputs = function(*inputs, *more)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        torch.autograd.grad(outputs, inputs, [torch.ones_like(out) for out in outputs])
+
+    return call
+
+
 def curves(quick: bool = False) -> Iterator[Curve]:
     """Seconds and memory of a bf16 step over frames, sequences and parts (32 parts at 64×44, 64 at 128×88)."""
+    if wanted(name := "what hand-written gradients gain"):
+        curve = Curve(name, "function")
+        sequences, frames, pairs = (2, 4, 1) if quick else (16, 30, 7)
+        for function, (inputs, more) in written_by_hand(sequences, frames).items():
+            fast, plain = (
+                forward_and_backward(getattr(gradients, how), inputs, more) for how in (function, f"{function}_plainly")
+            )
+            ratio, of_formula, by_hand = paired_ratio(plain, fast, pairs)
+            figures = {"formula over by hand": ratio, "seconds of the formula": of_formula, "seconds by hand": by_hand}
+            curve.points.append({"function": function, **figures})
+        yield curve
     if wanted(name := "what other choices cost in a training step"):
         curve = Curve(name, "choice")
         sequences, frames, pairs = (4, 4, 1) if quick else (16, 30, 5)

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from cstl.config import CONFIG_PATH
 from cstl.losses import TripletLoss
 from cstl.models import CSTL
-from cstl.models.ata import AGGREGATIONS, AdaptiveTemporalAggregation, PlainAggregation
+from cstl.models.ablations import AGGREGATIONS, SCALES, SSFL, AblatedCSTL, MeanAggregation
+from cstl.models.ata import AdaptiveTemporalAggregation
 from cstl.models.encoder import Encoder
-from cstl.models.mste import SCALES, TemporalScales
-from cstl.models.ssfl import SSFL
+from cstl.models.mste import TemporalScales
 
 TINY: dict[str, Any] = {"height": 16, "num_classes": 5, "channels": (4, 8, 16), "embedding_dim": 8, "reduction": 4}
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -62,7 +62,7 @@ def three_steps(net: CSTL) -> None:
 @pytest.mark.parametrize("scales", SUBSETS, ids="+".join)
 def test_every_ablation_trains_and_reads_any_length(scales: tuple[str, ...], aggregation: str, ssfl: str) -> None:
     torch.manual_seed(0)
-    net = CSTL(**TINY, scales=scales, aggregation=aggregation, ssfl=ssfl).double()
+    net = AblatedCSTL(**TINY, scales=scales, aggregation=aggregation, ssfl=ssfl).double()
     three_steps(net)
     net.eval()
     x, lengths = torch.rand(3, 5, 16, 10, dtype=torch.float64), torch.tensor([5, 1, 3])
@@ -76,7 +76,7 @@ def test_every_ablation_trains_and_reads_any_length(scales: tuple[str, ...], agg
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
 def test_every_part_count_trains(parts: int) -> None:
     torch.manual_seed(0)
-    net = CSTL(**TINY, parts=parts).double()
+    net = AblatedCSTL(**TINY, parts=parts).double()
     three_steps(net)
     assert net(torch.rand(2, 3, 16, 10, dtype=torch.float64)).embeddings.shape == (2, parts, 8)
 
@@ -99,34 +99,44 @@ def test_aggregations_by_their_definition() -> None:
     each = torch.stack(t).cumsum(0)  # (S, P, N, T, C)
     expected = {"mean": each.mean((0, 3)), "max": each.amax((0, 3)), "concatenation": torch.cat([*each.mean(3)], -1)}
     for how, pooled in expected.items():
-        assert torch.allclose(PlainAggregation(how)(t, None)[0], F.leaky_relu(pooled), atol=1e-6)
+        assert torch.allclose(AGGREGATIONS[how](2, 5, 1, 3)(t, None)[0], F.leaky_relu(pooled), atol=1e-6)
 
 
 def test_ata_of_the_long_term_alone_would_be_its_mean() -> None:
     """Why no importances are made for it: they cancel."""
-    t = TemporalScales(torch.randn(2, 3, 4, 16), None, torch.randn(2, 3, 1, 16).expand(2, 3, 4, 16))
-    ata = AdaptiveTemporalAggregation(2, 16, 4, ("long",))(t, None)[0]
-    assert torch.allclose(ata, PlainAggregation("mean", ("long",))(t, None)[0], atol=1e-6)
-    assert isinstance(CSTL(**TINY, scales=["long"]).ata, PlainAggregation)
+    t = [torch.randn(2, 3, 1, 16).expand(2, 3, 4, 16)]
+    ata = AdaptiveTemporalAggregation(2, 16, 4, scales=1)(t, None)[0]
+    assert torch.allclose(ata, MeanAggregation(2, 16, 4, 1)(t, None)[0], atol=1e-6)
+    assert isinstance(AblatedCSTL(**TINY, scales=["long"]).ata, MeanAggregation)
 
 
 def test_the_embedding_holds_what_ssfl_names() -> None:
-    width = {ssfl: CSTL(**TINY, ssfl=ssfl).embedding.shape[1] for ssfl in SSFL}
+    width = {ssfl: AblatedCSTL(**TINY, ssfl=ssfl).embedding.shape[1] for ssfl in SSFL}
     assert width == {"both": 48, "weighted": 32, "selected": 32, "none": 16}
-    assert CSTL(**TINY, aggregation="concatenation", ssfl="none").embedding.shape[1] == 48
+    assert AblatedCSTL(**TINY, aggregation="concatenation", ssfl="none").embedding.shape[1] == 48
 
 
 def test_the_order_of_scales_does_not_matter() -> None:
-    assert CSTL(**TINY, scales=["long", "frame"]).mste.scales == ("frame", "long")
+    assert AblatedCSTL(**TINY, scales=["long", "frame"]).scales == ("frame", "long")
+
+
+def test_nothing_ablated_is_the_papers_network() -> None:
+    torch.manual_seed(0)
+    net = CSTL(**TINY).eval()
+    ablated = AblatedCSTL(**TINY).eval()
+    ablated.load_state_dict(net.state_dict())
+    x, lengths = torch.rand(2, 5, 16, 10), torch.tensor([5, 2])
+    for mine, theirs in zip(ablated(x, lengths), net(x, lengths), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_attention_says_what_is_not_there() -> None:
     x = torch.rand(2, 3, 16, 10)
-    attention = CSTL(**TINY, scales=["frame", "short"], ssfl="none").eval().attention(x)
+    attention = AblatedCSTL(**TINY, scales=["frame", "short"], ssfl="none").eval().attention(x)
     assert attention.frames is None
     assert attention.scales is not None
     assert attention.scales.shape == (2, 3, 8, 2, 16)
-    assert CSTL(**TINY, aggregation="max").eval().attention(x).scales is None
+    assert AblatedCSTL(**TINY, aggregation="max").eval().attention(x).scales is None
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -141,7 +151,7 @@ def test_attention_says_what_is_not_there() -> None:
 ])  # fmt: skip
 def test_ablations_that_do_not_exist_list_those_that_do(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CSTL(**TINY | arguments)
+        AblatedCSTL(**TINY | arguments)
 
 
 def model(*overrides: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import cstl.models.cstl
 from cstl.models import CSTL
 from cstl.models.batch_norm import PartBatchNorm
-from cstl.models.encoder import _PartPool
+from cstl.models.gradients import pool_parts
 from cstl.models.parts import PartConv
 
 TINY = {"height": 16, "num_classes": 5, "channels": (4, 8, 16), "embedding_dim": 8, "reduction": 4}
@@ -150,7 +150,7 @@ def test_attention_is_what_the_network_uses(net: CSTL) -> None:
 def test_selection_passes_no_gradient_to_its_score(net: CSTL) -> None:
     """Only the weighted part trains the scores: from `selected` alone nothing reaches them."""
     frames = torch.rand(2, 4, 16, 10)
-    f, mask = net._parts(frames, None)
+    f, mask = net.encode(frames, None)
     salient = net.ssfl(net.mste(f, mask), mask)
     salient.selected.sum().backward()
     assert net.ssfl.score_in.weight.grad is None
@@ -210,9 +210,9 @@ def test_float64_stays_float64(net: CSTL) -> None:
 
 def test_gradient_of_pooling() -> None:
     x = torch.rand(1, 3, 4, 2, dtype=torch.float64, requires_grad=True)  # (frames, P, pixels, C)
-    assert torch.autograd.gradcheck(_PartPool.apply, x)
+    assert torch.autograd.gradcheck(pool_parts, x)
     equal = torch.ones(1, 1, 4, 1, requires_grad=True)
-    _PartPool.apply(equal).sum().backward()
+    pool_parts(equal).sum().backward()
     assert equal.grad is not None
     assert equal.grad.flatten().tolist() == [0.5] * 4
 
@@ -227,7 +227,7 @@ def test_impossible_networks_are_refused(arguments: dict, message: str) -> None:
 
 
 def test_wrong_input_is_refused(net: CSTL) -> None:
-    with pytest.raises(ValueError, match=r"float \(N, T, 16, W\).*uint8"):
+    with pytest.raises(ValueError, match=r"float \(B, T, 16, W\).*uint8"):
         net(torch.zeros(2, 3, 16, 10, dtype=torch.uint8))
     with pytest.raises(ValueError, match="prepare the data at that size"):
         net(torch.zeros(2, 3, 64, 44))

@@ -1,6 +1,34 @@
-"""The network in plain PyTorch, one file per module of the paper: encoder, MSTE, ATA, SSFL."""
+"""Networks in plain PyTorch, and what every one of them promises.
 
-from cstl.models.batch_norm import set_batch_norm
-from cstl.models.cstl import CSTL, Attention, CSTLOutput
+A network is any `nn.Module` with
 
-__all__ = ["CSTL", "Attention", "CSTLOutput", "set_batch_norm"]
+    forward(silhouettes: float (B, T, H, W) in [0, 1], lengths: int (B,) | None) -> Output
+
+where `lengths` counts the valid frames of each sequence, and what follows them is not looked at; None: all T. Its class
+may take `num_classes`, the number of training subjects K, and may have `attention(silhouettes, lengths)` for pictures
+and `from_published(state_dict)`, which reads the weights that others share. `cstl.models.reference` tells the CSTL
+paper in one sitting, `cstl.models.cstl` is the same network as it is trained.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """What a network says of B sequences: P parts, D embedding values, K classes.
+
+    Attributes:
+        embeddings: (B, P, D), at least float32: what is compared, part by part; in training what the triplet loss sees.
+        logits: (B, P, K), what cross-entropy trains; None: the network trains by triplets alone.
+    """
+
+    embeddings: Tensor
+    logits: Tensor | None
+
+
+from cstl.models.ablations import AblatedCSTL  # noqa: E402  (they need Output)
+from cstl.models.batch_norm import set_batch_norm  # noqa: E402
+from cstl.models.cstl import CSTL, Attention  # noqa: E402
+
+__all__ = ["CSTL", "AblatedCSTL", "Attention", "Output", "set_batch_norm"]

@@ -1,12 +1,13 @@
 """Batch normalisation of every body part, and the choice of whose statistics: a process's, everybody's, a slice's."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from cstl.models.collective import of_all_processes, world_size
+from cstl.models.gradients import moments
 from cstl.models.parts import at_least_float32
 
 POPULATIONS = ("replica", "synchronised", "ghost")
@@ -65,7 +66,7 @@ class PartBatchNorm(nn.Module):
         if mask is None:
             smallest = x.shape[2] * x.shape[3]
             count = x.new_full((x.shape[1], 1), smallest)  # (S, 1)
-            mean, variance = _Moments.apply(x)
+            mean, variance = moments(x)
         else:
             valid = mask.unflatten(0, x.shape[1:3])[None, ..., None].to(x.dtype)  # (1, S, N/S, T, 1)
             count = valid.sum((2, 3))[0]
@@ -249,24 +250,3 @@ def _shared(count: Tensor, mean: Tensor, variance: Tensor, sharers: int) -> tupl
     mean = (n * means).sum(0) / total
     variance = (n * (variances + (means - mean).square())).sum(0) / total
     return total[0, :, :1], mean, variance
-
-
-class _Moments(torch.autograd.Function):
-    """Mean and biased variance (P, S, C) over the sequences and frames of x (P, S, N/S, T, C).
-
-    `torch.var_mean` takes ten times as long where the channels come last, and its gradient four passes instead of one.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = x.mean((2, 3), keepdim=True)
-        variance = (x - mean).square_().mean((2, 3))
-        ctx.save_for_backward(x, mean)
-        return mean[:, :, 0, 0], variance
-
-    @staticmethod
-    def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        count = x.shape[2] * x.shape[3]
-        to_mean, slope = to_mean[:, :, None, None] / count, to_variance[:, :, None, None] * (2 / count)
-        return torch.addcmul(to_mean - slope * mean, x, slope)

@@ -1,10 +1,10 @@
 """The frame encoder: silhouettes to parts (Section 3.1 of the paper)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cstl.models.gradients import pool_parts
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -13,29 +13,8 @@ def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
     return convolution
 
 
-class _PartPool(torch.autograd.Function):
-    """The maximum plus the mean of every part's pixels, (frames, P, pixels, C) → (frames, P, C).
-
-    Written out so that the gradient is made once, in the map's own memory layout and precision. Pixels that share the
-    maximum share its gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        maximum = x.amax(dim=2, keepdim=True)  # (frames, P, 1, C)
-        ctx.save_for_backward(x, maximum)
-        return (maximum.squeeze(2) + x.sum(dim=2) / x.shape[2]).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, maximum = ctx.saved_tensors
-        grad = grad[:, :, None]
-        largest = torch.eq(x, maximum, out=torch.empty_like(x))  # 1 or 0
-        return largest.mul_(grad / largest.sum(dim=2, keepdim=True)).add_(grad / x.shape[2])
-
-
 class Encoder(nn.Module):
-    """Four 3×3 convolutions, each frame alone, then every row of the map becomes one part.
+    """Convolve each frame alone, four times 3×3, and make a part of every row of the map.
 
     Input float (frames, H, W) in [0, 1]; output (frames, P, C), P = `parts` and C the last of `channels`. The map has
     H / 2 rows; with fewer parts than rows, a part is a strip of as many rows as it takes.
@@ -60,4 +39,4 @@ class Encoder(nn.Module):
         x = F.leaky_relu(self.conv3(x), inplace=True)
         x = F.leaky_relu(self.conv4(x), inplace=True)  # (frames, C, H/2, W/2)
         strips = x.permute(0, 2, 3, 1).unflatten(1, (self.parts, -1)).flatten(2, 3)  # (frames, P, pixels, C)
-        return _PartPool.apply(strips)
+        return pool_parts(strips)

@@ -10,7 +10,6 @@ import torch
 from cstl.checkpoint import Weights, build_network
 from cstl.data.store import Store
 from cstl.models import CSTL
-from cstl.models.mste import SCALES
 
 MOVING = 30  # frames of a moving picture, at most
 LOOKED_AT = 120  # frames of a sequence that the network is shown, at most
@@ -54,12 +53,8 @@ def look(network: CSTL, silhouettes: np.ndarray) -> Look:
     scales: dict[str, np.ndarray] = {}
     if attention.scales is not None:
         means = attention.scales[0].mean(-1)  # (T, P, S)
-        scales = {SCALE_NAMES[name]: means[:, :, i].numpy() for i, name in enumerate(_scales(network))}
+        scales = {SCALE_NAMES[name]: means[:, :, i].numpy() for i, name in enumerate(network.scales)}
     return Look(silhouettes, scales, None if attention.frames is None else attention.frames[0].numpy())
-
-
-def _scales(network: CSTL) -> list[str]:
-    return [scale for scale in SCALES if scale in network.mste.scales]
 
 
 def strip(silhouettes: np.ndarray) -> np.ndarray:

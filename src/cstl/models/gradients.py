@@ -1,0 +1,136 @@
+"""Backward passes written by hand, side by side, each beside the plain formula that it stands for.
+
+Autograd derives the same gradients from the formulas; the tests compare the two. What each function gains in a training
+step stands with it: `python scripts/benchmark.py gradients` measures it anew.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def pool_parts(x: Tensor) -> Tensor:
+    """Add the maximum and the mean of every part's pixels: (frames, P, pixels, C) → (frames, P, C)."""
+    return _PoolParts.apply(x)
+
+
+def pool_parts_plainly(x: Tensor) -> Tensor:
+    """Write `pool_parts` as its formula."""
+    return x.amax(dim=2) + x.mean(dim=2)
+
+
+class _PoolParts(torch.autograd.Function):
+    """Makes the gradient once, in the map's own memory layout and precision; ties share the maximum's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        maximum = x.amax(dim=2, keepdim=True)  # (frames, P, 1, C)
+        ctx.save_for_backward(x, maximum)
+        return (maximum.squeeze(2) + x.sum(dim=2) / x.shape[2]).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, maximum = ctx.saved_tensors
+        grad = grad[:, :, None]
+        largest = torch.eq(x, maximum, out=torch.empty_like(x))  # 1 or 0
+        return largest.mul_(grad / largest.sum(dim=2, keepdim=True)).add_(grad / x.shape[2])
+
+
+def windows(x: Tensor, kernel: int) -> Tensor:
+    """Lay every frame beside its neighbours in time: (P, B, T, C) → (P, B, T, kernel·C), zeros beyond the ends."""
+    return _Windows.apply(x, kernel)
+
+
+def windows_plainly(x: Tensor, kernel: int) -> Tensor:
+    """Write `windows` as slices of a padded copy; autograd fills and adds a whole tensor for each of them."""
+    padded = torch.nn.functional.pad(x, (0, 0, kernel // 2, kernel // 2))
+    return torch.cat([padded[:, :, k : k + x.shape[2]] for k in range(kernel)], dim=3)
+
+
+class _Windows(torch.autograd.Function):
+    """Adds each neighbour's gradient to its frame, in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: int) -> Tensor:
+        windows = x.new_zeros(*x.shape[:3], kernel, x.shape[3])
+        ctx.shifts = [_overlap(x.shape[2], k - kernel // 2) for k in range(kernel)]
+        for k, (frame, neighbour) in enumerate(ctx.shifts):
+            windows[:, :, frame, k] = x[:, :, neighbour]
+        return windows.flatten(3)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.unflatten(3, (len(ctx.shifts), -1))  # (P, B, T, kernel, C)
+        total = grad[:, :, :, len(ctx.shifts) // 2].clone()  # every frame in its own window
+        for k, (frame, neighbour) in enumerate(ctx.shifts):
+            if frame != neighbour:
+                total[:, :, neighbour] += grad[:, :, frame, k]
+        return total, None
+
+
+def _overlap(frames: int, shift: int) -> tuple[slice, slice]:
+    """Name the frames that have a neighbour `shift` frames later, and these neighbours."""
+    count = max(frames - abs(shift), 0)
+    first, neighbour = max(-shift, 0), max(shift, 0)
+    return slice(first, first + count), slice(neighbour, neighbour + count)
+
+
+def weighted_mean(value: Tensor, weight: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """Compute Σ weight·value / Σ weight over the dimensions `dim`, kept with size 1; sums are at least float32."""
+    return _WeightedMean.apply(value, weight, dim)
+
+
+def weighted_mean_plainly(value: Tensor, weight: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """Write `weighted_mean` as its formula, which keeps a copy of the values for every step."""
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    return (weight * value).sum(dim, keepdim=True, dtype=dtype) / weight.sum(dim, keepdim=True, dtype=dtype)
+
+
+class _WeightedMean(torch.autograd.Function):
+    """Makes both gradients from the mean: two products."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weight: Tensor, dim: tuple[int, ...]) -> Tensor:
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        total = weight.sum(dim, keepdim=True, dtype=dtype)
+        mean = (weight * value).sum(dim, keepdim=True, dtype=dtype) / total
+        ctx.save_for_backward(value, weight, total, mean)
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        value, weight, total, mean = ctx.saved_tensors
+        share = grad / total
+        to_value = weight.to(value.dtype) * share.to(value.dtype)
+        to_weight = (value - mean).mul_(share).sum_to_size(weight.shape)  # float32: value and mean are close
+        return to_value, to_weight.to(weight.dtype), None
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and biased variance (P, S, C) over the sequences and frames of x (P, S, B/S, T, C)."""
+    return _Moments.apply(x)
+
+
+def moments_plainly(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Write `moments` with PyTorch's own, ten times as slow where the channels come last."""
+    variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+    return mean, variance
+
+
+class _Moments(torch.autograd.Function):
+    """Passes over the batch once in the backward pass, in place of four times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean((2, 3), keepdim=True)
+        variance = (x - mean).square_().mean((2, 3))
+        ctx.save_for_backward(x, mean)
+        return mean[:, :, 0, 0], variance
+
+    @staticmethod
+    def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.shape[2] * x.shape[3]
+        to_mean, slope = to_mean[:, :, None, None] / count, to_variance[:, :, None, None] * (2 / count)
+        return torch.addcmul(to_mean - slope * mean, x, slope)
