@@ -15,8 +15,7 @@ import torch
 from golden import recipe
 from torch import Tensor
 
-import cstl.metrics
-from cstl.metrics import CrossViewAccuracy, CrossViewResult
+from cstl.metrics import CrossViewAccuracy, CrossViewResult, ProbeTable, cross_view, distances, probes, retrieval
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "cross_view.npz")
 
@@ -250,7 +249,7 @@ def test_batches_chunks_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch)
     assert_equal(evaluate([tensor[order] for tensor in data]), expected)
     assert_equal(evaluate(data, chunk=1), expected)
     assert_equal(evaluate(data, chunk=100), expected)
-    monkeypatch.setattr(cstl.metrics, "_BLOCK", 7)
+    monkeypatch.setattr(cross_view, "_BLOCK", 7)
     accuracy = metric()
     for batch in zip(*(tensor.split(3) for tensor in data), strict=True):
         accuracy.update(*batch)
@@ -333,7 +332,8 @@ def test_memory_is_one_copy_of_the_embeddings(
     store_dtype: torch.dtype | None, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks are as small beside the whole as those of OU-MVLP are; a second copy would double the peak."""
-    monkeypatch.setattr(cstl.metrics, "_BLOCK", 16)
+    monkeypatch.setattr(cross_view, "_BLOCK", 16)
+    monkeypatch.setattr(retrieval, "_VALUES", 2**20)
     accuracy = metric(store_dtype=store_dtype, cross_view_gallery=(), cross_view_probes=None)
     accuracy.update(torch.ones(1, 32, 2048), *torch.zeros(3, 1, dtype=torch.int64))
     accuracy.compute()
@@ -422,7 +422,7 @@ def test_what_was_not_computed_is_refused() -> None:
     for rank in (0, 4):
         with pytest.raises(ValueError, match="ranks 1 to 3"):
             result.mean("NM", rank=rank)
-    with pytest.raises(ValueError, match="unknown measure 'map'; there are rank, mAP and mINP"):
+    with pytest.raises(ValueError, match="unknown measure 'map'; there are rank, mAP, mINP"):
         result.mean("NM", measure="map")
 
 
@@ -475,40 +475,88 @@ def test_update_that_does_not_fit(position: int, value: Tensor, message: str) ->
     assert_equal(accuracy.compute(), evaluate(sequences()))
 
 
-def test_neighbours_of_every_probe_whatever_the_batches() -> None:
+def test_what_every_probe_found_whatever_the_batches() -> None:
     embeddings, subject, condition, view = sequences()
     number = 1000 + torch.randperm(80, generator=torch.Generator().manual_seed(1))
     whole, dealt = metric(), metric()
     whole.update(embeddings, subject, condition, view, number)
     for some in torch.randperm(80, generator=torch.Generator().manual_seed(2)).split(7):
         dealt.update(embeddings[some], subject[some], condition[some], view[some], number[some])
-    found = whole.compute().neighbours
-    for one, other in zip(found, dealt.compute().neighbours, strict=True):
-        assert torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))
+    found = whole.compute().table
+    for one, other in zip(found, dealt.compute().table, strict=True):
+        np.testing.assert_array_equal(one, other)
     for one, other in zip(whole.mean_embeddings(), dealt.mean_embeddings(), strict=True):
         assert torch.equal(one, other)
 
-    probes = sorted(i for i in range(80) if CONDITIONS[condition[i]] in PROBES["ALL"])
-    assert sorted(found.sequence.tolist()) == sorted(number[probes].tolist())
-    assert found.sequence.tolist() == sorted(found.sequence.tolist())
+    sought = sorted(number[i].item() for i in range(80) if CONDITIONS[condition[i]] in PROBES["ALL"])
+    assert found.sequence.tolist() == sought * len(VIEWS)  # gallery by gallery, each in the order of the numbers
     distance = torch.cdist(embeddings.transpose(0, 1).double(), embeddings.transpose(0, 1).double()).mean(0)
-    for row, i in enumerate((number[:, None] == found.sequence).int().argmax(0).tolist()):
-        assert (found.subject[row], found.condition[row], found.view[row]) == (subject[i], condition[i], view[i])
-        for v in range(len(VIEWS)):
-            gallery = [j for j in range(80) if CONDITIONS[condition[j]] in GALLERY and view[j] == v]
-            near = min(gallery, key=distance[i].__getitem__)
-            own = [j for j in gallery if subject[j] == subject[i]]
-            assert found.nearest[row, v] == number[near]
-            assert found.nearest_distance[row, v] == pytest.approx(distance[i, near].item(), rel=1e-5)
-            match = min(own, key=distance[i].__getitem__, default=None)
-            assert found.match[row, v] == (-1 if match is None else number[match])
-            if match is None:
-                assert found.wrong[row, v].isnan()
-                assert found.match_distance[row, v].isinf()
-                continue
-            assert found.match_distance[row, v] == pytest.approx(distance[i, match].item(), rel=1e-5)
-            ahead = sum(distance[i, j] <= distance[i, match] for j in gallery if j not in own)
-            assert found.wrong[row, v] == ahead
+    for row in map(ProbeTable._make, zip(*found, strict=True)):
+        i = int((number == int(row.sequence)).nonzero())
+        assert (row.subject, row.condition, row.view) == (subject[i], condition[i], view[i])
+        gallery = [j for j in range(80) if CONDITIONS[condition[j]] in GALLERY and view[j] == row.gallery]
+        near = min(gallery, key=distance[i].__getitem__)
+        own = [j for j in gallery if subject[j] == subject[i]]
+        assert row.nearest == number[near]
+        assert row.nearest_distance == pytest.approx(distance[i, near].item(), rel=1e-5)
+        match = min(own, key=distance[i].__getitem__, default=None)
+        assert row.match == (-1 if match is None else number[match])
+        if match is None:
+            assert np.isnan(row.impostors_ahead)
+            assert np.isinf(row.match_distance)
+            continue
+        assert row.match_distance == pytest.approx(distance[i, match].item(), rel=1e-5)
+        assert row.impostors_ahead == sum(distance[i, j] <= distance[i, match] for j in gallery if j not in own)
+
+
+def test_distances_by_their_formulas() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(300, 3, 5), torch.randn(40, 3, 5)
+    expected = torch.cdist(x.transpose(0, 1).double(), y.transpose(0, 1).double()).mean(0)
+    assert torch.allclose(distances(x, y).double(), expected, rtol=1e-5)
+    assert torch.allclose(distances(x.double(), y.double()), expected, rtol=1e-12)
+    cosine = 1 - torch.nn.functional.cosine_similarity(x[:, None], y[None], dim=3).mean(2)
+    assert torch.allclose(distances(x, y, "cosine"), cosine, atol=1e-6)
+    with pytest.raises(ValueError, match="'cosinus'; choose one of euclidean, cosine"):
+        distances(x, y, "cosinus")
+    with pytest.raises(ValueError, match=r"same parts and values.*\(300, 3, 5\) and \(40, 3, 4\)"):
+        distances(x, y[..., :4])
+
+
+def test_the_number_of_threads_changes_no_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(500, 4, 16), torch.randn(300, 4, 16)
+    threads = torch.get_num_threads()
+    found = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        found.append(distances(x, y))
+        assert torch.get_num_threads() == count
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_many_matches_rank_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    near, own = torch.rand(9, 60).round(decimals=1), torch.rand(9, 60) < 0.3  # with ties
+    one_by_one = retrieval.rank(near, own)
+    monkeypatch.setattr(retrieval, "_MANY", 1)
+    for mine, theirs in zip(retrieval.rank(near, own), one_by_one, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_resampled_subjects_by_a_loop() -> None:
+    """A weight for each subject is as if its probes had come that often."""
+    result = evaluate(sequences())
+    table, subjects = probes.compact_subjects(result.table.of(result.probes["ALL"]))
+    weights = np.random.default_rng(0).multinomial(len(subjects), np.full(len(subjects), 1 / len(subjects)), size=3)
+    for matched in (False, True):
+        fast = probes.tally(table, len(VIEWS), len(subjects), k=2, matched=matched).percent(weights)
+        for again, row in zip(weights, fast, strict=True):
+            repeated = table.where(np.repeat(np.arange(len(table.view)), again[table.subject]))
+            slow = probes.tally(repeated, len(VIEWS), len(subjects), k=2, matched=matched).percent()
+            np.testing.assert_allclose(row, slow)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")  # on purpose: processes without a sequence
@@ -552,4 +600,6 @@ def test_processes_with_unequal_shares_gather_everything(shares: list[int], dtyp
 
 
 def test_examples() -> None:
-    assert doctest.testmod(cstl.metrics).failed == 0
+    for module in (cross_view, retrieval):
+        assert doctest.testmod(module).failed == 0
+        assert doctest.testmod(module).attempted

@@ -1,7 +1,10 @@
 """Comparing all probes with the gallery, beside the matrix products alone; and the memory it takes."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -25,6 +28,11 @@ def rows(quick: bool) -> Iterator[Row]:
     if wanted(name := "evaluation time"):
         metric = _filled(number, parts)
         figures = paired_ratio(metric.compute, _products(metric), pairs=1 if quick else 5)
+        yield Row(name, figures[0], 1.25, AT_MOST, *figures[1:], f"{detail}, {torch.get_num_threads()} threads")
+        del metric
+    if wanted(name := "evaluation beside one busy process, over its own quiet time"):
+        metric = _filled(number, parts)
+        figures = paired_ratio(_beside_a_busy_process(metric.compute), metric.compute, pairs=1 if quick else 5)
         yield Row(name, figures[0], 2.0, AT_MOST, *figures[1:], f"{detail}, {torch.get_num_threads()} threads")
         del metric
     if wanted(name := "evaluation memory"):
@@ -51,6 +59,22 @@ def curves(quick: bool) -> Iterator[Curve]:
 def evaluate(number: int, parts: int) -> None:
     """A whole evaluation of random embeddings."""
     _filled(number, parts).compute()
+
+
+def _beside_a_busy_process(work: Callable[[], Any]) -> Callable[[], None]:
+    """Do the work while another process computes, which is there before it begins."""
+
+    def call() -> None:
+        busy = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+        try:
+            assert busy.stdout
+            busy.stdout.readline()
+            work()
+        finally:
+            busy.kill()
+            busy.wait()
+
+    return call
 
 
 def _filled(number: int, parts: int) -> CrossViewAccuracy:

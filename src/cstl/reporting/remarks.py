@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,13 +46,13 @@ def remarks(
     enrolled = len(labels[in_gallery, 0].unique())
     spread = float((embeddings - embeddings.mean(0)).square().sum(1).mean().sqrt())
     size = float(embeddings.mean(0).norm())
-    walks = len(torch.stack([result.neighbours.subject, result.neighbours.condition]).unique(dim=1).T)
+    walks = len(np.unique(np.stack([result.table.subject, result.table.condition]), axis=1).T)
     chance = 100 / max(enrolled, 1)
     deviation = math.sqrt(chance * (100 - chance) / max(walks, 1))
 
     found = []
-    found_at = torch.cat([result.neighbours.nearest_distance, result.neighbours.match_distance])
-    apart = float(found_at[found_at.isfinite()].median()) if found_at.isfinite().any() else math.inf
+    found_at = np.concatenate([result.table.nearest_distance, result.table.match_distance])
+    apart = float(np.median(found_at[np.isfinite(found_at)])) if np.isfinite(found_at).any() else math.inf
     near = COLLAPSED * (margin or 0)
     if collapsed := (apart <= near and spread <= near) or spread <= 1e-3 * size:
         found.append(
@@ -59,7 +60,7 @@ def remarks(
             + (f" where training asks for a margin of {margin:g}" if margin else "")
             + f"{_at_the_margin(logged, margin)}. Try another seed, or a lower model.learning_rate."
         )
-    if (result.neighbours.match < 0).all():
+    if (result.table.match < 0).all():
         found.append("No subject of a probe is in the gallery of a view: every probe can only be missed.")
     elif enrolled == 1:
         found.append(
@@ -82,7 +83,7 @@ def remarks(
             )
     if not collapsed and (twins := _twins(result, embeddings, labels, SAME * spread)):
         found.append(
-            f"{twins} of the {len(result.neighbours.sequence)} probe sequences have the embedding of a gallery "
+            f"{twins} of the {len(np.unique(result.table.sequence))} probe sequences have the embedding of a gallery "
             "sequence: are the same frames there under two names?"
         )
     return found + _not_finite(logged)
@@ -113,13 +114,10 @@ def _at_the_margin(logged: Sequence[Mapping[str, float]], margin: float | None) 
 def _twins(result: CrossViewResult, embeddings: Tensor, labels: Tensor, near: float) -> int:
     """Probes whose nearest gallery sequence has the same embedding, at most `near` apart."""
     place = {number: i for i, number in enumerate(labels[:, 3].tolist())}
-    found = result.neighbours
-    nearest = found.nearest.gather(1, found.nearest_distance.argmin(1, keepdim=True)).squeeze(1)  # (N,)
-    pairs = [
-        (place[a], place[b])
-        for a, b in zip(found.sequence.tolist(), nearest.tolist(), strict=True)
-        if a in place and b in place
-    ]
+    table = result.table.where(np.lexsort((result.table.nearest_distance, result.table.sequence)))
+    _, first = np.unique(table.sequence, return_index=True)  # of each probe the gallery with the nearest
+    found = zip(table.sequence[first].tolist(), table.nearest[first].tolist(), strict=True)
+    pairs = [(place[a], place[b]) for a, b in found if a in place and b in place]
     if not pairs:
         return 0
     probe, other = (embeddings[some] for some in torch.tensor(pairs).unbind(1))

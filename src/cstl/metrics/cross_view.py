@@ -3,48 +3,39 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-_ROWS = 512  # probes whose distances of one part are made at once: few enough to stay near the processor
+from cstl.metrics.probes import (
+    ALL_VIEWS,
+    MEASURES,
+    ProbeTable,
+    compact_subjects,
+    conditions_of,
+    mean_over_galleries,
+    nanmean,
+    tally,
+)
+from cstl.metrics.retrieval import ForEach, Ranked, own_threads, rank, total_distances
+
 _BLOCK = 1024  # stored sequences that are joined to one tensor
 _LARGEST = 1e18  # a norm whose square, and the squared distances with it, float32 still holds
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class Neighbours(NamedTuple):
-    """What every probe sequence found in the gallery of each view: N probes in the order of their numbers, V views.
-
-    Attributes:
-        sequence, subject, condition, view: int64 (N,), as given to `CrossViewAccuracy.update`.
-        wrong: float32 (N, V), gallery sequences of other subjects that are as near as the nearest match; NaN without a
-            match. The probe is recognised at rank k where this is below k.
-        nearest: int64 (N, V), `sequence` of the nearest in the gallery, −1 where it is empty.
-        nearest_distance: float32 (N, V), infinite where the gallery is empty.
-        match: int64 (N, V), `sequence` of the nearest one of the probe's own subject, −1 without a match.
-        match_distance: float32 (N, V), infinite without a match.
-    """
-
-    sequence: Tensor
-    subject: Tensor
-    condition: Tensor
-    view: Tensor
-    wrong: Tensor
-    nearest: Tensor
-    nearest_distance: Tensor
-    match: Tensor
-    match_distance: Tensor
-
-
 class CrossViewResult:
     """What `CrossViewAccuracy.compute` returns: V views, R ranks, all tensors on the CPU, in percent.
 
-    A plain class, because torchmetrics rebuilds named tuples and dataclasses and squeezes tensors of one element.
+    A plain class, because torchmetrics rebuilds named tuples and dataclasses and squeezes tensors of one element. All
+    its numbers are made of `table` by the functions of `cstl.metrics.probes`.
 
     Attributes:
+        table: what every probe sequence found in the gallery of each view.
         views: the V names, in the order of both view axes.
+        probes: name → positions of its conditions.
         accuracy: probe → float64 (V probe views, V gallery views, R), percent of *all* probes of the view.
         accuracy_matched: the same, percent of those probes whose subject is in the gallery of that view.
         average_precision: probe → float64 (V, V), mAP. A probe's average precision is the mean, over its matches (the
@@ -54,7 +45,6 @@ class CrossViewResult:
             hardest, the last of them. Probes without a match are left out. (Ye et al., TPAMI 2021)
         gallery_sequences: int64 (V,), number of gallery sequences of each view.
         probe_sequences: probe → int64 (V,), number of probe sequences of each view.
-        neighbours: what every probe sequence found, to look at single ones and to resample subjects.
         joint_gallery: the gallery is all views at once: the axis of the gallery views has one entry instead of V.
         cross_view_gallery: the result of the second protocol, where the metric was given one; its `joint_gallery` is
             True.
@@ -64,27 +54,33 @@ class CrossViewResult:
 
     def __init__(
         self,
-        views: tuple[str, ...],
-        accuracy: dict[str, Tensor],
-        accuracy_matched: dict[str, Tensor],
-        average_precision: dict[str, Tensor],
-        inverse_negative_penalty: dict[str, Tensor],
+        table: ProbeTable,
+        views: Sequence[str],
+        probes: Mapping[str, Sequence[int]],
+        max_rank: int,
         gallery_sequences: Tensor,
-        probe_sequences: dict[str, Tensor],
-        neighbours: Neighbours,
+        probe_sequences: Mapping[str, Tensor],
         joint_gallery: bool = False,
     ) -> None:
-        """Store what was counted."""
-        self.views = views
-        self.accuracy = accuracy
-        self.accuracy_matched = accuracy_matched
-        self.average_precision = average_precision
-        self.inverse_negative_penalty = inverse_negative_penalty
-        self.gallery_sequences = gallery_sequences
-        self.probe_sequences = probe_sequences
-        self.neighbours = neighbours
+        """Count what the table says."""
+        self.table, self.views = table, tuple(views)
+        self.probes = {name: tuple(conditions) for name, conditions in probes.items()}
+        self.gallery_sequences, self.probe_sequences = gallery_sequences, dict(probe_sequences)
         self.joint_gallery = joint_gallery
         self.cross_view_gallery: CrossViewResult | None = None
+        ranks = range(1, max_rank + 1)
+        self.accuracy, self.accuracy_matched = (
+            {name: torch.stack([self._cells(name, "rank", k, matched) for k in ranks], dim=-1) for name in self.probes}
+            for matched in (False, True)
+        )
+        self.average_precision, self.inverse_negative_penalty = (
+            {name: self._cells(name, measure) for name in self.probes} for measure in ("mAP", "mINP")
+        )
+
+    def _cells(self, probe: str, measure: str, k: int = 1, matched: bool = False) -> Tensor:
+        rows, subjects = compact_subjects(self.table.of(self.probes[probe], self.joint_gallery))
+        found = tally(rows, len(self.views), len(subjects), measure, k, matched, self.joint_gallery)
+        return torch.from_numpy(found.percent())
 
     def per_view(
         self,
@@ -94,7 +90,7 @@ class CrossViewResult:
         include_identical_view: bool = False,
         measure: str = "rank",
     ) -> Tensor:
-        """One measure for each probe view, the row of a paper's table: the mean over the gallery views.
+        """Give one measure for each probe view, the row of a paper's table: the mean over the gallery views.
 
         Args:
             probe: a name of the protocol's probes, such as "NM".
@@ -112,23 +108,19 @@ class CrossViewResult:
         """
         if probe not in self.accuracy:
             raise ValueError(f"unknown probe {probe!r}; the protocol's probes are {', '.join(self.accuracy)}")
+        if measure not in MEASURES:
+            raise ValueError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
         if measure == "rank":
-            table = (self.accuracy_matched if matched else self.accuracy)[probe]
-            if not 1 <= rank <= table.shape[-1]:
-                raise ValueError(f"rank is {rank}; ranks 1 to {table.shape[-1]} were computed, raise max_rank for more")
-            cells = table[:, :, rank - 1].clone()  # (V probe, V gallery)
-        elif measure in ("mAP", "mINP"):
-            cells = (self.average_precision if measure == "mAP" else self.inverse_negative_penalty)[probe].clone()
+            cells = (self.accuracy_matched if matched else self.accuracy)[probe]
+            if not 1 <= rank <= cells.shape[-1]:
+                raise ValueError(f"rank is {rank}; ranks 1 to {cells.shape[-1]} were computed, raise max_rank for more")
+            cells = cells[:, :, rank - 1]  # (V probe, V gallery)
         else:
-            raise ValueError(f"unknown measure {measure!r}; there are rank, mAP and mINP")
-        if self.joint_gallery:
-            if include_identical_view:
-                raise ValueError(
-                    "a cross-view gallery leaves identical views out: include_identical_view must be False"
-                )
-        elif not include_identical_view:
-            cells.fill_diagonal_(torch.nan)
-        return cells.nanmean(1)
+            cells = (self.average_precision if measure == "mAP" else self.inverse_negative_penalty)[probe]
+        if self.joint_gallery and include_identical_view:
+            raise ValueError("a cross-view gallery leaves identical views out: include_identical_view must be False")
+        leave_out = not (include_identical_view or self.joint_gallery)
+        return torch.from_numpy(mean_over_galleries(cells.numpy(), leave_out))
 
     def mean(
         self,
@@ -138,12 +130,12 @@ class CrossViewResult:
         include_identical_view: bool = False,
         measure: str = "rank",
     ) -> float:
-        """Mean of `per_view` over the probe views, in percent: the number that papers compare. Arguments as there.
+        """Average `per_view` over the probe views, in percent: the number that papers compare. Arguments as there.
 
         Raises:
             ValueError: as in `per_view`, and when there is nothing to average; the message says why.
         """
-        mean = self.per_view(probe, rank, matched, include_identical_view, measure).nanmean().item()
+        mean = float(nanmean(self.per_view(probe, rank, matched, include_identical_view, measure).numpy()))
         if mean == mean:
             return mean
         if not self.probe_sequences[probe].any():
@@ -325,11 +317,13 @@ class CrossViewAccuracy(Metric):
             self._merge()
 
     def compute(self) -> CrossViewResult:
-        """Compare all probes with the gallery, a block of probes and one part at a time, and count."""
+        """Compare all probes with the gallery, block by block, and count."""
         self._merge()
-        result = self._compare(self.gallery, self.probes, joint=False)
-        if self.cross_view_probes:
-            result.cross_view_gallery = self._compare(self.cross_view_gallery, self.cross_view_probes, joint=True)
+        with own_threads(self.embeddings[0].device if self.embeddings else torch.device("cpu")) as for_each:
+            result = self._compare(self.gallery, self.probes, False, for_each)
+            if self.cross_view_probes:
+                second = self._compare(self.cross_view_gallery, self.cross_view_probes, True, for_each)
+                result.cross_view_gallery = second
         return result
 
     def _merge(self) -> None:
@@ -338,41 +332,44 @@ class CrossViewAccuracy(Metric):
         _merge(self.labels)
 
     def _compare(
-        self, gallery_conditions: Sequence[str], probes: Mapping[str, Sequence[str]], joint: bool
+        self,
+        gallery_conditions: Sequence[str],
+        probes: Mapping[str, Sequence[str]],
+        joint: bool,
+        for_each: ForEach,
     ) -> CrossViewResult:
-        """The result of one protocol; `joint`: all views are one gallery."""
+        """Compare the probes of one protocol with its gallery; `joint`: all views are one gallery."""
         gallery = self._sequences(gallery_conditions)
         sought = self._sequences([name for members in probes.values() for name in members])
-        galleries = (  # the columns of the distances that are searched at once; V, or one when joint
-            [torch.arange(len(gallery.labels))]
+        views = range(len(self.views))
+        columns = (  # of the distances, searched at once: those of each view, or all
+            {ALL_VIEWS: torch.arange(len(gallery.labels))}
             if joint
-            else [(gallery.labels[:, 2] == view).nonzero().squeeze(1) for view in range(len(self.views))]
+            else {view: (gallery.labels[:, 2] == view).nonzero().squeeze(1) for view in views}
         )
-        shape = len(sought.labels), len(galleries)
-        scores = torch.full((*shape, 3), torch.nan, dtype=torch.float64)
-        nearest, match = (torch.full((*shape, 2), torch.inf, dtype=torch.float64) for _ in range(2))
+        tables = []
         block = max(1, self.chunk // max(1, len(gallery.labels)))
         for first in range(0, len(sought.labels), block) if len(gallery.labels) else ():
-            some = slice(first, first + block)
-            labels = sought.labels[some]
-            distances = _distances(sought.select(some), gallery)
-            for i, columns in enumerate(galleries):
-                near = distances if joint else distances[:, columns.to(distances.device)]
-                wanted = gallery.labels[columns]
-                own = (labels[:, :1] == wanted[:, 0]).to(near.device)
-                nearest[some, i] = _nearest(near, wanted)
-                match[some, i] = _nearest(near.masked_fill(~own, torch.inf), wanted)
-                scores[some, i] = _scores(near, labels.to(near.device), wanted.to(near.device), joint).cpu()
-        subject, condition, view, sequence = sought.labels.unbind(1)
-        neighbours = Neighbours(
-            sequence,
-            subject,
-            condition,
-            view,
-            scores[:, :, 0].float(),
-            *(column for found in (nearest, match) for column in _number_and_distance(found)),
-        )
-        return self._count(scores, sought.labels, gallery.labels, probes, neighbours, joint)
+            some = sought.select(slice(first, first + block))
+            near = total_distances(some, gallery, "euclidean", for_each)
+            if joint:
+                hidden = (some.labels[:, None, [0, 2]] == gallery.labels[None, :, [0, 2]]).all(2)
+                near.masked_fill_(hidden.to(near.device), torch.inf)
+            tables += [
+                _table(_ranked(near, some.labels, gallery.labels, of_view, for_each), some.labels, gallery.labels, view)
+                for view, of_view in columns.items()
+                if len(of_view)
+            ]
+        table = ProbeTable(*(np.concatenate(column) for column in zip(*[_EMPTY, *tables], strict=True)))
+        names = conditions_of(probes, self.conditions)
+        of_view = sought.labels[:, 2]
+        counts = {
+            name: of_view[torch.isin(sought.labels[:, 1], torch.tensor(members))].bincount(minlength=len(views))
+            for name, members in names.items()
+        }
+        seen = gallery.labels[:, 2].bincount(minlength=len(views))
+        table = table.where(np.argsort(table.gallery, kind="stable"))
+        return CrossViewResult(table, self.views, names, self.max_rank, seen, counts, joint)
 
     def mean_embeddings(self) -> tuple[Tensor, Tensor]:
         """The mean over the parts of every stored sequence, for maps: float16 (N, D), and int64 (N, 4) its labels.
@@ -387,7 +384,7 @@ class CrossViewAccuracy(Metric):
         parts = stored.batches[0].shape[1]
         mean = torch.zeros(len(stored.labels), stored.batches[0].shape[2], device=stored.batches[0].device)
         for part in range(parts):
-            mean += stored.part(part, torch.float32) / parts
+            mean += stored.parts(slice(part, part + 1))[0].float() / parts
         fits = float(mean.abs().max()) < torch.finfo(torch.float16).max
         return mean.to(torch.float16 if fits else torch.float32).cpu(), stored.labels
 
@@ -401,37 +398,6 @@ class CrossViewAccuracy(Metric):
         chosen = torch.isin(labels[:, 1], wanted).nonzero().squeeze(1)
         chosen = chosen[labels[chosen, 3].argsort(stable=True)]
         return _Sequences(self.embeddings, batch[chosen], row[chosen], labels[chosen])
-
-    def _count(
-        self,
-        scores: Tensor,
-        probe_labels: Tensor,
-        gallery_labels: Tensor,
-        probes: Mapping[str, Sequence[str]],
-        neighbours: Neighbours,
-        joint: bool,
-    ) -> CrossViewResult:
-        """Turn every probe's scores in every gallery, (N, galleries, 3) of `_scores`, into percentages."""
-        views = len(self.views)
-        has_match = ~scores[:, :, 0].isnan()  # (N, galleries)
-        hit = scores[:, :, :1] < torch.arange(1, self.max_rank + 1)  # (N, galleries, R)
-        counted = torch.cat([has_match[:, :, None], hit, scores[:, :, 1:].nan_to_num()], 2)  # (N, galleries, 1 + R + 2)
-        of_view = gallery_labels[:, 2].bincount(minlength=views)
-        empty = (of_view.sum(0, keepdim=True) if joint else of_view) == 0  # (galleries,)
-        result = CrossViewResult(self.views, {}, {}, {}, {}, of_view, {}, neighbours, joint)
-        for name, members in probes.items():
-            chosen = torch.isin(probe_labels[:, 1], torch.tensor([self.conditions.index(member) for member in members]))
-            view = probe_labels[chosen, 2]
-            sums = torch.zeros(views, *counted.shape[1:], dtype=torch.float64).index_add_(0, view, counted[chosen])
-            matches, hits, precision, penalty = sums.split([1, self.max_rank, 1, 1], 2)  # each (V, galleries, …)
-            count = view.bincount(minlength=views)
-            result.probe_sequences[name] = count
-            result.accuracy[name] = 100 * hits / count[:, None, None]  # 0 / 0 is NaN: nothing to count
-            result.accuracy[name][:, empty] = torch.nan
-            result.accuracy_matched[name] = 100 * hits / matches
-            result.average_precision[name] = (100 * precision / matches).squeeze(2)
-            result.inverse_negative_penalty[name] = (100 * penalty / matches).squeeze(2)
-        return result
 
     def _copy_state_dict(self) -> dict[str, Any]:
         """The sequences as they are: torchmetrics would clone them, but stored tensors never change, only the lists."""
@@ -500,82 +466,76 @@ class _Sequences(NamedTuple):
     batches: list[Tensor]  # all that is stored, each (B, P, D)
     batch: Tensor  # int64 (n,): which of them
     row: Tensor  # int64 (n,): which row of it
-    labels: Tensor  # int64 (n, 4), on the CPU
+    labels: Tensor  # int64 (n, 4), on the CPU: subject, condition, view, sequence
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of sequences, parts and values."""
+        return len(self.labels), *self.batches[0].shape[1:]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are."""
+        return self.batches[0].device
 
     def select(self, some: slice) -> "_Sequences":
-        """Some of them."""
+        """Take some of them."""
         return _Sequences(self.batches, self.batch[some], self.row[some], self.labels[some])
 
-    def part(self, part: int, dtype: torch.dtype) -> Tensor:
-        """The embeddings of one part, (n, D): those of all parts would be a copy too large to make."""
-        first = self.batches[0]
-        found = torch.empty(len(self.labels), first.shape[2], dtype=dtype, device=first.device)
+    def parts(self, some: slice) -> Tensor:
+        """Lay some of the parts out one after the other, (parts, n, D): all of them would be a copy too large."""
+        dtype = torch.promote_types(self.batches[0].dtype, torch.float32)
+        n, parts, values = self.shape
+        found = torch.empty(len(range(parts)[some]), n, values, dtype=dtype, device=self.device)
         for number in self.batch.unique().tolist():
-            places = (self.batch == number).nonzero().squeeze(1)
-            rows = self.batches[number][:, part].index_select(0, self.row[places].to(first.device))
-            found[places.to(first.device)] = rows.to(dtype)
+            places = (self.batch == number).nonzero().squeeze(1).to(self.device)
+            rows = self.batches[number][:, some].transpose(0, 1)
+            found[:, places] = rows.index_select(1, self.row[places.cpu()].to(self.device)).to(dtype)
         return found
 
 
-def _distances(probes: _Sequences, gallery: _Sequences) -> Tensor:
-    """Mean over the parts of the Euclidean distances between n and G sequences: (n, G)."""
-    first = gallery.batches[0]
-    dtype = torch.promote_types(first.dtype, torch.float32)
-    total = torch.zeros(len(probes.labels), len(gallery.labels), dtype=dtype, device=first.device)
-    squared = torch.empty_like(total[:_ROWS])
-    with torch.autocast(first.device.type, enabled=False):
-        for part in range(first.shape[1]):
-            x, y = probes.part(part, dtype), gallery.part(part, dtype)  # (n, D), (G, D)
-            x_square, y_square = _square(x)[:, None], _square(y)
-            for some in range(0, len(x), _ROWS):
-                rows = slice(some, some + _ROWS)
-                out = squared[: len(x[rows])]
-                torch.add(x_square[rows], y_square, out=out)
-                total[rows] += out.addmm_(x[rows], y.T, alpha=-2).relu_().sqrt_()
-    return total.div_(first.shape[1])
+def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_each: ForEach) -> Ranked:
+    """Rank some columns of the distances (n, G) for the probes; labels int64 (n, 4) and (G, 4)."""
+    subjects, sought, columns = (
+        gallery[columns, 0].to(near.device),
+        probes[:, 0].to(near.device),
+        columns.to(near.device),
+    )
+    found: dict[int, Ranked] = {}
+
+    def work(rows: slice) -> None:
+        own = sought[rows, None] == subjects
+        found[rows.start] = Ranked(*(column.cpu() for column in rank(near[rows].index_select(1, columns), own)))
+
+    for_each(work, len(near))
+    return Ranked(*(torch.cat(column) for column in zip(*(found[start] for start in sorted(found)), strict=True)))
 
 
-def _nearest(distances: Tensor, labels: Tensor) -> Tensor:
-    """The number and the distance of the nearest of G sequences, (n, G) and (G, 4) → float64 (n, 2) on the CPU."""
-    if not len(labels):
-        return torch.tensor([torch.inf, torch.inf], dtype=torch.float64)
-    distance, column = (found.cpu() for found in distances.min(1))
-    return torch.stack([labels[column, 3].double(), distance.double()], 1)
+def _table(found: Ranked, probes: Tensor, gallery: Tensor, view: int) -> ProbeTable:
+    """Put what a gallery's columns gave beside the probes' labels."""
+    in_view = gallery if view == ALL_VIEWS else gallery[gallery[:, 2] == view]
+    numbers = torch.cat([in_view[:, 3], torch.tensor([-1])])  # the last for column −1: none
+    subject, condition, of_view, sequence = (column.numpy() for column in probes.unbind(1))
+    return ProbeTable(
+        sequence,
+        subject,
+        condition,
+        of_view,
+        np.full(len(probes), view),
+        found.impostors_ahead.float().numpy(),
+        found.average_precision.double().numpy(),
+        found.inverse_negative_penalty.double().numpy(),
+        numbers[found.nearest].numpy(),
+        found.nearest_distance.float().numpy(),
+        numbers[found.match].numpy(),
+        found.match_distance.float().numpy(),
+    )
 
 
-def _number_and_distance(found: Tensor) -> tuple[Tensor, Tensor]:
-    """Of `_nearest`: int64 (…), −1 where nothing is at a finite distance, and float32 (…)."""
-    number, distance = found.unbind(-1)
-    return number.masked_fill(distance.isinf(), -1).long(), distance.float()
-
-
-def _square(vectors: Tensor) -> Tensor:
-    """Squared lengths, (n, D) → (n,); without the copy that squaring each value would make."""
-    return torch.linalg.vector_norm(vectors, dim=1).square()
-
-
-def _scores(distances: Tensor, probe_labels: Tensor, gallery_labels: Tensor, joint: bool) -> Tensor:
-    """How well the matches of each probe rank: (n, G), (n, 3), (G, 3) → float64 (n, 3); overwrites `distances`.
-
-    The three are the number of gallery sequences of other subjects that are as near as the nearest match, the average
-    precision and the inverse negative penalty, 0 to 1; NaN for a probe without a match. `joint`: matches in the probe's
-    own view are left out.
-    """
-    rows, columns = (probe_labels[:, :1] == gallery_labels[:, 0]).nonzero(as_tuple=True)  # in the order of the rows
-    near = distances[rows, columns]
-    distances[rows, columns] = torch.inf  # what is left are the wrong ones
-    if joint:
-        seen_elsewhere = probe_labels[rows, 2] != gallery_labels[columns, 2]
-        rows, near = rows[seen_elsewhere], near[seen_elsewhere]
-    matches = rows.bincount(minlength=len(distances))  # (n,)
-    most = max(1, int(matches.max()))
-    own = torch.full((len(distances), most), torch.inf, dtype=distances.dtype, device=distances.device)
-    own[rows, torch.arange(len(rows), device=rows.device) - (matches.cumsum(0) - matches)[rows]] = near
-    own = own.sort(1).values  # (n, K), infinite beyond the probe's number of matches
-    ahead = torch.empty_like(distances)  # 0 or 1; six times faster to sum than booleans
-    wrong = torch.stack([torch.le(distances, own[:, k : k + 1], out=ahead).sum(1) for k in range(most)], 1)  # (n, K)
-    order = torch.arange(1, most + 1, device=rows.device)
-    wrong = wrong.double().masked_fill(order > matches[:, None], 0)
-    precision = (order / (order + wrong)).masked_fill(order > matches[:, None], 0).sum(1) / matches
-    penalty = matches / (matches + wrong.amax(1))
-    return torch.stack([wrong[:, 0].masked_fill(matches == 0, torch.nan), precision, penalty], 1)
+_INTEGER, _SINGLE, _DOUBLE = np.int64, np.float32, np.float64
+_EMPTY = ProbeTable(
+    *(
+        np.empty(0, dtype)
+        for dtype in (*[_INTEGER] * 5, _SINGLE, _DOUBLE, _DOUBLE, _INTEGER, _SINGLE, _INTEGER, _SINGLE)
+    )
+)
