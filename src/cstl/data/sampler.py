@@ -8,17 +8,22 @@ from torch.utils.data import Sampler
 
 
 class TrainIndex(NamedTuple):
-    """One training batch by name: rows of a store's frames, int64 (B, T), and the sequences' classes, int64 (B,)."""
+    """One training batch by name.
+
+    `rows` int64 (B, T), of a store's frames, −1 at the end of a clip that is shorter than others; `labels` int64 (B,),
+    the sequences' classes; `lengths` int64 (B,), frames of each clip, None where all have T.
+    """
 
     rows: np.ndarray
     labels: np.ndarray
+    lengths: np.ndarray | None = None
 
 
-def frame_window(length: int, frames: int, generator: np.random.Generator) -> np.ndarray:
-    """Which `frames` frames to take of a sequence of `length`, in order: int64 (frames,).
+def consecutive(length: int, frames: int, spare: int, generator: np.random.Generator) -> np.ndarray:
+    """Take consecutive frames from a random start, CSTL's rule.
 
-    Consecutive ones from a random start; where there are fewer but more than half, some drawn at random come twice;
-    where there are half or less, the sequence is repeated.
+    Where there are fewer but more than half, some drawn at random come twice; where there are half or less, the
+    sequence is repeated.
     """
     if length >= frames:
         return generator.integers(length - frames + 1) + np.arange(frames)
@@ -26,6 +31,31 @@ def frame_window(length: int, frames: int, generator: np.random.Generator) -> np
         twice = generator.choice(length, frames - length, replace=False)
         return np.sort(np.concatenate([np.arange(length), twice]))
     return np.arange(frames) % length
+
+
+def unordered(length: int, frames: int, spare: int, generator: np.random.Generator) -> np.ndarray:
+    """Take different frames in random order; some come again only where the sequence is shorter."""
+    return generator.choice(length, frames, replace=length < frames)
+
+
+def with_repeats(length: int, frames: int, spare: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw every frame from all of the sequence, so that one may come again."""
+    return generator.integers(length, size=frames)
+
+
+def thinned(length: int, frames: int, spare: int, generator: np.random.Generator) -> np.ndarray:
+    """Take a random window of `frames` + `spare` consecutive frames, and keep `frames` of them, in order.
+
+    A sequence that is shorter is first repeated whole. With `spare` 0 it is a window of consecutive frames.
+    """
+    window = frames + spare
+    start = generator.integers(-(-window // length) * length - window + 1 if length < window else length - window + 1)
+    kept = np.sort(generator.choice(window, frames, replace=False)) if spare else np.arange(frames)
+    return (start + kept) % length
+
+
+# (length of the sequence, frames, spare, generator) → which frames to take of it, int64 (frames,)
+CLIPS = {"consecutive": consecutive, "unordered": unordered, "with_repeats": with_repeats, "thinned": thinned}
 
 
 class TrainBatches(Sampler[TrainIndex]):
@@ -39,7 +69,10 @@ class TrainBatches(Sampler[TrainIndex]):
         lengths: frames of every sequence, int64 (N,).
         subjects: P, drawn without replacement.
         sequences: K, of each subject, drawn with replacement.
-        frames: T, see `frame_window`.
+        frames: T; or the least and the most, of which each clip draws its own number.
+        clip: a name in `CLIPS`: which frames of a sequence make a clip.
+        spare: further frames of the window that a thinned clip is taken from.
+        repeat_sequences: False: a subject's sequences come again only where it has fewer than `sequences`.
         steps: number of batches of the whole run.
         seed: non-negative.
         start: the first step, where a run goes on.
@@ -57,9 +90,12 @@ class TrainBatches(Sampler[TrainIndex]):
         *,
         subjects: int,
         sequences: int,
-        frames: int,
+        frames: int | Sequence[int],
         steps: int,
         seed: int,
+        clip: str = "consecutive",
+        spare: int = 0,
+        repeat_sequences: bool = True,
         start: int = 0,
         rank: int = 0,
         processes: int = 1,
@@ -75,7 +111,13 @@ class TrainBatches(Sampler[TrainIndex]):
                 f"ask for fewer (data.subjects={max(len(self.counts), 1)}) or prepare more"
             )
         check_deal(subjects, processes)
-        self.subjects, self.sequences, self.frames = subjects, sequences, frames
+        if clip not in CLIPS:
+            raise ValueError(f"data.clip is {clip!r}; choose one of {', '.join(CLIPS)}")
+        self.subjects, self.sequences = subjects, sequences
+        self.shortest, self.frames = (frames, frames) if isinstance(frames, int) else frames
+        if not 1 <= self.shortest <= self.frames:
+            raise ValueError(f"data.frames is {frames}; expected a number of at least 1, or [LEAST, MOST]")
+        self.clip, self.spare, self.repeat_sequences = clip, spare, repeat_sequences
         self.steps, self.seed, self.start = steps, seed, start
         share = subjects * sequences // processes
         self.share = slice(rank * share, (rank + 1) * share)
@@ -84,19 +126,33 @@ class TrainBatches(Sampler[TrainIndex]):
         """The whole batch of one step: the sequences of a subject one after another."""
         generator = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
         classes = generator.choice(len(self.counts), self.subjects, replace=False)[:, None]  # (P, 1)
-        picks = generator.integers(self.counts[classes], size=(self.subjects, self.sequences))  # (P, K)
+        picks = self._pick(self.counts[classes], generator)  # (P, K)
         chosen = self.order[self.firsts[classes] + picks].ravel()  # (B,)
+        labels = np.repeat(classes, self.sequences)
         room = self.lengths[chosen] - self.frames
-        if (room >= 0).all():  # the same numbers as below, drawn at once: five times faster
-            windows = generator.integers(room + 1)[:, None] + np.arange(self.frames)
-        else:
-            windows = np.stack([frame_window(n, self.frames, generator) for n in self.lengths[chosen].tolist()])
-        return TrainIndex(self.starts[chosen, None] + windows, np.repeat(classes, self.sequences))
+        if self.clip == "consecutive" and self.shortest == self.frames and (room >= 0).all():
+            windows = generator.integers(room + 1)[:, None] + np.arange(self.frames)  # drawn at once: five times faster
+            return TrainIndex(self.starts[chosen, None] + windows, labels)
+        rows = np.full((len(chosen), self.frames), -1)
+        lengths = np.full(len(chosen), self.frames)
+        if self.shortest < self.frames:
+            lengths = generator.integers(self.shortest, self.frames + 1, size=len(chosen))
+        for row, start, available, frames in zip(rows, self.starts[chosen], self.lengths[chosen], lengths, strict=True):
+            row[:frames] = start + CLIPS[self.clip](int(available), int(frames), self.spare, generator)
+        return TrainIndex(rows, labels, lengths if self.shortest < self.frames else None)
+
+    def _pick(self, counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Draw which of its sequences, (P, 1) of them, each subject brings: int64 (P, K)."""
+        if self.repeat_sequences:
+            return generator.integers(counts, size=(self.subjects, self.sequences))
+        size = self.sequences
+        return np.stack([generator.choice(count, size, replace=count < size) for count in counts[:, 0].tolist()])
 
     def __iter__(self) -> Iterator[TrainIndex]:
         for step in range(self.start, self.steps):
-            rows, labels = self.batch(step)
-            yield TrainIndex(rows[self.share], labels[self.share])
+            rows, labels, lengths = self.batch(step)
+            mine = None if lengths is None else lengths[self.share]
+            yield TrainIndex(rows[self.share], labels[self.share], mine)
 
     def __len__(self) -> int:
         return self.steps
