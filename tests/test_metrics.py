@@ -546,6 +546,13 @@ def test_many_matches_rank_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_a_table_comes_back_from_its_arrays() -> None:
+    result = evaluate(sequences())
+    again = probes.from_arrays(probes.to_arrays(result.table, len(VIEWS)), result.gallery_sequences.numpy() > 0)
+    for name, mine, theirs in zip(ProbeTable._fields, again, result.table, strict=True):
+        np.testing.assert_array_equal(mine, theirs, err_msg=name)
+
+
 def test_resampled_subjects_by_a_loop() -> None:
     """A weight for each subject is as if its probes had come that often."""
     result = evaluate(sequences())

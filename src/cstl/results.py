@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from cstl import figures
 from cstl.files import write_npz
 from cstl.metrics import CrossViewResult
+from cstl.metrics.probes import to_arrays
 from cstl.reporting.folder import read_curves
 
 
@@ -23,11 +24,11 @@ def versions() -> dict[str, str]:
 def write_probes(result: CrossViewResult, subjects: Sequence[str], conditions: Sequence[str], path: Path) -> None:
     """Writes what every probe sequence found to `probes.npz`: enough to resample subjects and to look at mistakes.
 
-    The arrays are those of `cstl.metrics.Neighbours`; `subject`, `condition` and `view` are positions in the names
-    `subjects`, `conditions`, `views`, and every sequence number is the line of the store's table. `gallery_sequences`
+    The arrays are those of `cstl.metrics.probes.to_arrays`; `subject`, `condition` and `view` are positions in the
+    names `subjects`, `conditions`, `views`, and every sequence number is the line of the store's table. `gallery_sequences`
     int64 (V,) counts the gallery of each view.
     """
-    arrays = {name: tensor.numpy() for name, tensor in result.neighbours._asdict().items()}
+    arrays = to_arrays(result.table, len(result.views))
     names = {"subjects": subjects, "conditions": conditions, "views": result.views}
     arrays |= {name: np.array(list(values), dtype=np.str_) for name, values in names.items()}
     write_npz(path, arrays | {"gallery_sequences": result.gallery_sequences.numpy()})

@@ -165,7 +165,8 @@ def model(*overrides: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_ablation_changes_one_line(name: str) -> None:
     paper, ablated = model(), model(f"model={name}")
-    assert ablated == paper | {"network": paper["network"] | NAMED[name]}
+    target = {"_target_": "cstl.models.AblatedCSTL"} if NAMED[name] else {}
+    assert ablated == paper | {"network": paper["network"] | target | NAMED[name]}
     with torch.device("meta"):
         assert isinstance(instantiate(ablated["network"], _convert_="all"), CSTL)
 
@@ -175,5 +176,5 @@ def test_every_model_file_is_tested() -> None:
 
 
 def test_ablations_are_one_line_overrides() -> None:
-    network = model("model.network.scales=[frame,long]", "model.network.ssfl=none", "model.network.parts=4")["network"]
+    network = model("model=frame_only", "model.network.scales=[frame,long]", "+model.network.ssfl=none", "+model.network.parts=4")["network"]
     assert (network["scales"], network["ssfl"], network["parts"]) == (["frame", "long"], "none", 4)

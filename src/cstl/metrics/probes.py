@@ -137,6 +137,39 @@ def nanmean(values: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
+_OF_A_PROBE = ("sequence", "subject", "condition", "view")  # the other columns differ from gallery to gallery
+_FILE_NAMES = {"impostors_ahead": "wrong"}  # in files, where it has another name
+
+
+def to_arrays(table: ProbeTable, views: int) -> dict[str, np.ndarray]:
+    """Lay a table of single-view galleries out as files hold it: one row a probe, (N,), one column a view, (N, V)."""
+    sequences, first, row = np.unique(table.sequence, return_index=True, return_inverse=True)
+    arrays = {name: getattr(table, name)[first] for name in _OF_A_PROBE}
+    for name in (name for name in ProbeTable._fields if name not in (*_OF_A_PROBE, "gallery")):
+        column = getattr(table, name)
+        missing = -1 if column.dtype.kind == "i" else np.inf if name.endswith("distance") else np.nan
+        arrays[_FILE_NAMES.get(name, name)] = cells = np.full((len(sequences), views), missing, column.dtype)
+        cells[row, table.gallery] = column
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], views_with_gallery: np.ndarray) -> ProbeTable:
+    """Make the table again of what `to_arrays` gave; precision is NaN where an older file has none.
+
+    Args:
+        arrays: by name.
+        views_with_gallery: bool (V,), views whose gallery is not empty.
+    """
+    probes = len(arrays["sequence"])
+    views = np.flatnonzero(views_with_gallery)
+    columns = {name: np.tile(arrays[name], len(views)) for name in _OF_A_PROBE}
+    columns["gallery"] = np.repeat(views, probes)
+    for name in (name for name in ProbeTable._fields if name not in columns):
+        stored = arrays.get(_FILE_NAMES.get(name, name))
+        columns[name] = np.full(len(views) * probes, np.nan) if stored is None else stored[:, views].T.ravel()
+    return ProbeTable(**columns)
+
+
 def compact_subjects(table: ProbeTable) -> tuple[ProbeTable, np.ndarray]:
     """Number the subjects from 0 on: the table with those numbers, and the subjects that they stand for."""
     subjects, numbers = np.unique(table.subject, return_inverse=True)

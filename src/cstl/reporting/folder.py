@@ -35,7 +35,7 @@ Curve = tuple[list[int], list[float]]  # iterations and values
 
 @dataclass(frozen=True)
 class Probes:
-    """`probes.npz`: what N probe sequences found in the gallery of each of V views, see `cstl.metrics.Neighbours`."""
+    """`probes.npz`: what N probe sequences found in the gallery of each of V views, see `cstl.metrics.probes`."""
 
     sequence: np.ndarray  # int64 (N,), line of the store's table
     subject: np.ndarray  # int64 (N,), position in `subjects`
