@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cstl.config import checked
 from cstl.files import shown
-from cstl.models import CSTL
+from cstl.models import CSTL, AblatedCSTL
 
 _CLASSES = "ssfl.class_weight"  # one column a training subject: of no use to other subjects
 _NETWORK = "network."  # where a recogniser's state_dict has its network
@@ -49,9 +49,9 @@ _OFFICIAL_BN, _OUR_BN = "salient_learning.bn", "ssfl.class_norm"  # theirs: one 
 
 # The classes that are made from a checkpoint, by our own code: a file does not choose what is called.
 OURS = {
-    "model": "cstl.recognizer.GaitRecognizer",
-    "model.network": "cstl.models.CSTL",
-    "data": "cstl.data.datamodule.GaitDataModule",
+    "model": ("cstl.recognizer.GaitRecognizer",),
+    "model.network": ("cstl.models.CSTL", "cstl.models.AblatedCSTL"),
+    "data": ("cstl.data.datamodule.GaitDataModule",),
 }
 MOST = {"height": 4096, "num_classes": 10**7, "channels": 2**16, "embedding_dim": 2**16, "reduction": 2**16}
 ZIP = b"PK\x03\x04"  # what a file of torch.save begins with; older ones are no zip
@@ -315,15 +315,16 @@ def build_network(weights: Weights) -> CSTL:
             finite numbers.
     """
     settings = network_settings(weights.state_dict) if weights.config is None else _settings(weights.config)
+    kind = AblatedCSTL if settings.keys() - signature(CSTL).parameters else CSTL
     try:
         with torch.device("meta"):  # shapes without numbers
-            shapes = CSTL(**settings).state_dict()
+            shapes = kind(**settings).state_dict()
     except (TypeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"the network of its configuration cannot be made ({shown(error, 200)})") from None
     if wrong := _differences(weights.state_dict, shapes):
         raise ValueError(f"its weights do not fit the network of its own configuration: {_first(wrong)}")
     check_numbers(weights.state_dict)
-    network = CSTL(**settings)
+    network = kind(**settings)
     network.load_state_dict(weights.state_dict)
     return network
 
@@ -357,10 +358,10 @@ def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     for key in place.split("."):
         config = config.get(key, {})
     plain_keys(config, place)
-    if (target := config.get("_target_")) != OURS[place]:
+    if (target := config.get("_target_")) not in OURS[place]:
         raise ValueError(
             f"its {place} is {shown(target or 'not named', 100)}, and what is called is not read from a file: only "
-            f"{OURS[place]} is made from one. A class of your own is evaluated at the end of its training, and its "
+            f"{' and '.join(OURS[place])} are made from one. A class of your own is evaluated at the end of its training, and its "
             "weights start another run of it with init_from=PATH"
         )
     return {key: value for key, value in config.items() if key != "_target_"}
@@ -391,7 +392,10 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments for `CSTL` in a file's configuration, all of them plain and of a possible size."""
     own_class(config, "model")
     settings = own_class(config, "model.network")
-    known_keys(settings, CSTL, "model.network")
+    paper = {"scales": ["frame", "short", "long"], "aggregation": "ata", "ssfl": "both", "parts": None}
+    ablation = {key: settings[key] for key in paper if settings.get(key, paper[key]) != paper[key]}
+    settings = {key: value for key, value in settings.items() if key not in paper} | ablation
+    known_keys(settings, AblatedCSTL if ablation else CSTL, "model.network")
     for key, most in MOST.items():
         values = settings.get(key, 1)
         for value in values if key == "channels" and isinstance(values, list) else [values]:

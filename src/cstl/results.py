@@ -25,8 +25,8 @@ def write_probes(result: CrossViewResult, subjects: Sequence[str], conditions: S
     """Writes what every probe sequence found to `probes.npz`: enough to resample subjects and to look at mistakes.
 
     The arrays are those of `cstl.metrics.probes.to_arrays`; `subject`, `condition` and `view` are positions in the
-    names `subjects`, `conditions`, `views`, and every sequence number is the line of the store's table. `gallery_sequences`
-    int64 (V,) counts the gallery of each view.
+    names `subjects`, `conditions`, `views`, and every sequence number is the line of the store's table.
+    `gallery_sequences` int64 (V,) counts the gallery of each view.
     """
     arrays = to_arrays(result.table, len(result.views))
     names = {"subjects": subjects, "conditions": conditions, "views": result.views}

@@ -187,7 +187,7 @@ def _refuse_impossible_training(config: DictConfig) -> None:
     select = OmegaConf.select
     if (steps := select(config, "trainer.max_steps")) is not None and steps < 1:
         raise ValueError(f"trainer.max_steps={steps}: expected at least 1 iteration to train")
-    if select(config, "model.network._target_") == "cstl.models.CSTL":
+    if select(config, "model.network._target_") in ("cstl.models.CSTL", "cstl.models.AblatedCSTL"):
         rule, channels = _wholes("three widths of the encoder, such as [32,64,128]", 3), select(config, _CHANNELS)
         if not isinstance(channels, ListConfig) or not rule.fits(list(channels)):
             raise ValueError(f"{_CHANNELS}={_shown(channels)}: expected {rule.expected}")

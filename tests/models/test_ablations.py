@@ -176,5 +176,6 @@ def test_every_model_file_is_tested() -> None:
 
 
 def test_ablations_are_one_line_overrides() -> None:
-    network = model("model=frame_only", "model.network.scales=[frame,long]", "+model.network.ssfl=none", "+model.network.parts=4")["network"]
+    few = "model.network.scales=[frame,long]"
+    network = model("model=frame_only", few, "+model.network.ssfl=none", "+model.network.parts=4")["network"]
     assert (network["scales"], network["ssfl"], network["parts"]) == (["frame", "long"], "none", 4)

@@ -115,12 +115,18 @@ class AblatedCSTL(CSTL):
 
     def __init__(
         self,
-        *args: Any,
+        height: int = 64,
+        num_classes: int = 73,
+        channels: Sequence[int] = (32, 64, 128),
+        embedding_dim: int = 256,
+        reduction: int = 16,
+        batch_norm: str = "replica",
+        ghosts: int = 2,
+        *,
         scales: Collection[str] = SCALES,
         aggregation: str = "ata",
         ssfl: str = "both",
         parts: int | None = None,
-        **kwargs: Any,
     ) -> None:
         if isinstance(scales, str) or not scales or not set(scales) <= set(SCALES):
             raise ValueError(f"scales is {scales!r}; choose one or more of them in brackets, [{','.join(SCALES)}]")
@@ -130,7 +136,7 @@ class AblatedCSTL(CSTL):
             raise ValueError(f"ssfl is {ssfl!r}; choose one of {', '.join(SSFL)}")
         self.scales = tuple(scale for scale in SCALES if scale in scales)
         self.ablation = (aggregation, SSFL[ssfl], parts)
-        super().__init__(*args, **kwargs)
+        super().__init__(height, num_classes, channels, embedding_dim, reduction, batch_norm, ghosts)
 
     def part_count(self) -> int:
         """Count the parts that were asked for."""
