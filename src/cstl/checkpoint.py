@@ -361,8 +361,8 @@ def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     if (target := config.get("_target_")) not in OURS[place]:
         raise ValueError(
             f"its {place} is {shown(target or 'not named', 100)}, and what is called is not read from a file: only "
-            f"{' and '.join(OURS[place])} are made from one. A class of your own is evaluated at the end of its training, and its "
-            "weights start another run of it with init_from=PATH"
+            f"{' and '.join(OURS[place])} are made from one. A class of your own is evaluated at the end of its "
+            "training, and its weights start another run of it with init_from=PATH"
         )
     return {key: value for key, value in config.items() if key != "_target_"}
 

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cstl.data.augment import Transform, augment
 from cstl.data.datamodule import GaitDataModule, TestBatch, TrainBatch
 from cstl.data.protocol import Protocol
 from cstl.losses import TripletLoss
@@ -24,7 +25,7 @@ class GaitRecognizer(LightningModule):
     """Trains a network with triplet loss and cross-entropy; evaluates it by cross-view rank-1.
 
     Args:
-        network: maps silhouettes float (B, T, H, W) in [0, 1] and `lengths` to (embeddings, logits), as `CSTL` does.
+        network: any with the contract of `cstl.models`.
         margin, mining: of the triplet loss, see `TripletLoss`.
         triplet_weight, cross_entropy_weight: the loss is their weighted sum, 1 and 1 in the paper.
         batch_norm, ghosts: over which sequences batch statistics are taken, see `cstl.models.set_batch_norm`;
@@ -34,6 +35,8 @@ class GaitRecognizer(LightningModule):
         patience: steps in a row whose gradient is not finite before training stops. Such a step changes nothing,
             neither parameters nor running statistics nor what the optimiser remembers, whichever optimiser it is: a
             float16 scaler makes a few of them on purpose while it searches its scale.
+        augment: transforms of training sequences, one after the other, see `cstl.data.augment`.
+        augment_together: what happens is drawn once for the whole batch, in place of once a sequence.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class GaitRecognizer(LightningModule):
         gamma: float = 0.1,
         half_embeddings: bool = False,
         patience: int = 20,
+        augment: Sequence[Transform] = (),
+        augment_together: bool = False,
     ) -> None:
         super().__init__()
         self.network = network if batch_norm is None else set_batch_norm(network, batch_norm, ghosts)
@@ -57,6 +62,7 @@ class GaitRecognizer(LightningModule):
         self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
         self.learning_rate, self.milestones, self.gamma = learning_rate, list(milestones), gamma
         self.half_embeddings = half_embeddings
+        self.augment, self.augment_together = tuple(augment), augment_together
         self.patience, self.bad_steps = patience, torch.tensor(0)
         self.buffers_before: list[Tensor] = []  # as they were when the step began
         self.evaluated_step = -1  # the last step whose gradient was made
@@ -86,6 +92,14 @@ class GaitRecognizer(LightningModule):
         """The network's output for uint8 silhouettes (B, T, H, W)."""
         return self.network(silhouettes.to(self.dtype) / 255, lengths)
 
+    def augmented(self, silhouettes: Tensor) -> Tensor:
+        """Change uint8 silhouettes (B, T, H, W) of this process as the step has it → float (B, T, H, W) in [0, 1]."""
+        x = silhouettes.to(self.dtype) / 255
+        first, whole = self.global_rank * len(x), self.trainer.world_size * len(x)
+        share = slice(first, first + len(x))
+        seed = self.trainer.datamodule.seed  # type: ignore[attr-defined]
+        return augment(x, self.augment, seed, self.global_step, share, whole, self.augment_together)
+
     def on_train_start(self) -> None:
         """Forgets another training's steps."""
         self.evaluated_step = -1
@@ -96,13 +110,16 @@ class GaitRecognizer(LightningModule):
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:  # noqa: D102
         self.buffers_before = [buffer.clone() for buffer in self.network.buffers()]
-        embeddings, logits = self.embed(batch.silhouettes)
+        embeddings, logits = self.network(self.augmented(batch.silhouettes), batch.lengths)
         # Every process has the triplets of the whole batch, and the gradients of all processes are averaged: with the
         # gradient that the gathering passes on, that is the gradient of one process with the whole batch.
         labels = of_all_processes(batch.labels)
         triplet = self.triplet(of_all_processes(embeddings), labels)
-        parts = logits.shape[1]
-        cross_entropy = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat_interleave(parts))
+        if logits is None:  # the network trains by triplets alone
+            cross_entropy = embeddings.new_zeros(())
+        else:
+            parts = logits.shape[1]
+            cross_entropy = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat_interleave(parts))
         loss = self.triplet_weight * triplet.loss + self.cross_entropy_weight * cross_entropy
         cross_entropy = of_all_processes(cross_entropy.detach()[None]).mean()
         self.log("step", self.global_step + 1.0)  # the iteration is every log's axis, also after a resumption

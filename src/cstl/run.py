@@ -89,7 +89,7 @@ def _train(config: DictConfig) -> Plain:
     make_missing_walkers(config)
     data: GaitDataModule = instantiate(config.data, _convert_="all")
     data.check_tested()
-    with open_dict(config):
+    if OmegaConf.is_missing(config.model.network, "num_classes"):
         config.model.network.num_classes = data.num_classes
     folder = Path(HydraConfig.get().runtime.output_dir)
     settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
@@ -166,7 +166,7 @@ def _evaluate(config: DictConfig) -> Plain:
         config.logger = config.callbacks = {}
         if own_data is not None:
             config.dataset = trained["dataset"]
-            config.data = own_data | {"_target_": OURS["data"], "workers": config.data.workers}
+            config.data = own_data | {"_target_": OURS["data"][0], "workers": config.data.workers}
         if config.store is not None:
             config.data.store = config.store
         config.data.max_frames = config.max_frames

@@ -334,7 +334,19 @@ _RULES = {  # where a value comes from stands before what takes it from there
     "evaluate_every": _whole(null="only at the end"),
     "data.subjects": _whole(),
     "data.sequences": _whole(),
-    "data.frames": _whole(),
+    "data.frames": Rule(
+        "a whole number of at least 1, or [LEAST, MOST]",
+        lambda value: (
+            (_is_whole(value) and value >= 1)
+            or (
+                isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)) and 1 <= value[0] <= value[1]
+            )
+        ),
+    ),
+    "data.clip": _choice("consecutive", "unordered", "with_repeats", "thinned"),
+    "data.spare": _whole(0),
+    "data.repeat_sequences": _TRUE,
+    "model.augment_together": _TRUE,
     "data.seed": _SEED,
     "data.workers": _whole(0),
     "data.eval_frames": _whole(),

@@ -18,10 +18,14 @@ from cstl.data.store import Store, open_store
 
 
 class TrainBatch(NamedTuple):
-    """Silhouettes, uint8 (B, T, H, W), and the class of each sequence, int64 (B,)."""
+    """Silhouettes, uint8 (B, T, H, W), and the class of each sequence, int64 (B,).
+
+    `lengths` int64 (B,), valid frames of each clip, where they differ; None: all T.
+    """
 
     silhouettes: Tensor
     labels: Tensor
+    lengths: Tensor | None = None
 
 
 class TestBatch(NamedTuple):
@@ -60,12 +64,11 @@ class StoreFrames(Dataset):
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def __getitems__(self, index: TrainIndex | TestIndex) -> TrainBatch | TestBatch:
-        """The batch that an index names."""
+    def __getitem__(self, index: TrainIndex | TestIndex) -> TrainBatch | TestBatch:
+        """Gather the batch that an index names."""
         silhouettes = torch.from_numpy(_gather(np.asarray(self.store.frames), index.rows))  # (B, T, H, W)
-        if isinstance(index, TrainIndex):
-            return TrainBatch(silhouettes, torch.from_numpy(index.labels))
-        return TestBatch(silhouettes, *map(torch.from_numpy, index[1:]))
+        others = (None if column is None else torch.from_numpy(column) for column in index[1:])
+        return (TrainBatch if isinstance(index, TrainIndex) else TestBatch)(silhouettes, *others)  # type: ignore[arg-type]
 
 
 class TestBatches(Sampler[TestIndex]):
@@ -125,9 +128,10 @@ class GaitDataModule(LightningDataModule):
         dataset: name of the data set, what the store must hold.
         subjects: P, subjects in a training batch.
         sequences: K, sequences of each.
-        frames: T, frames of each.
+        frames: T, frames of each; or [LEAST, MOST], of which each clip draws its own number.
         steps: training batches of the whole run; a resumed run begins at the trainer's `global_step`.
         seed: a training batch follows from it and the step alone.
+        clip, spare, repeat_sequences: how a clip is taken of a sequence, see `TrainBatches`.
         workers: processes that gather batches; 0 gathers them in this one, with the same result.
         eval_frames: most frames of a test batch, padding included; a longer sequence has a batch of its own.
         max_frames: of a test sequence, only the first so many frames are looked at; None: all, as the authors do.
@@ -146,9 +150,12 @@ class GaitDataModule(LightningDataModule):
         *,
         subjects: int,
         sequences: int,
-        frames: int,
+        frames: int | Sequence[int],
         steps: int,
         seed: int,
+        clip: str = "consecutive",
+        spare: int = 0,
+        repeat_sequences: bool = True,
         workers: int = 0,
         eval_frames: int = 2000,
         max_frames: int | None = None,
@@ -158,6 +165,7 @@ class GaitDataModule(LightningDataModule):
         self.protocol = as_protocol(protocol)
         self.res, self.dataset = res, dataset
         self.subjects, self.sequences, self.frames = subjects, sequences, frames
+        self.clip, self.spare, self.repeat_sequences = clip, spare, repeat_sequences
         self.steps, self.seed = steps, seed
         self.workers, self.eval_frames, self.max_frames = workers, eval_frames, max_frames
         self._copies: torch.cuda.Stream | None = None
@@ -202,6 +210,9 @@ class GaitDataModule(LightningDataModule):
             frames=self.frames,
             steps=self.steps,
             seed=self.seed,
+            clip=self.clip,
+            spare=self.spare,
+            repeat_sequences=self.repeat_sequences,
             start=self.trainer.global_step if self.trainer is not None else 0,
             rank=self.rank,
             processes=self.processes,
@@ -257,7 +268,7 @@ class GaitDataModule(LightningDataModule):
             moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         computing = torch.cuda.current_stream(device)
         computing.wait_stream(self._copies)
-        for tensor in moved:
+        for tensor in filter(None.__ne__, moved):
             tensor.record_stream(computing)
         return moved
 
@@ -274,7 +285,8 @@ class GaitDataModule(LightningDataModule):
     def _loader(self, batches: TrainBatches | TestBatches) -> DataLoader:
         return DataLoader(
             StoreFrames(self.store),
-            batch_sampler=batches,  # type: ignore[arg-type]
+            sampler=batches,
+            batch_size=None,  # an index is a whole batch
             collate_fn=_sent,
             num_workers=self.workers,
             worker_init_fn=_leave_signals_to_the_run,
@@ -323,7 +335,7 @@ def _sent(batch: Any) -> Any:
     """
     if get_worker_info() is None:
         return batch
-    return type(batch)(*map(_Piped, batch))
+    return type(batch)(*(None if column is None else _Piped(column) for column in batch))
 
 
 class _Piped:

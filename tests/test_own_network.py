@@ -1,0 +1,98 @@
+"""Networks of a researcher's own: one with sets and triplets alone, one residual with classes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from cstl import run
+
+NETWORKS = '''
+import torch
+from torch import nn
+from cstl.models import Output
+
+class Sets(nn.Module):
+    """2-D convolutions and the maximum over the frames; no logits."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.conv, self.embedding = nn.Conv2d(1, width, 3, padding=1), nn.Linear(width, 8)
+
+    def forward(self, silhouettes, lengths=None):
+        maps = self.conv(silhouettes.flatten(0, 1)[:, None]).mean(3).unflatten(0, silhouettes.shape[:2])
+        if lengths is not None:
+            beyond = torch.arange(maps.shape[1]) >= lengths[:, None]
+            maps = maps.masked_fill(beyond[:, :, None, None], -torch.inf)
+        rows = maps.amax(1).unflatten(2, (4, -1)).mean(3)  # (B, C, P)
+        return Output(self.embedding(rows.transpose(1, 2)), None)
+
+class Residual(nn.Module):
+    """A residual block with batch norms, and classes."""
+
+    def __init__(self, num_classes, width=4):
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, stride=2, padding=1, bias=False)
+        self.block = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False))
+        self.norm, self.classes = nn.BatchNorm1d(width), nn.Linear(width, num_classes)
+
+    def forward(self, silhouettes, lengths=None):
+        x = self.stem(silhouettes.flatten(0, 1)[:, None])
+        x = (x + self.block(x)).mean((2, 3)).unflatten(0, silhouettes.shape[:2])  # (B, T, C)
+        weight = torch.ones(x.shape[:2]) if lengths is None else torch.arange(x.shape[1]) < lengths[:, None]
+        x = (x * weight[:, :, None]).sum(1) / weight.sum(1, keepdim=True)
+        return Output(x[:, None], self.classes(self.norm(x))[:, None])
+'''
+TINY = ["dataset=tiny", "trainer=cpu", "baseline=false"]
+MODEL = "defaults: [base, _self_]\nnetwork:\n  _target_: mynet.{name}\n{more}"
+
+
+@pytest.fixture
+def user_conf(tmp_path: Path, user_conf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder of everybody, with two models in it whose networks can be imported."""
+    (tmp_path / "mynet.py").write_text(NETWORKS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = tmp_path / "my"
+    shutil.copytree(user_conf, own)
+    (own / "model").mkdir()
+    for name, network, more in (("sets", "Sets", "  width: 3\n"), ("residual", "Residual", "  num_classes: ???\n")):
+        (own / "model" / f"{name}.yaml").write_text(MODEL.format(name=network, more=more), encoding="utf-8")
+    return own
+
+
+@pytest.mark.parametrize("more", [
+    ["model=sets", "data.clip=unordered", "data.frames=[2,5]"],
+    ["model=residual", "model.batch_norm=ghost", "data.repeat_sequences=false"],
+    ["model=residual", "model.augment=[{_target_:cstl.data.augment.Rotate,probability:1.0}]", "data.clip=thinned"],
+])  # fmt: skip
+def test_a_network_of_ones_own_trains(configured: Callable[..., DictConfig], tmp_path: Path, more: list[str]) -> None:
+    results = run.train(configured("train", *TINY, *more, "trainer.max_steps=3"))
+    assert results["rank1"].keys() == {"NM", "BG"}
+    written = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    assert written["rank1"] == results["rank1"]
+    checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*.ckpt"))
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["config"]["model"]["network"]["_target_"].startswith("mynet.")
+    with pytest.raises(ValueError, match=r"mynet\.\w+, and what is called is not read from a file"):
+        run.evaluate(configured("evaluate", f"checkpoint='{checkpoint}'", folder="again"))
+
+
+def test_a_run_with_augmentation_does_not_depend_on_where_it_stopped(
+    configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    more = ["model=residual", "model.augment=[{_target_:cstl.data.augment.Erase,probability:0.7}]"]
+
+    def trained(folder: str, *overrides: str) -> dict[str, torch.Tensor]:
+        run.train(configured("train", *TINY, *more, *overrides, folder=folder))
+        last = sorted((tmp_path / folder / "checkpoints").glob("step-*.ckpt"))[-1]
+        return torch.load(last, weights_only=True)["state_dict"]
+
+    straight = trained("straight", "trainer.max_steps=6")
+    trained("stopped", "trainer.max_steps=4")
+    prolonged = trained("stopped", "trainer.max_steps=4", "extend=6")
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, prolonged[name]), name
