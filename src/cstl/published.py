@@ -11,16 +11,16 @@ import numpy as np
 from cstl.data.datamodule import GaitDataModule
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.files import read_yaml, shown
-from cstl.models import CSTL
+from cstl.models import AblatedCSTL
 from cstl.tables import published_rows
 from cstl.trained import AUTHORS, Trained, few, people
 
 BASELINE = "GEI"  # gait energy images
-_CSTL = ("cstl.models.CSTL", "cstl.models.cstl.CSTL")
+_CSTL = ("cstl.models.CSTL", "cstl.models.AblatedCSTL", "cstl.models.cstl.CSTL")
 _RECOGNIZER = "cstl.recognizer.GaitRecognizer"
 _ABLATIONS = {  # the settings that make another method of it → as in the paper
     name: parameter.default
-    for name, parameter in signature(CSTL).parameters.items()
+    for name, parameter in signature(AblatedCSTL).parameters.items()
     if parameter.kind is Parameter.KEYWORD_ONLY
 }
 
@@ -134,7 +134,7 @@ def _other_network(model: Mapping[str, Any], expected: Mapping[str, Any], res: i
         return "the network is not the paper's CSTL"
     if ablations := _ablations(network):
         return f"the network is not the paper's CSTL but one with {', '.join(ablations)}"
-    defaults = {name: parameter.default for name, parameter in signature(CSTL).parameters.items()}
+    defaults = {name: parameter.default for name, parameter in signature(AblatedCSTL).parameters.items()}
     for name, value in {**expected, "height": res}.items():
         found = network.get(name, defaults[name])
         if (list(found) if isinstance(found, (list, tuple)) else found) != value:
