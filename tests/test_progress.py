@@ -132,7 +132,7 @@ def test_batches_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_process_has_an_evaluation_batch(store: Store, protocol: Protocol) -> None:
     """More processes than batches: the last has an empty one, and takes part in what all do together."""
     shares = [batches.TestBatches(store, protocol, ["005", "006"], 2000, None, rank, 9) for rank in range(9)]
-    found = [batches.StoreFrames(store).__getitems__(index) for share in shares for index in share]
+    found = [batches.StoreFrames(store)[index] for share in shares for index in share]
     assert len(found) == 9
     assert sorted(i for batch in found for i in batch.sequence.tolist()) == sorted(shares[0].sequences.tolist())
     assert found[-1].silhouettes.shape == (0, 1, 64, 44)

@@ -67,7 +67,7 @@ def _batches(data: GaitDataModule, number: int) -> Callable[[], None]:
 def _copies(data: GaitDataModule, number: int) -> Callable[[], None]:
     """The floor: the windows are known beforehand and every batch goes to the same place."""
     frames = np.asarray(data.store.frames)
-    sampler = data.train_dataloader().batch_sampler
+    sampler = data.train_dataloader().sampler
     assert isinstance(sampler, TrainBatches)
     starts = [sampler.batch(10**6 + step).rows[:, 0].tolist() for step in range(number)]
     gathered = np.empty((SUBJECTS * SEQUENCES, FRAMES, *frames.shape[1:]), np.uint8)
