@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cstl.checkpoint import from_official, load_weights, network_settings, to_official, transfer
-from cstl.models import CSTL
+from cstl.models import CSTL, AblatedCSTL
 
 SIZES: dict[str, Any] = {"height": 16, "num_classes": 5, "channels": [4, 8, 16], "embedding_dim": 8, "reduction": 4}
 ABLATIONS: list[dict[str, Any]] = [
@@ -97,7 +97,7 @@ def test_shapes_that_do_not_belong_together_are_refused(net: CSTL) -> None:
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
 def test_an_ablation_has_no_place_in_the_authors_code(ablation: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"model=cstl.*(is absent|, not )"):
-        to_official(CSTL(**SIZES, **ablation).state_dict())
+        to_official(AblatedCSTL(**SIZES, **ablation).state_dict())
 
 
 def test_a_transfer_keeps_the_backbone_and_makes_the_classes_new(net: CSTL) -> None:
@@ -118,7 +118,7 @@ def test_the_classes_are_new_also_where_their_number_is_the_same(net: CSTL) -> N
 
 
 def test_a_transfer_says_what_an_ablation_has_no_place_for(net: CSTL) -> None:
-    done = transfer(CSTL(**SIZES, aggregation="mean"), net.state_dict())
+    done = transfer(AblatedCSTL(**SIZES, aggregation="mean"), net.state_dict())
     assert set(done.unused) == {"ata.in_conv.weight", "ata.out_conv.weight", "ssfl.class_weight"}
 
 
@@ -127,7 +127,7 @@ def test_a_transfer_says_what_an_ablation_has_no_place_for(net: CSTL) -> None:
     ({"ssfl": "none"}, r"embedding is \(8, 48, 8\), not \(8, 16, 8\)"),
 ])  # fmt: skip
 def test_a_transfer_that_does_not_fit_changes_nothing(net: CSTL, sizes: dict[str, Any], message: str) -> None:
-    other = CSTL(**SIZES | sizes)
+    other = AblatedCSTL(**SIZES | sizes)
     before = {key: value.clone() for key, value in other.state_dict().items()}
     with pytest.raises(ValueError, match=message):
         transfer(other, net.state_dict())
