@@ -96,3 +96,14 @@ def test_a_run_with_augmentation_does_not_depend_on_where_it_stopped(
     prolonged = trained("stopped", "trainer.max_steps=4", "extend=6")
     for name, tensor in straight.items():
         assert torch.equal(tensor, prolonged[name]), name
+
+
+def test_our_own_network_with_augmentation_is_evaluated_from_its_checkpoint(
+    configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    changes = ["Flip", "Rotate", "Perspective", "Erase"]
+    more = f"model.augment=[{','.join(f'{{_target_:cstl.data.augment.{change}}}' for change in changes)}]"
+    trained = run.train(configured("train", *TINY, more, "data.frames=[2,5]", "data.clip=unordered"))
+    checkpoint = sorted((tmp_path / "run" / "checkpoints").glob("step-*.ckpt"))[-1]
+    evaluated = run.evaluate(configured("evaluate", f"checkpoint='{checkpoint}'", "baseline=false", folder="again"))
+    assert evaluated["rank1"] == trained["rank1"]

@@ -19,7 +19,7 @@ from cstl import figures, report, run
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store
 from cstl.data.prepare import prepare
-from cstl.models import CSTL
+from cstl.models import AblatedCSTL
 from cstl.reporting import findings, pictures
 from cstl.reporting.folder import Probes, Run, read_run
 
@@ -200,7 +200,7 @@ def test_many_subjects_show_the_most_confused(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("settings", [{}, {"ssfl": "none"}, {"aggregation": "mean"}, {"parts": 8, "scales": ["frame"]}])
 def test_what_the_network_looks_at(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    network = CSTL(num_classes=2, channels=(2, 4, 16), embedding_dim=4, **settings).eval()
+    network = AblatedCSTL(num_classes=2, channels=(2, 4, 16), embedding_dim=4, **settings).eval()
     silhouettes = np.random.default_rng(0).integers(0, 256, (6, 64, 44), dtype=np.uint8)
     found = pictures.look(network, silhouettes)
     attention = network.attention(torch.from_numpy(silhouettes)[None] / 255)

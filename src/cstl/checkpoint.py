@@ -52,6 +52,7 @@ OURS = {
     "model": ("cstl.recognizer.GaitRecognizer",),
     "model.network": ("cstl.models.CSTL", "cstl.models.AblatedCSTL"),
     "data": ("cstl.data.datamodule.GaitDataModule",),
+    "model.augment[…]": tuple(f"cstl.data.augment.{name}" for name in ("Erase", "Flip", "Perspective", "Rotate")),
 }
 MOST = {"height": 4096, "num_classes": 10**7, "channels": 2**16, "embedding_dim": 2**16, "reduction": 2**16}
 ZIP = b"PK\x03\x04"  # what a file of torch.save begins with; older ones are no zip
@@ -371,7 +372,8 @@ def plain_keys(content: Any, place: str) -> None:
     """Refuses keys such as _target_ that would call something, but for those that name one of `OURS`: ValueError."""
     if isinstance(content, Mapping):
         for key, value in content.items():
-            if key.startswith("_") and (key != "_target_" or place not in OURS):
+            ours = key == "_target_" and place in OURS and (not place.endswith("[…]") or value in OURS[place])
+            if key.startswith("_") and not ours:
                 raise ValueError(
                     f"its {shown(place, 100)}.{shown(key, 60)} is {shown(value, 100)}, and what is called is not read "
                     "from a file"
