@@ -500,8 +500,10 @@ def _split(wanted: Sequence[str]) -> list[str]:
 
 def _paper() -> dict[str, Any]:
     """The paper's settings of the model, as far as they depend on no data set."""
-    model = OmegaConf.to_container(OmegaConf.load(Path(CONFIG_PATH) / "model" / "cstl.yaml"), resolve=False)
-    return {key: value for key, value in decisive({"model": model}).items() if "$" not in str(value)}
+    files = (Path(CONFIG_PATH) / "model" / name for name in ("base.yaml", "cstl.yaml"))
+    model = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)), resolve=False)
+    settings = decisive({"model": model})
+    return {key: value for key, value in settings.items() if "$" not in str(value) and "defaults" not in key}
 
 
 def _with_differences(rows: Sequence[Row], number: int, probes: Sequence[str], resamples: int, seed: int) -> list[Row]:
