@@ -77,8 +77,14 @@ def test_a_network_of_ones_own_trains(configured: Callable[..., DictConfig], tmp
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*.ckpt"))
     content = torch.load(checkpoint, weights_only=True)
     assert content["config"]["model"]["network"]["_target_"].startswith("mynet.")
+    asked = [f"checkpoint='{sorted(checkpoint.parent.glob('step-*.ckpt'))[-1]}'", "baseline=false"]
     with pytest.raises(ValueError, match=r"mynet\.\w+, and what is called is not read from a file"):
-        run.evaluate(configured("evaluate", f"checkpoint='{checkpoint}'", folder="again"))
+        run.evaluate(configured("evaluate", *asked, folder="refused"))
+    again = run.evaluate(configured("evaluate", *asked, more[0], folder="again"))
+    assert (again["rank1"], again["method"]) == (results["rank1"], results["method"])
+    other = {"model=sets": "model=residual", "model=residual": "model=sets"}[more[0]]
+    with pytest.raises(ValueError, match=r"are not those of model\.network=mynet|not say what num_classes"):
+        run.evaluate(configured("evaluate", *asked, other, folder="wrong"))
 
 
 def test_a_run_with_augmentation_does_not_depend_on_where_it_stopped(

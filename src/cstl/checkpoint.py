@@ -322,7 +322,7 @@ def build_network(weights: Weights) -> CSTL:
             shapes = kind(**settings).state_dict()
     except (TypeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"the network of its configuration cannot be made ({shown(error, 200)})") from None
-    if wrong := _differences(weights.state_dict, shapes):
+    if wrong := different_tensors(weights.state_dict, shapes):
         raise ValueError(f"its weights do not fit the network of its own configuration: {_first(wrong)}")
     check_numbers(weights.state_dict)
     network = kind(**settings)
@@ -362,8 +362,8 @@ def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     if (target := config.get("_target_")) not in OURS[place]:
         raise ValueError(
             f"its {place} is {shown(target or 'not named', 100)}, and what is called is not read from a file: only "
-            f"{' and '.join(OURS[place])} are made from one. A class of your own is evaluated at the end of its "
-            "training, and its weights start another run of it with init_from=PATH"
+            f"{' and '.join(OURS[place])} are made from one. For a network of your own say model=NAME, its own "
+            "file: the class is then yours, and the weights are the checkpoint's"
         )
     return {key: value for key, value in config.items() if key != "_target_"}
 
@@ -432,7 +432,7 @@ def network_settings(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         raise ValueError(f"{not_the_papers}{error.args[0]} is absent") from None
     except (ValueError, ArithmeticError, IndexError, TypeError, RuntimeError):
         raise ValueError(f"{not_the_papers}their sizes do not belong together") from None
-    if wrong := _differences(state_dict, network.state_dict()):
+    if wrong := different_tensors(state_dict, network.state_dict()):
         raise ValueError(not_the_papers + _first(wrong))
     return settings
 
@@ -452,7 +452,7 @@ def transfer(network: nn.Module, state_dict: Mapping[str, Tensor]) -> Transfer:
     """
     before = network.state_dict()
     shared = [key for key in before if key in state_dict and key != _CLASSES]
-    wrong = _differences({key: state_dict[key] for key in shared}, {key: before[key] for key in shared})
+    wrong = different_tensors({key: state_dict[key] for key in shared}, {key: before[key] for key in shared})
     if wrong or not shared:
         raise ValueError(
             f"these weights do not fit the network: {_first(wrong) or 'no tensor has the same name'}. They must agree "
@@ -536,7 +536,7 @@ def _first(names: Iterable[str], count: int = 3) -> str:
     )
 
 
-def _differences(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> list[str]:
+def different_tensors(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> list[str]:
     """One line for each tensor that is on one side alone or has another shape: `embedding is (8, 2), not (8, 3)`.
 
     And for those of whole numbers in place of others: `embedding is torch.bool, not torch.float32`.

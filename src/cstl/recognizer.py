@@ -95,6 +95,8 @@ class GaitRecognizer(LightningModule):
     def augmented(self, silhouettes: Tensor) -> Tensor:
         """Change uint8 silhouettes (B, T, H, W) of this process as the step has it → float (B, T, H, W) in [0, 1]."""
         x = silhouettes.to(self.dtype) / 255
+        if not self.augment:
+            return x
         first, whole = self.global_rank * len(x), self.trainer.world_size * len(x)
         share = slice(first, first + len(x))
         seed = self.trainer.datamodule.seed  # type: ignore[attr-defined]

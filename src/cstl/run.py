@@ -18,12 +18,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from rich.console import Console
+from torch import nn
 
 from cstl import results, tables, terminal
 from cstl.callbacks import BEST, Profile, WholeCheckpoints, check_best, checkpoints, last_whole_checkpoint
 from cstl.checkpoint import (
     OURS,
+    Weights,
     build_network,
+    different_tensors,
     known_keys,
     load_weights,
     network_settings,
@@ -153,7 +156,7 @@ def _evaluate(config: DictConfig) -> Plain:
     check_device(config.trainer.accelerator)
     refuse_impossible(config, "evaluate")
     path = asked_checkpoint(config, "evaluate")
-    recognizer, trained = load_recognizer(path)
+    recognizer, trained = load_recognizer(path, config.get("model"))
     own_data = None if "dataset" in config else trained_data(path, trained)
     if config.res not in (None, trained["res"]):
         raise ValueError(
@@ -164,6 +167,7 @@ def _evaluate(config: DictConfig) -> Plain:
         config.res = trained["res"]
         config.trainer.precision = config.trainer.precision or trained.get("trainer", {}).get("precision", "32-true")
         config.logger = config.callbacks = {}
+        config.pop("model", None)
         if own_data is not None:
             config.dataset = trained["dataset"]
             config.data = own_data | {"_target_": OURS["data"][0], "workers": config.data.workers}
@@ -473,17 +477,21 @@ def log_file(folder: Path) -> Path:
     return folder / f"{HydraConfig.get().job.name}.log"
 
 
-def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
+def load_recognizer(path: Path, model: DictConfig | None = None) -> tuple[GaitRecognizer, Plain]:
     """A recogniser from its checkpoint alone, and the settings it was trained with; only tensors are loaded.
 
     Of the authors' files, which say nothing of their training, the settings are only what the weights tell.
+
+    Args:
+        path: of the checkpoint.
+        model: the user's own, as composed: its network is made of these settings, and takes the file's weights.
 
     Raises:
         FileNotFoundError, ValueError: no such file, a damaged one, or one that holds something else.
     """
     weights = load_weights(path)
     try:
-        network = build_network(weights)
+        network = build_network(weights) if model is None else own_network(model, weights)
         if weights.config is not None:
             known_keys(own_class(weights.config, "model"), GaitRecognizer, "model")
     except ValueError as error:
@@ -501,7 +509,7 @@ def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
                 f"{path} is refused: its trainer.precision is {shown(precision, 60)}, expected one of "
                 f"{', '.join(PRECISIONS[:6])}"
             )
-        if settings.get("res") != network.height:
+        if model is None and settings.get("res") != network.height:
             raise ValueError(f"{path} is refused: its res is {settings.get('res')}, its network's {network.height}")
         if "dataset" in settings and not settings["dataset"].get("name"):
             raise ValueError(f"{path} is refused: its data set has no name")
@@ -511,6 +519,28 @@ def load_recognizer(path: Path) -> tuple[GaitRecognizer, Plain]:
         training_of(weights.config, weights.kept, str(path), weights.origin),
     )
     return recognizer, settings
+
+
+def own_network(model: DictConfig, weights: Weights) -> nn.Module:
+    """The network that the user's model names, with a checkpoint's weights; the file says how many classes it has.
+
+    Raises:
+        ValueError: the checkpoint is of no run of ours, or its weights are those of another network.
+    """
+    if weights.config is None:
+        raise ValueError("it does not say how it was trained; model= is for checkpoints of cstl.train")
+    trained = weights.config.get("model", {}).get("network", {})
+    OmegaConf.update(model._get_root(), "res", weights.config["res"])
+    settings = OmegaConf.to_container(model.network, resolve=True)
+    assert isinstance(settings, dict)
+    filled = {key: trained.get(key) for key, value in settings.items() if value == "???"}
+    if unknown := [str(key) for key, value in filled.items() if type(value) is not int]:
+        raise ValueError(f"it does not say what {', '.join(unknown)} of its network is")
+    network: nn.Module = instantiate(settings | filled)
+    if wrong := different_tensors(weights.state_dict, network.state_dict()):
+        raise ValueError(f"its weights are not those of model.network={settings['_target_']}: {', '.join(wrong[:3])}")
+    network.load_state_dict(weights.state_dict)
+    return network
 
 
 def trained_data(path: Path, trained: Plain) -> Plain:
