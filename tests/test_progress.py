@@ -126,7 +126,8 @@ def test_batches_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "get_worker_info", lambda: object())
     come = pickle.loads(pickle.dumps(batches._sent(batch)))
     assert isinstance(come, batches.TrainBatch)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(batch, come, strict=True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(batch[:2], come[:2], strict=True))
+    assert come.lengths is None
 
 
 def test_every_process_has_an_evaluation_batch(store: Store, protocol: Protocol) -> None:

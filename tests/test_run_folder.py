@@ -187,9 +187,9 @@ def test_a_start_that_came_to_nothing_leaves_its_name_free(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run, "load_weights", never)
+        patch.setattr(run, "seed_everything", never)
         with pytest.raises(AssertionError):
-            run.train(configured("train", *TINY, "init_from=x.ckpt"))
+            run.train(configured("train", *TINY))
     folder = tmp_path / "run"
     assert (folder / "config.yaml").exists()
     (folder / "wandb").mkdir()

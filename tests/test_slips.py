@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from cstl import command, run, streams, typed
 from cstl.checkpoint import load_weights
 from cstl.data.protocol import Protocol
-from cstl.models import CSTL
+from cstl.models import CSTL, AblatedCSTL
 from cstl.reporting.folder import read_run
 
 Configure = Callable[..., DictConfig]
@@ -64,7 +64,7 @@ SLIPS = [  # what is typed, what is answered
     ("train -m model=cstl,frame_olny", r"did you mean frame_only\?"),
     ("train hydra/launcher=jolib", r"did you mean joblib\?"),
     ("train +experiment=demo", r"type experiment=demo, once and without the \+"),
-    ("train model=null", r"model=null: a group is set to the name of one of its files; model takes concat"),
+    ("train model=null", r"model=null: a group is set to the name of one of its files; model takes base, concat"),
     ("train --config-dir={conf} dataset=mien", r"did you mean mine\?.*casiab.*mine"),
     ("train --config-dir={conf} experiment=choice", r"no dataset=casiba.*did you mean casiab\?"),
     ("train --config-dir=nowhere", r"no such folder"),
@@ -95,7 +95,7 @@ SLIPS = [  # what is typed, what is answered
     ("train trainer.gradient_clip_val=1.0", r"type \+trainer\.gradient_clip_val=1\.0$"),
     ("train datset=casiab", r"no key datset; did you mean dataset\? There are: .*baseline, .*seed"),
     ("train +datset=casiab", r"no key datset: nothing reads it.*did you mean dataset\?"),
-    ("train model.margn=0.3", r"model has no key margn; did you mean margin\? There are: batch_norm, .*margin"),
+    ("train model.margn=0.3", r"model has no key margn; did you mean margin\? There are: .*batch_norm, .*margin"),
     ("train ++model.margn=0.3", r"model has no key margn: nothing reads it.*did you mean margin\?"),
     ("train margin=0.3", r"did you mean model\.margin\?"),
     ("train dataset.recipe.margin=0.3", r"dataset\.recipe has no key margin; did you mean model\.margin\?"),
@@ -352,7 +352,7 @@ def test_a_state_dict_of_our_own_network_is_a_checkpoint(configured: Configure, 
     assert (tmp_path / "own" / "command.txt").read_text().startswith("python -m cstl.evaluate ")
     given = ("dataset=tiny", "trainer=cpu", "trainer.max_steps=1", "data.workers=0", f"init_from={tmp_path}/a.pt")
     run.train(configured("train", *given))
-    small = CSTL(height=64, num_classes=3, channels=(2, 4, 16), scales=["frame"])
+    small = AblatedCSTL(height=64, num_classes=3, channels=(2, 4, 16), scales=["frame"])
     torch.save(small.state_dict(), tmp_path / "ablated.pt")
     with pytest.raises(ValueError, match=r"ablated\.pt.*not those of the paper's network"):
         run.evaluate(configured("evaluate", f"checkpoint={tmp_path}/ablated.pt", "dataset=tiny", folder="b"))
