@@ -13,8 +13,7 @@ from torch import Tensor
 from cstl import run
 from cstl.compare import compare, to_terminal
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
-from cstl.models import CSTL
-from cstl.models.cstl import CSTLOutput
+from cstl.models import CSTL, Output
 from cstl.reporting.folder import read_run
 from cstl.reporting.remarks import remarks, remarks_of
 
@@ -145,9 +144,9 @@ def test_probes_that_nobody_in_the_gallery_matches() -> None:
 def test_they_are_in_the_terminal_the_results_the_report_and_the_comparison(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def same(self: CSTL, silhouettes: Tensor, lengths: Tensor | None = None) -> CSTLOutput:
+    def same(self: CSTL, silhouettes: Tensor, lengths: Tensor | None = None) -> Output:
         out = forward(self, silhouettes, lengths)
-        return out if self.training else CSTLOutput(torch.ones_like(out.embeddings), out.logits)
+        return out if self.training else Output(torch.ones_like(out.embeddings), out.logits)
 
     forward = CSTL.forward
     monkeypatch.setattr(CSTL, "forward", same)

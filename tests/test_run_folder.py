@@ -39,7 +39,7 @@ def typed(user_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return start
 
 
-def never(*arguments: object) -> None:
+def never(*arguments: object, **named: object) -> None:
     raise AssertionError("this was to be refused before")
 
 
