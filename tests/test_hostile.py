@@ -720,6 +720,7 @@ def written(name: str, folder: Path) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["results.json", "config.yaml", "metrics.csv"])
 def test_fields_of_other_types(
     name: str, spoilt: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -537,6 +537,16 @@ def test_the_number_of_threads_changes_no_digit(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(found[0], found[2])
 
 
+def test_an_evaluation_in_inference_mode_on_several_threads() -> None:
+    """As Lightning evaluates: what a thread changes is a tensor of that mode."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with torch.inference_mode():
+        found = evaluate(sequences())
+    torch.set_num_threads(threads)
+    assert_equal(found, evaluate(sequences()))
+
+
 def test_many_matches_rank_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     near, own = torch.rand(9, 60).round(decimals=1), torch.rand(9, 60) < 0.3  # with ties

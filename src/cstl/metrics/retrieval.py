@@ -9,6 +9,7 @@ changes no digit.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -99,12 +100,18 @@ def own_threads(device: torch.device) -> Iterator[ForEach]:
     if device.type != "cpu" or threads == 1:
         yield here
         return
+    inference = torch.is_inference_mode_enabled()  # which threads do not inherit
+
+    def work_as_here(work: Callable[[slice], None], block: slice) -> None:
+        with torch.inference_mode(inference):
+            work(block)
+
     torch.set_num_threads(1)  # each thread computes by itself
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
             def for_each(work: Callable[[slice], None], rows: int) -> None:
-                for _ in pool.map(work, blocks(rows, _ROWS)):
+                for _ in pool.map(partial(work_as_here, work), blocks(rows, _ROWS)):
                     pass
 
             yield for_each
