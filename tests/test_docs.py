@@ -43,6 +43,7 @@ SMALL = {
     "first_run.md": {"train": (*BATCH, *WALKERS, *NO_REPORT), "evaluate": EVALUATE},
     "reading_the_report.md": {"train": (*BATCH, *WALKERS)},
     "ablation.md": {"train": (*BATCH, *WALKERS, *NO_REPORT)},
+    "your_own_network.md": {"train": (*BATCH, *WALKERS, *NO_REPORT), "evaluate": EVALUATE},
     "casiab.md": {"prepare": ("workers=1",), "train": (*BATCH, *NO_REPORT), "evaluate": EVALUATE},
     "your_own_data.md": {"prepare": ("workers=1",), "train": (*BATCH, *NO_REPORT), "evaluate": EVALUATE},
 }
@@ -150,6 +151,21 @@ def test_your_own_data(
         file.write_text(content, encoding="utf-8")
     run_page("your_own_data.md")
     assert "My walkers 64×44" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "mine" / "results.json").is_file()
+
+
+def test_your_own_network(
+    run_page: Run, walkers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(walkers, tmp_path / "data")
+    for language in ("python", "yaml"):
+        for content in blocks("your_own_network.md", language):
+            file = tmp_path / content.partition("\n")[0].removeprefix("# ")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` has it
+    run_page("your_own_network.md")
+    assert "NM Net" in capsys.readouterr().out
     assert (tmp_path / "runs" / "mine" / "results.json").is_file()
 
 

@@ -1,5 +1,6 @@
 """What there is: `python -m cstl` lists the commands, each with a line and an example; `cstl NAME` runs one."""
 
+import os
 import runpy
 import sys
 from difflib import get_close_matches
@@ -45,6 +46,8 @@ def main() -> None:
         print(f"cstl {__version__}")
     elif (name := asked[0].removeprefix("cstl.").replace("-", "_")) in COMMANDS:
         sys.argv[1:] = asked[1:]
+        if os.getcwd() not in sys.path:  # `python -m` looks here for a network of the user's, `cstl` does not
+            sys.path.append(os.getcwd())
         runpy.run_module(f"cstl.{name}", run_name="__main__", alter_sys=True)
     else:
         likely = get_close_matches(name, COMMANDS, n=1)
