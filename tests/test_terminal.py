@@ -1,5 +1,6 @@
 """What the terminal shows: the overview, help, one line of progress, closing words, and what Ctrl-C says."""
 
+import importlib
 import io
 import os
 import re
@@ -204,3 +205,17 @@ def _take_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize(("typed", "message"), [
+    (["cstl.report"], r"^error: .*required: RUN; see python -m cstl.report --help$"),
+    (["cstl.report", "x", "--otu=page.html"], r"--otu.*did you mean --out\?"),
+    (["cstl.compare", "x", "--basline=0"], r"--basline.*did you mean --baseline\?"),
+])  # fmt: skip
+def test_a_wrong_option_is_one_sentence(
+    typed: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", typed)
+    with pytest.raises(SystemExit, match="1"):
+        importlib.import_module(typed[0]).main()
+    assert re.search(message, capsys.readouterr().err.rstrip("\n"))

@@ -4,7 +4,6 @@ Runs that differ in nothing but the seed are one row: mean ± standard deviation
 baseline with an interval from resampling the test subjects, and of the settings only those that differ.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NoReturn
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -37,7 +36,7 @@ from cstl.files import check_inside, read_rows, read_yaml, shown, shown_lines, w
 from cstl.published import method_of_files
 from cstl.reporting.folder import read_probes, read_results, shown_settings
 from cstl.reporting.remarks import remarks_of
-from cstl.streams import never_fail
+from cstl.streams import Parser, never_fail
 from cstl.sweep import ERROR, held_out_score, last_words
 
 MISSING, UNKNOWN = "–", "?"
@@ -755,15 +754,10 @@ def draw(tables: Sequence[Table]) -> Figure:
     return figure
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(1, f"error: {message}; see python -m cstl.compare --help\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     never_fail()
-    parser = _Parser(prog="python -m cstl.compare", description=(__doc__ or "").partition("\n\n")[2])
+    parser = Parser(prog="python -m cstl.compare", description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or sweeps: runs/NAME")
     parser.add_argument(
         "--baseline", action="append", default=[], metavar="WHICH",

@@ -4,7 +4,6 @@ The page is one HTML file that needs no network. Of a single run the same plots 
 and PNG, into its folder.
 """
 
-import argparse
 import base64
 import gzip
 import re
@@ -30,7 +29,7 @@ from cstl.files import shown_lines, write_text
 from cstl.reporting import charts, findings, pictures
 from cstl.reporting.findings import HardProbe
 from cstl.reporting.folder import Run, find_runs, read_run
-from cstl.streams import never_fail
+from cstl.streams import Parser, never_fail
 from cstl.tables import MISSING, Row
 
 HARDEST = 4  # probes of each set
@@ -97,7 +96,7 @@ def compare_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     never_fail()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m cstl.report",
         description="Write one HTML page of a run, or one that compares several.",
         epilog="example: python -m cstl.report runs/demo",

@@ -1,12 +1,17 @@
-"""Outputs that a run cannot fail on: of any encoding, also where nobody reads them any more."""
+"""Outputs that a run cannot fail on, whatever their encoding or reader; and options answered in a sentence."""
 
+import argparse
 import codecs
 import io
 import logging
 import os
+import re
 import select
 import sys
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from cstl.files import shown
 
 # The signs of our tables and sentences, for encodings without them (cp1252, gbk, ascii): one for one, so columns stay.
 _SIGNS = str.maketrans("−–×…→±·─│•█░’“”", '--x.>~.-|*#.\'""')
@@ -48,3 +53,14 @@ def _in_other_signs(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     plain = error.object[error.start : error.end].translate(_SIGNS)
     return plain.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a slip with one sentence, the nearest option in it, and exit code 1."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102
+        known = [option for action in self._actions for option in action.option_strings]
+        wrong = re.findall(r"(--?\w[\w-]*)", message) if message.startswith("unrecognized") else []
+        meant = [near for word in wrong for near in get_close_matches(word, known, n=1)]
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        self.exit(1, f"error: {shown(message, 300)}{hint}; see {self.prog} --help\n")
