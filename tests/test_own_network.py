@@ -48,13 +48,13 @@ class Residual(nn.Module):
         return Output(x[:, None], self.classes(self.norm(x))[:, None])
 '''
 TINY = ["dataset=tiny", "trainer=cpu", "baseline=false"]
-MODEL = "defaults: [base, _self_]\nnetwork:\n  _target_: mynet.{name}\n{more}"
+MODEL = "defaults: [base, _self_]\nnetwork:\n  _target_: ownnet.{name}\n{more}"
 
 
 @pytest.fixture
 def user_conf(tmp_path: Path, user_conf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder of everybody, with two models in it whose networks can be imported."""
-    (tmp_path / "mynet.py").write_text(NETWORKS, encoding="utf-8")
+    (tmp_path / "ownnet.py").write_text(NETWORKS, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     own = tmp_path / "my"
     shutil.copytree(user_conf, own)
@@ -76,14 +76,14 @@ def test_a_network_of_ones_own_trains(configured: Callable[..., DictConfig], tmp
     assert written["rank1"] == results["rank1"]
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*.ckpt"))
     content = torch.load(checkpoint, weights_only=True)
-    assert content["config"]["model"]["network"]["_target_"].startswith("mynet.")
+    assert content["config"]["model"]["network"]["_target_"].startswith("ownnet.")
     asked = [f"checkpoint='{sorted(checkpoint.parent.glob('step-*.ckpt'))[-1]}'", "baseline=false"]
-    with pytest.raises(ValueError, match=r"mynet\.\w+, and what is called is not read from a file"):
+    with pytest.raises(ValueError, match=r"ownnet\.\w+, and what is called is not read from a file"):
         run.evaluate(configured("evaluate", *asked, folder="refused"))
     again = run.evaluate(configured("evaluate", *asked, more[0], folder="again"))
     assert (again["rank1"], again["method"]) == (results["rank1"], results["method"])
     other = {"model=sets": "model=residual", "model=residual": "model=sets"}[more[0]]
-    with pytest.raises(ValueError, match=r"are not those of model\.network=mynet|not say what num_classes"):
+    with pytest.raises(ValueError, match=r"are not those of model\.network=ownnet|not say what num_classes"):
         run.evaluate(configured("evaluate", *asked, other, folder="wrong"))
 
 
