@@ -82,6 +82,10 @@ def test_a_network_of_ones_own_trains(configured: Callable[..., DictConfig], tmp
         run.evaluate(configured("evaluate", *asked, folder="refused"))
     again = run.evaluate(configured("evaluate", *asked, more[0], folder="again"))
     assert (again["rank1"], again["method"]) == (results["rank1"], results["method"])
+    next(tensor for tensor in content["state_dict"].values() if tensor.is_floating_point()).fill_(torch.nan)
+    torch.save(content, tmp_path / "nan.ckpt")
+    with pytest.raises(ValueError, match=r"nan\.ckpt is refused: .*(NaN|finite|number)"):
+        run.evaluate(configured("evaluate", f"checkpoint={tmp_path}/nan.ckpt", more[0], folder="nan"))
     other = {"model=sets": "model=residual", "model=residual": "model=sets"}[more[0]]
     with pytest.raises(ValueError, match=r"are not those of model\.network=ownnet|not say what num_classes"):
         run.evaluate(configured("evaluate", *asked, other, folder="wrong"))

@@ -26,6 +26,7 @@ from cstl.checkpoint import (
     OURS,
     Weights,
     build_network,
+    check_numbers,
     different_tensors,
     known_keys,
     load_weights,
@@ -539,6 +540,7 @@ def own_network(model: DictConfig, weights: Weights) -> nn.Module:
     network: nn.Module = instantiate(settings | filled)
     if wrong := different_tensors(weights.state_dict, network.state_dict()):
         raise ValueError(f"its weights are not those of model.network={settings['_target_']}: {', '.join(wrong[:3])}")
+    check_numbers(weights.state_dict)
     network.load_state_dict(weights.state_dict)
     return network
 
