@@ -25,7 +25,7 @@ from benchmarks.harness import Curve, Row
 from rich.console import Console
 from rich.table import Table
 
-from cstl.memory import keep_freed_memory
+from cstl.running.memory import keep_freed_memory
 
 MODULES = ("training", "loading", "embedding", "evaluation", "preparation", "store")
 PACKAGES = ("cstl", "torch", "pytorch-lightning", "torchmetrics", "numpy", "opencv-python-headless")

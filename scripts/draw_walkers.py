@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cstl.data import align_silhouette
-from cstl.data.walkers import render_sequence
+from cstl.walkers.synthesis import render_sequence
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "walkers.png"
 VIEWS = ("000", "036", "072", "090", "126", "180")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store, open_store
-from cstl.data.prepare import prepare
+from cstl.preparation.prepare import prepare
 
 SUBJECTS = ("001", "002", "003", "004", "005", "006")
 

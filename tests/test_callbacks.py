@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cstl import checkpoint
-from cstl.callbacks import (
+from cstl.files import remove_parts
+from cstl.running.checkpoints import (
     BEST,
     PART,
     Checkpoints,
@@ -19,8 +20,7 @@ from cstl.callbacks import (
     last_whole_checkpoint,
     remove_leftovers,
 )
-from cstl.files import remove_parts
-from cstl.processes import Stopped, obeying_signals
+from cstl.running.processes import Stopped, obeying_signals
 
 NAMES = ["step-0000002.ckpt", "step-0000004.ckpt"]
 

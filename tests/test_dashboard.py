@@ -20,11 +20,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from cstl import dashboard, run
-from cstl.dashboard import Speed, commit, dashboards
-from cstl.loggers import TensorBoardLog, WandbLog, read_rows
+from cstl import run
 from cstl.losses import TripletLoss
 from cstl.recognizer import GaitRecognizer
+from cstl.running import dashboards as dashboard
+from cstl.running.dashboards import Speed, commit, dashboards
+from cstl.running.metrics_log import TensorBoardLog, WandbLog, read_rows
 
 Configure = Callable[..., DictConfig]
 TINY = (

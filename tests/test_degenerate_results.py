@@ -9,10 +9,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cstl import compare, figures, report, results, tables
+from cstl import compare, report
 from cstl.files import write_json, write_text
 from cstl.metrics import CrossViewAccuracy
-from cstl.reporting import pictures
+from cstl.reporting import figures, pictures, results, tables
 from cstl.reporting.remarks import remarks
 
 CONDITIONS, PROBES = ["nm-01", "nm-02", "bg-01"], {"NM": ["nm-02"], "BG": ["bg-01"]}

@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from cstl.__main__ import COMMANDS
 from cstl.config import CONFIG_PATH
-from cstl.data.walkers import synthesize
+from cstl.walkers.synthesis import synthesize
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

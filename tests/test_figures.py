@@ -11,11 +11,10 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from cstl import figures
-from cstl.reporting import charts
+from cstl.reporting import charts, figures
 from cstl.reporting.findings import Confusion, HardProbe, Map
 from cstl.reporting.pictures import Look
-from cstl.tables import Row, Table
+from cstl.reporting.tables import Row, Table
 
 VIEWS = ("000", "090", "180")
 RNG = np.random.default_rng(0)

@@ -34,23 +34,23 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from cstl import compare as compare_module
-from cstl import figures, files, results, run, tables
+from cstl import files, run
 from cstl.checkpoint import DamagedError, load_tensors, load_weights, transfer
 from cstl.compare import compare, load_run, to_markdown, to_terminal
 from cstl.compare import main as compare_main
 from cstl.config import CONFIG_PATH, Plain, plain
 from cstl.data import Protocol, Store, open_store
-from cstl.data.frames import read_grey, read_pickle
 from cstl.data.protocol import as_protocol
-from cstl.data.sources import Source, read_sources
 from cstl.data.store import COLUMNS
 from cstl.files import shown
-from cstl.loggers import WandbLog
 from cstl.models import CSTL
+from cstl.preparation.frames import read_grey, read_pickle
+from cstl.preparation.sources import Source, read_sources
 from cstl.recognizer import cross_view_accuracy
 from cstl.report import _file_name, compare_runs, report_run
-from cstl.reporting import charts, findings, pictures
+from cstl.reporting import charts, figures, findings, pictures, results, tables
 from cstl.reporting.folder import read_run
+from cstl.running.metrics_log import WandbLog
 
 SECRET = "canary-of-the-environment"
 hypothesis.settings.register_profile(

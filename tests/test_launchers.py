@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store, open_store
-from cstl.data.prepare import prepare
+from cstl.preparation.prepare import prepare
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 LAUNCHERS = [

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cstl.loggers import CSVLog, read_rows
+from cstl.running.metrics_log import CSVLog, read_rows
 
 
 def test_rows_and_columns_as_they_come(tmp_path: Path) -> None:

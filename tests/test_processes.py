@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
 
 from cstl import run
-from cstl.callbacks import checkpoints
+from cstl.running.checkpoints import checkpoints
 
 Configure = Callable[..., DictConfig]
 TINY = (

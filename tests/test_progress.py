@@ -13,11 +13,12 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import progress, report, run, terminal
+from cstl import progress, report, run
 from cstl.data import Protocol, Store
 from cstl.data import datamodule as batches
-from cstl.processes import Stopped, naming_what_was_lost, obeying_signals
-from cstl.sweep import AlreadyFinishedError
+from cstl.running import terminal
+from cstl.running.processes import Stopped, naming_what_was_lost, obeying_signals
+from cstl.running.sweep import AlreadyFinishedError
 
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "baseline=false")
 Configure = Callable[..., DictConfig]

@@ -16,8 +16,8 @@ from cstl import run
 from cstl.compare import compare
 from cstl.config import CONFIG_PATH
 from cstl.data.datamodule import GaitDataModule
-from cstl.published import caveats, coverage, method_name, published
 from cstl.reporting.folder import read_run
+from cstl.reporting.published import caveats, coverage, method_name, published
 from cstl.trained import NOBODY, Trained
 
 Configure = Callable[..., DictConfig]

@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from cstl import figures, report, run
+from cstl import report, run
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store
-from cstl.data.prepare import prepare
 from cstl.models import AblatedCSTL
-from cstl.reporting import findings, pictures
+from cstl.preparation.prepare import prepare
+from cstl.reporting import figures, findings, pictures
 from cstl.reporting.folder import Probes, Run, read_run
 
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "evaluate_every=3")

@@ -18,8 +18,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from cstl.callbacks import checkpoints
 from cstl.config import CONFIG_PATH
+from cstl.running.checkpoints import checkpoints
 
 TINY = (
     "dataset=tiny",
@@ -101,7 +101,7 @@ class Killed:
     @staticmethod
     def after_the_last_evaluation() -> None:
         """When its row is in the log, and nothing else tells of it."""
-        from cstl import results
+        from cstl.reporting import results
 
         results.write_probes = lambda *arguments: kill()
 
@@ -140,7 +140,7 @@ class Killed:
 
 def resumed_log() -> None:
     """Killed when a resumed run has just cut its log."""
-    from cstl.loggers import CSVLog
+    from cstl.running.metrics_log import CSVLog
 
     resume = CSVLog.resume
 
@@ -156,7 +156,7 @@ def train(conf: Path, folder: Path, patch: Patch | str | None, *overrides: str) 
     sys.stdout = sys.stderr = open(f"{folder}.log", "a")  # noqa: SIM115
     torch.set_num_threads(1)
     from cstl import run
-    from cstl.processes import Stopped
+    from cstl.running.processes import Stopped
 
     folder.mkdir(exist_ok=True)
     fixed = [f"hydra.searchpath=[file://{conf}]", f"hydra.runtime.output_dir={folder}", "name=run"]

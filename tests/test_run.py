@@ -14,11 +14,11 @@ import torch
 from omegaconf import DictConfig
 
 from cstl import run
-from cstl.callbacks import WholeCheckpoints, checkpoints
 from cstl.data import Protocol, open_store
-from cstl.data.prepare import prepare
 from cstl.owner import InUseError
+from cstl.preparation.prepare import prepare
 from cstl.recognizer import GaitRecognizer
+from cstl.running.checkpoints import WholeCheckpoints, checkpoints
 
 Configure = Callable[..., DictConfig]
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1")

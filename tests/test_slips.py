@@ -11,11 +11,12 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import command, run, streams, typed
+from cstl import run
 from cstl.checkpoint import load_weights
 from cstl.data.protocol import Protocol
 from cstl.models import CSTL, AblatedCSTL
 from cstl.reporting.folder import read_run
+from cstl.running import command, streams, typed
 
 Configure = Callable[..., DictConfig]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import compare, run, sweep
-from cstl.command import command
-from cstl.processes import Stopped
+from cstl import compare, run
+from cstl.running import sweep
+from cstl.running.command import command
+from cstl.running.processes import Stopped
 
 Configure = Callable[..., DictConfig]
 TINY = (

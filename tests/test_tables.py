@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
-from cstl.tables import (
+from cstl.reporting.tables import (
     TEXT_FORMATS,
     Row,
     Table,

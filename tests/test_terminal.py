@@ -19,9 +19,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import cstl.__main__ as overview
-from cstl import command, run, terminal
+from cstl import run
 from cstl.config import CONFIG_PATH
-from cstl.tables import Row, Table
+from cstl.reporting.tables import Row, Table
+from cstl.running import command, terminal
 
 CONF, SOURCE = Path(CONFIG_PATH), Path(overview.__file__).parent
 COMMANDS = sorted(

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from cstl import run
 from cstl.checkpoint import load_weights
 from cstl.config import CONFIG_PATH
-from cstl.data.walkers import subject_traits
 from cstl.trained import NOBODY, Trained, people, ranges, to_plain, training_of
+from cstl.walkers.synthesis import subject_traits
 
 Configure = Callable[..., DictConfig]
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.max_steps=1", "baseline=false")

@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.harness import AT_MOST, Curve, Row, median_seconds, paired_ratio, wanted
 from benchmarks.store import casiab, sequence_names, write_store
 from cstl.data.alignment import frame_size
+from cstl.data.batches import TrainBatches
 from cstl.data.datamodule import GaitDataModule
-from cstl.data.sampler import TrainBatches
 
 SUBJECTS, SEQUENCES, FRAMES = 8, 8, 30  # of a batch, as in the paper
 

@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.harness import AT_MOST, Curve, Row, paired_ratio, wanted
 from benchmarks.store import CONDITIONS, VIEWS, casiab
 from cstl.data.alignment import frame_size
-from cstl.data.prepare import prepare
-from cstl.data.walkers import synthesize
+from cstl.preparation.prepare import prepare
+from cstl.walkers.synthesis import synthesize
 
 
 def rows(quick: bool) -> Iterator[Row]:

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.harness import AT_LEAST, AT_MOST, Curve, Row, median_seconds, paired_ratio, peak_memory, wanted
-from cstl.memory import keep_freed_memory
-from cstl.models import CSTL, gradients
+from cstl.models import CSTL
+from cstl.models.layers import gradients
 from cstl.models.reference import Reference
 from cstl.recognizer import GaitRecognizer
+from cstl.running.memory import keep_freed_memory
 
 CHANNELS, CLASSES = (32, 64, 128), 73
 CHOICES: dict[str, Callable[[CSTL], Any]] = {  # not taken by default; below 1 one would pay
@@ -46,7 +47,7 @@ def rows(quick: bool = False) -> Iterator[Row]:
 
 
 def written_by_hand(sequences: int, frames: int) -> dict[str, tuple[list[torch.Tensor], tuple]]:
-    """Give each function of `cstl.models.gradients` inputs of the sizes that a step at 64×44 has."""
+    """Give each function of `cstl.models.layers.gradients` inputs of the sizes that a step at 64×44 has."""
     parts, channels = 32, CHANNELS[-1]
     f = torch.rand(parts, sequences, frames, channels)
     return {

@@ -6,7 +6,7 @@ import sys
 from difflib import get_close_matches
 
 from cstl import __version__
-from cstl.streams import never_fail
+from cstl.running.streams import never_fail
 
 COMMANDS = {  # name → what it does, an example
     "train": ("trains a run, or goes on with it, and evaluates its model", "experiment=demo"),

@@ -1,6 +1,6 @@
 """Check a prepared store: `python -m cstl.check dataset=casiab res=128`."""
 
-from cstl.command import command
+from cstl.running.command import command
 
 main = command("check")
 

@@ -31,13 +31,13 @@ from rich.text import Text
 from cstl.config import CONFIG_PATH, Plain, checked, decisive, followed
 from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import Protocol, as_protocol
-from cstl.figures import COLOURS, condition_colours
 from cstl.files import check_inside, read_rows, read_yaml, shown, shown_lines, write_text
-from cstl.published import method_of_files
+from cstl.reporting.figures import COLOURS, condition_colours
 from cstl.reporting.folder import read_probes, read_results, shown_settings
+from cstl.reporting.published import method_of_files
 from cstl.reporting.remarks import remarks_of
-from cstl.streams import Parser, never_fail
-from cstl.sweep import ERROR, held_out_score, last_words
+from cstl.running.streams import Parser, never_fail
+from cstl.running.sweep import ERROR, held_out_score, last_words
 
 MISSING, UNKNOWN = "–", "?"
 MOST_CELLS = 10**8  # subjects × views × views × probes, each a number in memory

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint: `python -m cstl.evaluate checkpoint=PATH`."""
 
-from cstl.command import command
+from cstl.running.command import command
 
 main = command("evaluate")
 

@@ -1,6 +1,6 @@
 """Write a checkpoint for the authors' code: `python -m cstl.export_official checkpoint=PATH`."""
 
-from cstl.command import command
+from cstl.running.command import command
 
 main = command("export_official")
 

@@ -1,6 +1,6 @@
 """Prepare a store from raw frames: `python -m cstl.prepare dataset=casiab res=128 dataset.raw=PATH`."""
 
-from cstl.command import command
+from cstl.running.command import command
 
 main = command("prepare")
 

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from cstl.data.augment import Transform, augment
 from cstl.data.datamodule import GaitDataModule, TestBatch, TrainBatch
 from cstl.data.protocol import Protocol
+from cstl.distributed import of_all_processes
 from cstl.losses import TripletLoss
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.models import set_batch_norm
-from cstl.models.collective import of_all_processes
-from cstl.tables import rows
+from cstl.reporting.tables import rows
 from cstl.trained import NOBODY, Trained, to_plain, training_of
 
 

@@ -23,14 +23,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from cstl import figures, tables
 from cstl.config import differences
 from cstl.files import shown_lines, write_text
-from cstl.reporting import charts, findings, pictures
+from cstl.reporting import charts, figures, findings, pictures, tables
 from cstl.reporting.findings import HardProbe
 from cstl.reporting.folder import Run, find_runs, read_run
-from cstl.streams import Parser, never_fail
-from cstl.tables import MISSING, Row
+from cstl.reporting.tables import MISSING, Row
+from cstl.running.streams import Parser, never_fail
 
 HARDEST = 4  # probes of each set
 _MEASURES = (  # what to show, and where results.json has it

@@ -20,8 +20,6 @@ from pytorch_lightning import Trainer, seed_everything
 from rich.console import Console
 from torch import nn
 
-from cstl import results, tables, terminal
-from cstl.callbacks import BEST, Profile, WholeCheckpoints, check_best, checkpoints, last_whole_checkpoint
 from cstl.checkpoint import (
     OURS,
     Weights,
@@ -38,28 +36,31 @@ from cstl.checkpoint import (
 )
 from cstl.config import Plain, checked, differences, digest, plain
 from cstl.data.alignment import frame_size
-from cstl.data.check import check_store, contact_sheet, write_check
 from cstl.data.datamodule import GaitDataModule
-from cstl.data.inspection import look_at_masks
-from cstl.data.plan import OPTIONS
-from cstl.data.prepare import prepare as prepare_store
-from cstl.data.prepare import prepare_shard
 from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store, verify_store
-from cstl.data.walkers import synthesize as write_walkers
 from cstl.files import read_json, read_yaml, remove_parts, shown, shown_lines, write_json, write_text
-from cstl.loggers import CSVLog, TensorBoardLog, closing, read_rows, wanted
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.owner import InUseError, owner
-from cstl.processes import as_one_run, check_processes, is_first, naming_what_was_lost, wait_for
-from cstl.published import BASELINE, caveats, check_label, coverage, method_name, published
+from cstl.preparation.check import check_store, contact_sheet, write_check
+from cstl.preparation.inspection import look_at_masks
+from cstl.preparation.plan import OPTIONS
+from cstl.preparation.prepare import prepare as prepare_store
+from cstl.preparation.prepare import prepare_shard
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
+from cstl.reporting import results, tables
+from cstl.reporting.published import BASELINE, caveats, check_label, coverage, method_name, published
 from cstl.reporting.remarks import remarks
 from cstl.run_folder import COMMAND, EVALUATED, begin_anew, check_kind, is_begun, is_finished, put_aside
-from cstl.settings import refuse_impossible
-from cstl.sweep import AlreadyFinishedError
+from cstl.running import terminal
+from cstl.running.checkpoints import BEST, Profile, WholeCheckpoints, check_best, checkpoints, last_whole_checkpoint
+from cstl.running.metrics_log import CSVLog, TensorBoardLog, closing, read_rows, wanted
+from cstl.running.processes import as_one_run, check_processes, is_first, naming_what_was_lost, wait_for
+from cstl.running.settings import refuse_impossible
+from cstl.running.sweep import AlreadyFinishedError
 from cstl.trained import AUTHORS, met, ranges, refuse_seen, trained_by, training_of
+from cstl.walkers.synthesis import synthesize as write_walkers
 
 # What Lightning can compute in; a file from elsewhere may name nothing else.
 PRECISIONS = (*("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"), *("32", "bf16", "16", "64"))

@@ -1,6 +1,6 @@
 """Make the synthetic walkers: `python -m cstl.synthesize dataset=synthetic`."""
 
-from cstl.command import command
+from cstl.running.command import command
 
 main = command("synthesize")
 

@@ -1,6 +1,6 @@
 """Train a configured run, or go on with it: `python -m cstl.train dataset=casiab res=128`."""
 
-from cstl.command import command
+from cstl.running.command import command
 
 main = command("train")
 

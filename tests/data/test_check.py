@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from cstl.data import Protocol, Store, open_store
-from cstl.data.check import StoreCheck, check_store, contact_sheet, suspicion, write_check
-from cstl.data.prepare import prepare
+from cstl.preparation.check import StoreCheck, check_store, contact_sheet, suspicion, write_check
+from cstl.preparation.prepare import prepare
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cstl.data import Protocol, Store, datamodule
+from cstl.data.batches import TrainIndex
 from cstl.data.datamodule import GaitDataModule, TrainBatch
-from cstl.data.sampler import TrainIndex
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cstl.data import Protocol, open_store
-from cstl.data.frames import list_files, reading_of_points
-from cstl.data.inspection import look_at_masks
-from cstl.data.prepare import Summary, prepare
+from cstl.preparation.frames import list_files, reading_of_points
+from cstl.preparation.inspection import look_at_masks
+from cstl.preparation.prepare import Summary, prepare
 
 Spoil = Callable[[np.ndarray], np.ndarray]
 

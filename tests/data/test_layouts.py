@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import cstl.data.layouts as module
-from cstl.data.frames import list_files
-from cstl.data.layouts import list_sequences
+import cstl.preparation.layouts as module
+from cstl.preparation.frames import list_files
+from cstl.preparation.layouts import list_sequences
 
 
 def touch(path: Path) -> None:

@@ -18,12 +18,12 @@ import fake_trees
 import numpy as np
 import pytest
 
-import cstl.data.frames as frames_module
-import cstl.data.inspection as inspection_module
-import cstl.data.plan as plan_module
-import cstl.data.prepare as module
+import cstl.preparation.frames as frames_module
+import cstl.preparation.inspection as inspection_module
+import cstl.preparation.plan as plan_module
+import cstl.preparation.prepare as module
 from cstl.data import Protocol, Store, align_silhouette, open_store
-from cstl.data.prepare import Summary, finished, join, plan_preparation, prepare, prepare_chunk, prepare_shard
+from cstl.preparation.prepare import Summary, finished, join, plan_preparation, prepare, prepare_chunk, prepare_shard
 
 Draw = Callable[..., np.ndarray]
 Write = Callable[[Path, list[np.ndarray]], None]
@@ -206,10 +206,10 @@ def test_strict_after_a_run_that_was_not(
 
 KILL = """
 import os, signal, sys
-import cstl.data.plan
-import cstl.data.prepare as module
+import cstl.preparation.plan
+import cstl.preparation.prepare as module
 from cstl.data import Protocol
-cstl.data.plan.CHUNK = 3
+cstl.preparation.plan.CHUNK = 3
 calls, original = [], module._prepare_sequence
 def killed(*arguments):
     calls.append(arguments)

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cstl.data.sampler import CLIPS, TrainBatches, length_buckets
+from cstl.data.batches import CLIPS, TrainBatches, length_buckets
 
 LABELS = np.array([-1, 2, 0, 0, 1, -1, 1, 2, 2, 3])
 LENGTHS = np.array([50, 40, 12, 7, 31, 9, 30, 21, 60, 16])

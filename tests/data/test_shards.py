@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-import cstl.data.plan as plan_module
-import cstl.data.prepare as module
+import cstl.preparation.plan as plan_module
+import cstl.preparation.prepare as module
 from cstl import run
 from cstl.data import Protocol, Store, open_store
-from cstl.data.prepare import Summary, finished, join, plan_preparation, prepare, prepare_shard
 from cstl.owner import InUseError
+from cstl.preparation.prepare import Summary, finished, join, plan_preparation, prepare, prepare_shard
 
 FILES = ("frames.npy", "sequences.csv", "dropped.csv", "short_sequences.csv")
 TYPED = "dataset=tiny dataset.raw=walks"

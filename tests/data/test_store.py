@@ -14,8 +14,8 @@ from fake_trees import forget_checksums
 
 import cstl.data.store as module
 from cstl.data import Protocol, Store, open_store
-from cstl.data.prepare import prepare
 from cstl.data.store import read_table, verify_store
+from cstl.preparation.prepare import prepare
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def test_tables_as_editors_leave_them(tmp_path: Path) -> None:
 
 def test_preparing_needs_no_torch() -> None:
     """A process that prepares frames is started for each core: it must not load PyTorch and Lightning for it."""
-    code = "import sys, cstl.data.prepare; print(sorted({'torch', 'pytorch_lightning', 'hydra'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = "import sys, cstl.preparation.prepare; print({'torch', 'pytorch_lightning', 'hydra'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 # --- Numbers that would be others without a word -------------------------------------------------------------------

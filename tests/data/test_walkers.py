@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from cstl.data import walkers
-from cstl.data.walkers import CONDITIONS, FPS, VIEWS, joint_angle, render_sequence, synthesize
 from cstl.owner import InUseError, owner
+from cstl.walkers import synthesis as walkers
+from cstl.walkers.synthesis import CONDITIONS, FPS, VIEWS, joint_angle, render_sequence, synthesize
 
 PHASE = np.arange(200) / 200
 TINY = {"subjects": 2, "seed": 5, "views": ("000", "090"), "conditions": ("nm-01", "cl-01"), "frames": 6}
@@ -329,7 +329,7 @@ def test_a_killed_process_does_not_keep_others_out(tmp_path):
 
 KILLED = """
 import multiprocessing, os, signal, sys
-from cstl.data import walkers
+from cstl.walkers import synthesis as walkers
 def killed(futures):
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from cstl.config import CONFIG_PATH
 from cstl.losses import TripletLoss
 from cstl.models import CSTL
-from cstl.models.ablations import AGGREGATIONS, SCALES, SSFL, AblatedCSTL, MeanAggregation
-from cstl.models.ata import AdaptiveTemporalAggregation
-from cstl.models.encoder import Encoder
-from cstl.models.mste import TemporalScales
+from cstl.models.cstl.ablations import AGGREGATIONS, SCALES, SSFL, AblatedCSTL, MeanAggregation
+from cstl.models.cstl.ata import AdaptiveTemporalAggregation
+from cstl.models.cstl.encoder import Encoder
+from cstl.models.cstl.mste import TemporalScales
 
 TINY: dict[str, Any] = {"height": 16, "num_classes": 5, "channels": (4, 8, 16), "embedding_dim": 8, "reduction": 4}
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])

@@ -7,7 +7,7 @@ import torch
 from torch import distributed, multiprocessing, nn
 
 from cstl.models import CSTL, set_batch_norm
-from cstl.models.batch_norm import PartBatchNorm
+from cstl.models.layers.batch_norm import PartBatchNorm
 
 SEQUENCES, FRAMES = 8, 5
 LENGTHS = torch.tensor([5, 3, 1, 4, 5, 2, 5, 1])

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, multiprocessing
 
-from cstl.models.collective import of_all_processes, world_size
+from cstl.distributed import of_all_processes, world_size
 
 PROCESSES = 2
 

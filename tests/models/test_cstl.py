@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import cstl.models.cstl
+import cstl.models.cstl.network
 from cstl.models import CSTL
-from cstl.models.batch_norm import PartBatchNorm
-from cstl.models.gradients import pool_parts
-from cstl.models.parts import PartConv
+from cstl.models.layers.batch_norm import PartBatchNorm
+from cstl.models.layers.gradients import pool_parts
+from cstl.models.layers.parts import PartConv
 
 TINY = {"height": 16, "num_classes": 5, "channels": (4, 8, 16), "embedding_dim": 8, "reduction": 4}
 
@@ -236,4 +236,4 @@ def test_wrong_input_is_refused(net: CSTL) -> None:
 
 
 def test_the_docstrings_run() -> None:
-    assert doctest.testmod(cstl.models.cstl).failed == 0
+    assert doctest.testmod(cstl.models.cstl.network).failed == 0

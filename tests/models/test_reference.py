@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstl.losses import TripletLoss
-from cstl.models import CSTL, gradients
+from cstl.models import CSTL
+from cstl.models.layers import gradients
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "golden")]
 from recipe import silhouettes  # noqa: E402

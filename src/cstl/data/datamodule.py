@@ -12,8 +12,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from cstl.data.batches import TrainBatches, TrainIndex, length_buckets
 from cstl.data.protocol import Protocol, as_protocol
-from cstl.data.sampler import TrainBatches, TrainIndex, length_buckets
 from cstl.data.store import Store, open_store
 
 

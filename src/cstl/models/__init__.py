@@ -7,7 +7,7 @@ A network is any `nn.Module` with
 where `lengths` counts the valid frames of each sequence, and what follows them is not looked at; None: all T. Its class
 may take `num_classes`, the number of training subjects K, and may have `attention(silhouettes, lengths)` for pictures
 and `from_published(state_dict)`, which reads the weights that others share. `cstl.models.reference` tells the CSTL
-paper in one sitting, `cstl.models.cstl` is the same network as it is trained.
+paper in one sitting, `cstl.models.cstl.network` is the same network as it is trained.
 """
 
 from typing import NamedTuple
@@ -27,8 +27,8 @@ class Output(NamedTuple):
     logits: Tensor | None
 
 
-from cstl.models.ablations import AblatedCSTL  # noqa: E402  (they need Output)
-from cstl.models.batch_norm import set_batch_norm  # noqa: E402
-from cstl.models.cstl import CSTL, Attention  # noqa: E402
+from cstl.models.cstl.ablations import AblatedCSTL  # noqa: E402  (they need Output)
+from cstl.models.cstl.network import CSTL, Attention  # noqa: E402
+from cstl.models.layers.batch_norm import set_batch_norm  # noqa: E402
 
 __all__ = ["CSTL", "AblatedCSTL", "Attention", "Output", "set_batch_norm"]

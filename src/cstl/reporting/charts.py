@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from cstl.figures import (
+from cstl.reporting.figures import (
     COLOURS,
     LOSS_COLOURS,
     LOSSES,
@@ -24,7 +24,7 @@ from cstl.figures import (
 from cstl.reporting.findings import Confusion, Map
 from cstl.reporting.folder import Curve
 from cstl.reporting.pictures import Look
-from cstl.tables import Row
+from cstl.reporting.tables import Row
 
 POINTS = 1000  # of a curve, at most
 FEW = 10  # whole numbers with a tick each; among more Plotly finds whole ticks by itself

@@ -16,11 +16,11 @@ from cstl.config import Plain, checked
 from cstl.data.alignment import WIDTHS, frame_size
 from cstl.data.store import Store, open_store
 from cstl.files import check_inside, read_json, read_npz, read_rows, read_text, read_yaml, shown, shown_data
-from cstl.published import method_of_files
+from cstl.reporting.published import method_of_files
 from cstl.reporting.remarks import remarks_of
+from cstl.reporting.tables import Row, Table
 from cstl.run_folder import COMMAND
-from cstl.sweep import ERROR, last_words
-from cstl.tables import Row, Table
+from cstl.running.sweep import ERROR, last_words
 
 LINES = 10**7  # of a store's table, at most
 LARGEST = 1e30  # value in a curve

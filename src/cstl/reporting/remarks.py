@@ -12,7 +12,7 @@ from torch import Tensor
 from cstl.config import Plain
 from cstl.files import shown
 from cstl.metrics import CrossViewResult
-from cstl.tables import rows
+from cstl.reporting.tables import rows
 
 COLLAPSED = 0.02  # of the margin: distances that small are none
 SAME = 0.01  # of the spread, and a rounding of float16: embeddings as near as both are of the same frames

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from cstl.config import CONFIG_PATH, plain
-from cstl.data.plan import OPTIONS
 from cstl.data.protocol import KEYS, as_protocol
+from cstl.preparation.plan import OPTIONS
 
 PATHS = ("checkpoint", "init_from", "store", "out", "dataset.raw", "dataset.store", "dataset.split_file", "data.store")
 

@@ -43,13 +43,7 @@ from cstl.data.alignment import (
     fit_aligned,
     is_cut,
 )
-from cstl.data.frames import Files, list_files, read_frames
-from cstl.data.inspection import EVERY, Seen, look_at_frame, look_at_names, merge, note, refuse_nonsense, remarks
-from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, spread
-from cstl.data.plan import OPTIONS, Chunk, Plan, names, plan_preparation, relative, some, store_settings
 from cstl.data.protocol import Protocol, as_protocol
-from cstl.data.sources import FILE as SOURCES
-from cstl.data.sources import Changes, Name, Source, find_changes, read_sources, source_of, write_sources
 from cstl.data.store import (
     BLOCK,
     COLUMNS,
@@ -61,10 +55,16 @@ from cstl.data.store import (
     sample_checksum,
     table_checksum,
 )
-from cstl.data.workers import available_cores, start_worker
 from cstl.files import read_json, read_rows, replacing, shown
 from cstl.owner import InUseError
+from cstl.preparation.frames import Files, list_files, read_frames
+from cstl.preparation.inspection import EVERY, Seen, look_at_frame, look_at_names, merge, note, refuse_nonsense, remarks
+from cstl.preparation.layouts import AUTO, LAYOUTS, RawSequence, spread
+from cstl.preparation.plan import OPTIONS, Chunk, Plan, names, plan_preparation, relative, some, store_settings
+from cstl.preparation.sources import FILE as SOURCES
+from cstl.preparation.sources import Changes, Name, Source, find_changes, read_sources, source_of, write_sources
 from cstl.progress import Steps
+from cstl.workers import available_cores, start_worker
 
 SHORT = 15  # sequences of fewer usable frames are reported
 AGAIN = 500  # sequences, at most, that are read again to see whether files that were copied are the same
@@ -162,13 +162,13 @@ def prepare(
         dataset: name of the data set.
         protocol: its subjects, conditions and views; sequences of others are left out.
         res: 64 (frames of 64x44) or 128 (128x88).
-        layout: how the raw tree is laid out, see `cstl.data.layouts.LAYOUTS`; "auto": as its folders say.
+        layout: how the raw tree is laid out, see `cstl.preparation.layouts.LAYOUTS`; "auto": as its folders say.
         upsample: allow 128x88 frames to be made of silhouettes that were aligned to 64 rows.
         workers: processes; all cores when None, none but this one when 0 or 1.
         strict: stop at the first file or folder that cannot be used, instead of leaving it out.
         progress: show a progress bar, where standard error is a terminal.
         typed: what the user types after `python -m cstl.prepare` to prepare this store, for messages.
-        options: more that decides which frames are kept, see `cstl.data.plan.OPTIONS`.
+        options: more that decides which frames are kept, see `cstl.preparation.plan.OPTIONS`.
         subset: allow most sequences of the raw tree to be unknown to the protocol.
 
     Returns:

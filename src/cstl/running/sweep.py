@@ -88,7 +88,7 @@ class Sweep(Callback):
 
 def job(train: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
     """Trains one job of a sweep → its score in a search; an error goes to `error.txt` and no further."""
-    from cstl.processes import is_first  # here: it needs PyTorch, which the start of a sweep does not
+    from cstl.running.processes import is_first  # here: it needs PyTorch, which the start of a sweep does not
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
-from cstl.data.sampler import check_deal
+from cstl.data.batches import check_deal
 
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_THE_SWEEP = (

@@ -8,7 +8,7 @@ p·out … (p+1)·out−1, so that Xavier initialisation sees their fans and the
 import torch
 from torch import Tensor, nn
 
-from cstl.models.gradients import windows
+from cstl.models.layers.gradients import windows
 
 
 def at_least_float32(x: Tensor) -> Tensor:

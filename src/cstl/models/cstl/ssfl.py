@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cstl.models.batch_norm import PartBatchNorm
-from cstl.models.gradients import weighted_mean
-from cstl.models.parts import PartConv, at_least_float32
+from cstl.models.layers.batch_norm import PartBatchNorm
+from cstl.models.layers.gradients import weighted_mean
+from cstl.models.layers.parts import PartConv, at_least_float32
 
 
 class Salient(NamedTuple):

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from cstl.data.alignment import clean_mask, is_cut
-from cstl.data.frames import list_files, name_patterns, read_frames, reading_of_points
-from cstl.data.layouts import AUTO, LAYOUTS, RawSequence, list_sequences, spread
 from cstl.data.store import Store
 from cstl.files import shown
+from cstl.preparation.frames import list_files, name_patterns, read_frames, reading_of_points
+from cstl.preparation.layouts import AUTO, LAYOUTS, RawSequence, list_sequences, spread
 
 FRAMES, SEQUENCES = "frames", "sequences"  # how many were looked at
 EVERY = 4  # one sequence of so many, and the first of every subject, is looked at while a store is prepared

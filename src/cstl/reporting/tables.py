@@ -185,7 +185,7 @@ def paper_table(
     Below the first method comes the row of what it was published as, "NAME (paper)", and the difference, ours minus
     theirs, of the numbers as printed. Published values are rank-1 with every probe counted and identical views excluded
     on the data set's own views, and stand only in a table of the same kind. Whether they may stand there at all,
-    `cstl.published.published` says.
+    `cstl.reporting.published.published` says.
 
     Args:
         methods: name → result, such as {"CSTL": …, "GEI": …}, all of the same protocol.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cstl.models.gradients import pool_parts
+from cstl.models.layers.gradients import pool_parts
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:

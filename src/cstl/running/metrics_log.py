@@ -23,7 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from cstl import files
 from cstl.files import check_inside, read_text, write_text
-from cstl.processes import is_multirun
+from cstl.running.processes import is_multirun
 
 Row = dict[str, float]
 AXIS = "iteration"  # the horizontal axis of every chart in Weights & Biases

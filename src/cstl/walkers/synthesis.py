@@ -29,10 +29,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cstl.data.workers import available_cores, start_worker
 from cstl.files import read_json, write_text
 from cstl.owner import owner
 from cstl.progress import Steps
+from cstl.workers import available_cores, start_worker
 
 Array = NDArray[np.float64]
 Frames = NDArray[np.uint8]

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from cstl import figures
 from cstl.files import write_npz
 from cstl.metrics import CrossViewResult
 from cstl.metrics.probes import to_arrays
+from cstl.reporting import figures
 from cstl.reporting.folder import read_curves
 
 

@@ -15,14 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from cstl import results, tables
 from cstl.data.alignment import frame_size
 from cstl.data.datamodule import GaitDataModule, TrainBatch
-from cstl.loggers import Dashboard, WandbLog
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
-from cstl.published import method_name, published
 from cstl.recognizer import GaitRecognizer
+from cstl.reporting import results, tables
+from cstl.reporting.published import method_name, published
+from cstl.running.metrics_log import Dashboard, WandbLog
 
 try:
     import resource

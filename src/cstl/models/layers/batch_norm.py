@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from cstl.models.collective import of_all_processes, world_size
-from cstl.models.gradients import moments
-from cstl.models.parts import at_least_float32
+from cstl.distributed import of_all_processes, world_size
+from cstl.models.layers.gradients import moments
+from cstl.models.layers.parts import at_least_float32
 
 POPULATIONS = ("replica", "synchronised", "ghost")
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cstl.models.ata import AdaptiveTemporalAggregation, cumulative
-from cstl.models.batch_norm import PartBatchNorm
-from cstl.models.cstl import CSTL, Attention, attention_of
-from cstl.models.mste import MultiScaleTemporalExtraction, TemporalScales
-from cstl.models.parts import at_least_float32
-from cstl.models.ssfl import SalientSpatialFeatureLearning, class_logits, class_matrix
+from cstl.models.cstl.ata import AdaptiveTemporalAggregation, cumulative
+from cstl.models.cstl.mste import MultiScaleTemporalExtraction, TemporalScales
+from cstl.models.cstl.network import CSTL, Attention, attention_of
+from cstl.models.cstl.ssfl import SalientSpatialFeatureLearning, class_logits, class_matrix
+from cstl.models.layers.batch_norm import PartBatchNorm
+from cstl.models.layers.parts import at_least_float32
 
 SCALES = TemporalScales._fields  # frame, short, long
 SSFL = {  # what of SSFL goes into the embedding

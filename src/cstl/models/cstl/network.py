@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from cstl.models import Output
-from cstl.models.ata import AdaptiveTemporalAggregation
-from cstl.models.batch_norm import set_batch_norm
-from cstl.models.encoder import Encoder
-from cstl.models.mste import MultiScaleTemporalExtraction, TemporalScales
-from cstl.models.parts import at_least_float32
-from cstl.models.ssfl import SalientSpatialFeatureLearning
+from cstl.models.cstl.ata import AdaptiveTemporalAggregation
+from cstl.models.cstl.encoder import Encoder
+from cstl.models.cstl.mste import MultiScaleTemporalExtraction, TemporalScales
+from cstl.models.cstl.ssfl import SalientSpatialFeatureLearning
+from cstl.models.layers.batch_norm import set_batch_norm
+from cstl.models.layers.parts import at_least_float32
 
 
 class Attention(NamedTuple):

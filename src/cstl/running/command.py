@@ -12,11 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import __version__, sweep, typed
+from cstl import __version__
 from cstl.config import CONFIG_PATH
 from cstl.files import shown_lines
-from cstl.memory import keep_freed_memory
-from cstl.streams import never_fail
+from cstl.running import sweep, typed
+from cstl.running.memory import keep_freed_memory
+from cstl.running.streams import never_fail
 
 _NEXT = {"synthesize": "prepare", "prepare": "check", "check": "train"}
 _PASSED_ON = r"(dataset|res|store)=|dataset\.(?!raw=)|--config-(dir|path)=|-c[dp]="
@@ -43,7 +44,7 @@ def command(name: str) -> Callable[[], Any]:
         if name in ("train", "evaluate"):
             keep_freed_memory()
         from cstl import run  # here: processes that prepare frames import the command, but need no PyTorch
-        from cstl.processes import Stopped, is_first, obeying_signals, started_elsewhere
+        from cstl.running.processes import Stopped, is_first, obeying_signals, started_elsewhere
 
         def leave(message: object, code: int) -> None:
             """The first process alone speaks: Lightning takes another's number for a crash."""

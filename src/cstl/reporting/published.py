@@ -12,7 +12,7 @@ from cstl.data.datamodule import GaitDataModule
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.files import read_yaml, shown
 from cstl.models import AblatedCSTL
-from cstl.tables import published_rows
+from cstl.reporting.tables import published_rows
 from cstl.trained import AUTHORS, Trained, few, people
 
 BASELINE = "GEI"  # gait energy images

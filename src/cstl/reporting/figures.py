@@ -19,7 +19,7 @@ from cstl.files import replacing
 from cstl.reporting.findings import Confusion, HardProbe, Map, over_gallery_views
 from cstl.reporting.folder import Curve
 from cstl.reporting.pictures import Look, recombine, sources, strip, tinted
-from cstl.tables import MISSING, Row, Table
+from cstl.reporting.tables import MISSING, Row, Table
 
 WIDTH = 6.9  # inches: both columns of a paper
 STYLE = matplotlib.rc_params_from_file(str(files("cstl").joinpath("paper.mplstyle")), use_default_template=False)

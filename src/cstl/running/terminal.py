@@ -20,7 +20,7 @@ from rich.table import Column
 from rich.text import Text
 
 from cstl.progress import EVERY, say
-from cstl.tables import MISSING, Table
+from cstl.reporting.tables import MISSING, Table
 
 # What a run may leave, in the order it is shown: file names, and what they are.
 _FILES = (

@@ -18,9 +18,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from cstl.checkpoint import DamagedError, load_tensors
+from cstl.distributed import of_all_processes
 from cstl.files import PART, write_text
-from cstl.models.collective import of_all_processes
-from cstl.processes import Stopped, stop_at_once
+from cstl.running.processes import Stopped, stop_at_once
 
 BEST = "best.ckpt"
 DAMAGED = ".damaged"

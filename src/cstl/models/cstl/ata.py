@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cstl.models.gradients import weighted_mean
-from cstl.models.parts import PartConv
+from cstl.models.layers.gradients import weighted_mean
+from cstl.models.layers.parts import PartConv
 
 
 class AdaptiveTemporalAggregation(nn.Module):

@@ -28,7 +28,7 @@ from omegaconf.errors import (
 )
 
 from cstl.config import CONFIG_PATH
-from cstl.settings import PATHS, arguments, leaves, nearest, refuse_impossible, refuse_unknown, unknown
+from cstl.running.settings import PATHS, arguments, leaves, nearest, refuse_impossible, refuse_unknown, unknown
 
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
 _ONE = ("dataset", "data", "model", "trainer")  # several files of a group would be merged into one that nobody wrote

@@ -5,9 +5,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cstl.models.batch_norm import PartBatchNorm
-from cstl.models.gradients import weighted_mean
-from cstl.models.parts import PartConv
+from cstl.models.layers.batch_norm import PartBatchNorm
+from cstl.models.layers.gradients import weighted_mean
+from cstl.models.layers.parts import PartConv
 
 
 class TemporalScales(NamedTuple):

@@ -1,0 +1,5 @@
+"""CSTL (Huang et al., ICCV 2021), one file a module of the paper: `network` first."""
+
+from cstl.models.cstl.network import CSTL, Attention
+
+__all__ = ["CSTL", "Attention"]

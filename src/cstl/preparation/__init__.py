@@ -1,0 +1,1 @@
+"""From raw silhouettes to a store."""

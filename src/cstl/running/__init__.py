@@ -1,0 +1,1 @@
+"""What Hydra, Lightning and several processes need of a run."""

@@ -1,0 +1,1 @@
+"""The synthetic benchmark: people who walk, and how they are seen."""
