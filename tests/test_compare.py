@@ -15,11 +15,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cstl import run
-from cstl.compare import Outcome, Table, compare, find_runs, load_run, main
+from cstl.compare import main
 from cstl.data import Protocol
 from cstl.files import write_json
 from cstl.recognizer import cross_view_accuracy
 from cstl.reporting import results, tables
+from cstl.reporting.comparison import Outcome, Table, compare, find_runs, load_run
 
 PROTOCOL = Protocol(
     views=("000", "045", "090"),

@@ -9,10 +9,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cstl import compare, report
+from cstl import report
 from cstl.files import write_json, write_text
 from cstl.metrics import CrossViewAccuracy
-from cstl.reporting import figures, pictures, results, tables
+from cstl.reporting import comparison, figures, leaderboard, pictures, results, tables
 from cstl.reporting.remarks import remarks
 
 CONDITIONS, PROBES = ["nm-01", "nm-02", "bg-01"], {"NM": ["nm-02"], "BG": ["bg-01"]}
@@ -72,6 +72,6 @@ def test_no_warning_amid_results(name: str, tmp_path: Path, monkeypatch: pytest.
     write_run(tmp_path / "run", name)
     page = report.report_run(tmp_path / "run").read_text(encoding="utf-8")
     assert not re.search(r"\bnan\b", page.partition("<main")[2].partition("<footer")[0].replace('"nan"', ""), re.I)
-    found, _ = compare.compare([tmp_path / "run"])
-    compare.to_terminal(found[0])
-    compare.draw(found)
+    found, _ = comparison.compare([tmp_path / "run"])
+    leaderboard.to_terminal(found[0])
+    leaderboard.draw(found)

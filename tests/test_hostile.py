@@ -33,10 +33,8 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from cstl import compare as compare_module
 from cstl import files, run
 from cstl.checkpoint import DamagedError, load_tensors, load_weights, transfer
-from cstl.compare import compare, load_run, to_markdown, to_terminal
 from cstl.compare import main as compare_main
 from cstl.config import CONFIG_PATH, Plain, plain
 from cstl.data import Protocol, Store, open_store
@@ -48,8 +46,10 @@ from cstl.preparation.frames import read_grey, read_pickle
 from cstl.preparation.sources import Source, read_sources
 from cstl.recognizer import cross_view_accuracy
 from cstl.report import _file_name, compare_runs, report_run
-from cstl.reporting import charts, figures, findings, pictures, results, tables
+from cstl.reporting import charts, figures, findings, leaderboard, pictures, results, tables
+from cstl.reporting.comparison import compare, load_run
 from cstl.reporting.folder import read_run
+from cstl.reporting.leaderboard import to_markdown, to_terminal
 from cstl.running.metrics_log import WandbLog
 
 SECRET = "canary-of-the-environment"
@@ -729,7 +729,7 @@ def test_fields_of_other_types(
     monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)  # drawing takes long
     monkeypatch.setattr(figures, "to_png", lambda figure: b"")
     monkeypatch.setattr(pictures, "inlined", lambda path: "")
-    monkeypatch.setattr(compare_module, "draw", lambda tables: Figure())
+    monkeypatch.setattr(leaderboard, "draw", lambda tables: Figure())
     monkeypatch.setattr(findings, "embedding_map", lambda run: None)
     content = json.loads((spoilt / "results.json").read_text()) | {
         "method": "CSTL", "train_subjects": 4, "gallery_sequences": 4, "probe_sequences": {"NM": 4, "BG": 4},

@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cstl import run
-from cstl.compare import compare
 from cstl.config import CONFIG_PATH
 from cstl.data.datamodule import GaitDataModule
+from cstl.reporting.comparison import compare
 from cstl.reporting.folder import read_run
 from cstl.reporting.published import caveats, coverage, method_name, published
 from cstl.trained import NOBODY, Trained

@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from cstl import run
-from cstl.compare import compare, to_terminal
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.models import CSTL, Output
+from cstl.reporting.comparison import compare
 from cstl.reporting.folder import read_run
+from cstl.reporting.leaderboard import to_terminal
 from cstl.reporting.remarks import remarks, remarks_of
 
 Configure = Callable[..., DictConfig]

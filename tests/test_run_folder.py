@@ -10,11 +10,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from cstl import run, run_folder
-from cstl.compare import load_run
 from cstl.files import write_json
 from cstl.owner import InUseError, owner
 from cstl.recognizer import GaitRecognizer
 from cstl.report import report_run
+from cstl.reporting.comparison import load_run
 from cstl.run_folder import check_name
 from cstl.running.command import command
 from cstl.running.metrics_log import WandbLog

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from cstl import compare, run
+from cstl.reporting import comparison
 from cstl.running import sweep
 from cstl.running.command import command
 from cstl.running.processes import Stopped
@@ -65,7 +66,7 @@ def test_a_job_that_fails_does_not_end_the_sweep(
     assert f"failed: runs/sweep/1 (data.subjects=9 seed=1): {message}" in flat
     for name in ("comparison.csv", "comparison.md", "comparison.png", "comparison.pdf"):
         assert (tmp_path / "runs" / "sweep" / name).stat().st_size > 100
-    (table,), _ = compare.compare([Path("runs/sweep")])
+    (table,), _ = comparison.compare([Path("runs/sweep")])
     assert list(table.settings) == ["data.subjects"]
     assert [row.interval.keys() for row in table.rows] == [set(), {"NM", "BG", "mean"}, set()]
 
@@ -105,7 +106,7 @@ def test_a_sweep_that_is_started_again_does_what_is_left(
     other = configured("train", *TINY, "hydra.job.num=3", "model.margin=0.3")
     assert sweep.job(run.train, other) is None
     assert "model.margin: 0.2 before, 0.3 now" in error.read_text().splitlines()[-1]
-    assert compare.load_run(tmp_path / "run").state == "finished"
+    assert comparison.load_run(tmp_path / "run").state == "finished"
 
 
 def test_a_search_chooses_by_held_out_training_subjects(train: Callable[..., None], tmp_path: Path) -> None:
