@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cstl.config import CONFIG_PATH
 from cstl.data.datamodule import TrainBatch
-from cstl.run import quiet_lightning
+from cstl.running.trainer import quiet_lightning
 
 CLASSES, ITERATIONS = 73, 150_000  # CASIA-B's training subjects, and the authors' iterations
 FIGURE_TO_BEAT = 2.0  # hours for them on one H200

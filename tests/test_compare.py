@@ -14,13 +14,14 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import run
 from cstl.compare import main
 from cstl.data import Protocol
+from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.recognizer import cross_view_accuracy
 from cstl.reporting import results, tables
 from cstl.reporting.comparison import Outcome, Table, compare, find_runs, load_run
+from cstl.train import train
 
 PROTOCOL = Protocol(
     views=("000", "045", "090"),
@@ -116,10 +117,10 @@ def test_probes_give_the_numbers_of_the_results(write_run: WriteRun) -> None:
 
 def test_a_run_and_its_evaluation(configured: Callable[..., DictConfig], tmp_path: Path) -> None:
     few = ("data.workers=0", "trainer=cpu", "baseline=false")
-    report = run.train(configured("train", "dataset=tiny", *few, "trainer.max_steps=1"))
+    report = train(configured("train", "dataset=tiny", *few, "trainer.max_steps=1"))
     checkpoint = f"checkpoint='{report['checkpoint']}'"
-    run.evaluate(configured("evaluate", checkpoint, *few, "max_frames=2", folder="short"))
-    run.evaluate(configured("evaluate", checkpoint, *few, folder="again"))
+    evaluate(configured("evaluate", checkpoint, *few, "max_frames=2", folder="short"))
+    evaluate(configured("evaluate", checkpoint, *few, folder="again"))
     for name in ("run", "short", "again"):
         found = load_run(tmp_path / name)
         assert found.outcome is not None, found.message

@@ -20,12 +20,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from cstl import run
 from cstl.losses import TripletLoss
 from cstl.recognizer import GaitRecognizer
 from cstl.running import dashboards as dashboard
 from cstl.running.dashboards import Speed, commit, dashboards
 from cstl.running.metrics_log import TensorBoardLog, WandbLog, read_rows
+from cstl.running.trainer import make_trainer
+from cstl.train import train
 
 Configure = Callable[..., DictConfig]
 TINY = (
@@ -127,9 +128,9 @@ def test_a_run_read_back(
     with monkeypatch.context() as patch:
         power_cut(patch)
         with pytest.raises(RuntimeError, match="power cut"):
-            run.train(configured("train", *TINY, *BOTH))
+            train(configured("train", *TINY, *BOTH))
     assert wandb.run is None
-    report = run.train(configured("train", *TINY, *BOTH))
+    report = train(configured("train", *TINY, *BOTH))
     folder = tmp_path / "run"
     said = capfd.readouterr()
     assert said.err == ""
@@ -203,7 +204,7 @@ def test_a_run_read_back(
     assert b"margin: 0.2" in text["configuration"].tensor_proto.string_val[0]
 
     # metrics.csv is that of a run that was never cut short and has no dashboard
-    run.train(configured("train", *TINY, folder="plain"))
+    train(configured("train", *TINY, folder="plain"))
     assert (folder / "metrics.csv").read_bytes() == (tmp_path / "plain" / "metrics.csv").read_bytes()
     assert not any(name.startswith("speed/") for row in read_rows(folder / "metrics.csv") for name in row)
 
@@ -218,13 +219,13 @@ def test_training_goes_on_where_the_service_does_not_answer(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", SECRETS["WANDB_API_KEY"])
     online = ("logger=wandb", "logger.wandb.timeout=1", "trainer.max_steps=1", "hydra.mode=MULTIRUN")
-    assert run.train(configured("train", *TINY, *online, "hydra.job.num=0", folder="0"))["rank1"]
+    assert train(configured("train", *TINY, *online, "hydra.job.num=0", folder="0"))["rank1"]
     said = capfd.readouterr().err
     assert said.count("Training goes on, logged offline") == 1
     assert "127.0.0.1:9" in said
     assert f"wandb sync {tmp_path / '0' / 'wandb'}/*run-*" in said
     assert "5ec2e7" not in said
-    assert run.train(configured("train", *TINY, *online, "hydra.job.num=1", "name=0", folder="1"))["rank1"]
+    assert train(configured("train", *TINY, *online, "hydra.job.num=1", "name=0", folder="1"))["rank1"]
     assert capfd.readouterr().err == ""
     for number in (0, 1):
         (start,) = starts(tmp_path / str(number))  # nothing of the run that could not begin is left
@@ -237,7 +238,7 @@ def test_without_a_key_it_says_so_and_asks_nothing(
     configured: Configure, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     online = ("logger=wandb", "logger.mode=online", "+logger.wandb.tags=[a,b]", "~callbacks.pictures")
-    run.train(configured("train", *TINY, *online, "trainer.max_steps=1"))
+    train(configured("train", *TINY, *online, "trainer.max_steps=1"))
     said = capfd.readouterr().err
     assert said.count("nobody is logged in here, `wandb login` does so. Training goes on, logged offline") == 1
     (start,) = starts(tmp_path / "run")
@@ -247,10 +248,10 @@ def test_without_a_key_it_says_so_and_asks_nothing(
 
 
 def test_disabled_is_nothing_and_other_modes_are_refused(configured: Configure, tmp_path: Path) -> None:
-    trainer = run.make_trainer(configured("train", *TINY, "logger=wandb", "logger.mode=disabled"), tmp_path)
+    trainer = make_trainer(configured("train", *TINY, "logger=wandb", "logger.mode=disabled"), tmp_path)
     assert [type(logger).__name__ for logger in trainer.loggers] == ["CSVLog"]
     with pytest.raises(ValueError, match=r"logger\.mode is 'on'; choose one of online, offline, disabled"):
-        run.make_trainer(configured("train", *TINY, "logger=wandb", "logger.mode='on'"), tmp_path)
+        make_trainer(configured("train", *TINY, "logger=wandb", "logger.mode='on'"), tmp_path)
 
 
 def test_the_environment_chooses_the_mode_unless_the_command_line_does(

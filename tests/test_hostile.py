@@ -33,13 +33,14 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from cstl import files, run
+from cstl import files
 from cstl.checkpoint import DamagedError, load_tensors, load_weights, transfer
 from cstl.compare import main as compare_main
 from cstl.config import CONFIG_PATH, Plain, plain
 from cstl.data import Protocol, Store, open_store
 from cstl.data.protocol import as_protocol
 from cstl.data.store import COLUMNS
+from cstl.evaluate import evaluate
 from cstl.files import shown
 from cstl.models import CSTL
 from cstl.preparation.frames import read_grey, read_pickle
@@ -50,6 +51,7 @@ from cstl.reporting import charts, figures, findings, leaderboard, pictures, res
 from cstl.reporting.comparison import compare, load_run
 from cstl.reporting.folder import read_run
 from cstl.reporting.leaderboard import to_markdown, to_terminal
+from cstl.running.loading import load_recognizer, trained_data
 from cstl.running.metrics_log import WandbLog
 
 SECRET = "canary-of-the-environment"
@@ -99,8 +101,8 @@ def whole(user_conf: Path) -> dict[str, Any]:
 def evaluated(path: Path, whole: dict[str, Any]) -> tuple[Any, Plain]:
     """What `evaluate` reads of a file with this content, up to its data."""
     torch.save(whole, path)
-    recognizer, trained = run.load_recognizer(path)
-    return recognizer, run.trained_data(path, trained)
+    recognizer, trained = load_recognizer(path)
+    return recognizer, trained_data(path, trained)
 
 
 def torch_saved(path: Path, content: Any) -> Path:
@@ -180,7 +182,7 @@ def test_nothing_is_called_where_nothing_is_used(
         content = whole | {"config": placed(whole["config"], place, call)}
         torch.save(content, tmp_path / "evil.ckpt")
         options = ("trainer=cpu", "baseline=false", "trainer.max_steps=1")
-        run.evaluate(configured("evaluate", "checkpoint=evil.ckpt", *options, folder="again"))
+        evaluate(configured("evaluate", "checkpoint=evil.ckpt", *options, folder="again"))
     for call in CALLS:
         if isinstance(call, tuple) or (isinstance(call, str) and "$" in call):
             refused(tmp_path / "evil.ckpt", whole | {"config": placed(whole["config"], place, call)})
@@ -306,7 +308,7 @@ def test_weights_in_other_floats_are_read(whole: dict[str, Any], tmp_path: Path)
 @pytest.mark.parametrize("prefix", ["module.", "network.", "module.network."])
 def test_weights_of_one_name_twice(prefix: str, whole: dict[str, Any], tmp_path: Path) -> None:
     bare = {key.removeprefix("network."): value for key, value in whole["state_dict"].items()}
-    run.load_recognizer(torch_saved(tmp_path / "a.ckpt", {prefix + key: value for key, value in bare.items()}))
+    load_recognizer(torch_saved(tmp_path / "a.ckpt", {prefix + key: value for key, value in bare.items()}))
     message = refused(tmp_path / "evil.ckpt", bare | {f"{prefix}embedding": bare["embedding"] * 2})
     assert "it holds embedding twice" in message
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from cstl import run
+from cstl.evaluate import evaluate
+from cstl.train import train
 
 NETWORKS = '''
 import torch
@@ -70,7 +71,7 @@ def user_conf(tmp_path: Path, user_conf: Path, monkeypatch: pytest.MonkeyPatch) 
     ["model=residual", "model.augment=[{_target_:cstl.data.augment.Rotate,probability:1.0}]", "data.clip=thinned"],
 ])  # fmt: skip
 def test_a_network_of_ones_own_trains(configured: Callable[..., DictConfig], tmp_path: Path, more: list[str]) -> None:
-    results = run.train(configured("train", *TINY, *more, "trainer.max_steps=3"))
+    results = train(configured("train", *TINY, *more, "trainer.max_steps=3"))
     assert results["rank1"].keys() == {"NM", "BG"}
     written = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert written["rank1"] == results["rank1"]
@@ -79,16 +80,16 @@ def test_a_network_of_ones_own_trains(configured: Callable[..., DictConfig], tmp
     assert content["config"]["model"]["network"]["_target_"].startswith("ownnet.")
     asked = [f"checkpoint='{sorted(checkpoint.parent.glob('step-*.ckpt'))[-1]}'", "baseline=false"]
     with pytest.raises(ValueError, match=r"ownnet\.\w+, and what is called is not read from a file"):
-        run.evaluate(configured("evaluate", *asked, folder="refused"))
-    again = run.evaluate(configured("evaluate", *asked, more[0], folder="again"))
+        evaluate(configured("evaluate", *asked, folder="refused"))
+    again = evaluate(configured("evaluate", *asked, more[0], folder="again"))
     assert (again["rank1"], again["method"]) == (results["rank1"], results["method"])
     next(tensor for tensor in content["state_dict"].values() if tensor.is_floating_point()).fill_(torch.nan)
     torch.save(content, tmp_path / "nan.ckpt")
     with pytest.raises(ValueError, match=r"nan\.ckpt is refused: .*(NaN|finite|number)"):
-        run.evaluate(configured("evaluate", f"checkpoint={tmp_path}/nan.ckpt", more[0], folder="nan"))
+        evaluate(configured("evaluate", f"checkpoint={tmp_path}/nan.ckpt", more[0], folder="nan"))
     other = {"model=sets": "model=residual", "model=residual": "model=sets"}[more[0]]
     with pytest.raises(ValueError, match=r"are not those of model\.network=ownnet|not say what num_classes"):
-        run.evaluate(configured("evaluate", *asked, other, folder="wrong"))
+        evaluate(configured("evaluate", *asked, other, folder="wrong"))
 
 
 def test_a_run_with_augmentation_does_not_depend_on_where_it_stopped(
@@ -97,7 +98,7 @@ def test_a_run_with_augmentation_does_not_depend_on_where_it_stopped(
     more = ["model=residual", "model.augment=[{_target_:cstl.data.augment.Erase,probability:0.7}]"]
 
     def trained(folder: str, *overrides: str) -> dict[str, torch.Tensor]:
-        run.train(configured("train", *TINY, *more, *overrides, folder=folder))
+        train(configured("train", *TINY, *more, *overrides, folder=folder))
         last = sorted((tmp_path / folder / "checkpoints").glob("step-*.ckpt"))[-1]
         return torch.load(last, weights_only=True)["state_dict"]
 
@@ -113,7 +114,7 @@ def test_our_own_network_with_augmentation_is_evaluated_from_its_checkpoint(
 ) -> None:
     changes = ["Flip", "Rotate", "Perspective", "Erase"]
     more = f"model.augment=[{','.join(f'{{_target_:cstl.data.augment.{change}}}' for change in changes)}]"
-    trained = run.train(configured("train", *TINY, more, "data.frames=[2,5]", "data.clip=unordered"))
+    trained = train(configured("train", *TINY, more, "data.frames=[2,5]", "data.clip=unordered"))
     checkpoint = sorted((tmp_path / "run" / "checkpoints").glob("step-*.ckpt"))[-1]
-    evaluated = run.evaluate(configured("evaluate", f"checkpoint='{checkpoint}'", "baseline=false", folder="again"))
+    evaluated = evaluate(configured("evaluate", f"checkpoint='{checkpoint}'", "baseline=false", folder="again"))
     assert evaluated["rank1"] == trained["rank1"]

@@ -46,7 +46,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
     assert composed == sorted(p.relative_to(ROOT / "conf").as_posix() for p in (ROOT / "conf").rglob("*.yaml"))
     shown = output(python, "-m", "cstl.train", "dataset=casiab", "res=128", "--cfg", "job", cwd=tmp_path)
     assert "height: ${res}" in shown
-    output(python, "-c", "import cstl.run", cwd=tmp_path)
+    output(python, "-c", "import cstl.train", cwd=tmp_path)
     (tmp_path / "my" / "dataset").mkdir(parents=True)
     (tmp_path / "my" / "dataset" / "mine.yaml").write_text("defaults: [casiab]\nname: mine\n")
     shown = output(python, "-m", "cstl.train", "--config-dir=my", "dataset=mine", "--cfg", "job", cwd=tmp_path)

@@ -17,8 +17,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
 
-from cstl import run
 from cstl.running.checkpoints import checkpoints
+from cstl.train import train
 
 Configure = Callable[..., DictConfig]
 TINY = (
@@ -162,7 +162,7 @@ def refusal(configured: Configure, *overrides: str, **hydra: Any) -> str:
     with read_write(settings), open_dict(settings):
         settings.update(hydra)
     with pytest.raises(ValueError, match=r"\w") as refused:
-        run.train(config)
+        train(config)
     assert not (Path(settings.runtime.output_dir) / "config.yaml").exists()
     return str(refused.value)
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import progress, report, run
+from cstl import progress, report
 from cstl.data import Protocol, Store
 from cstl.data import datamodule as batches
 from cstl.running import terminal
+from cstl.running.evaluation import write_report
 from cstl.running.processes import Stopped, naming_what_was_lost, obeying_signals
 from cstl.running.sweep import AlreadyFinishedError
+from cstl.train import train
 
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "baseline=false")
 Configure = Callable[..., DictConfig]
@@ -29,7 +31,7 @@ def test_a_run_without_a_terminal(
 ) -> None:
     """Lines on the output and in the log; what a finished run has lost is made again, and only that."""
     monkeypatch.setattr(terminal, "EVERY", 0.0)
-    first = run.train(configured("train", *TINY))
+    first = train(configured("train", *TINY))
     shown, log = capsys.readouterr().out, (tmp_path / "run" / "train.log").read_text()
     for line in ("run: tiny, 4 training and 2 test subjects; 1 process on cpu; step 0 of 6", "step 5 of 6, loss ",
                  "evaluation after step 3: rank-1 NM ", "evaluating: 1 of ", "trained for 6 steps"):  # fmt: skip
@@ -38,13 +40,13 @@ def test_a_run_without_a_terminal(
     assert "rank-1 NM" in log.splitlines()[-1] or "next:" in log
 
     with pytest.raises(AlreadyFinishedError):
-        run.train(configured("train", *TINY))
-    monkeypatch.setattr(run, "write_report", lambda folder: (folder / "report.html").write_text("made"))
-    assert run.train(configured("train", *TINY, "report=true"))["rank1"] == first["rank1"]
+        train(configured("train", *TINY))
+    monkeypatch.setattr("cstl.train.write_report", lambda folder: (folder / "report.html").write_text("made"))
+    assert train(configured("train", *TINY, "report=true"))["rank1"] == first["rank1"]
     assert (tmp_path / "run" / "report.html").read_text() == "made"
     rows = (tmp_path / "run" / "metrics.csv").read_bytes()
     (tmp_path / "run" / "table.md").unlink()
-    assert run.train(configured("train", *TINY))["rank1"] == first["rank1"]
+    assert train(configured("train", *TINY))["rank1"] == first["rank1"]
     assert (tmp_path / "run" / "table.md").exists()
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == rows
 
@@ -113,7 +115,7 @@ def test_a_signal_is_no_error_that_is_excused(excusing: str, tmp_path: Path, mon
     monkeypatch.setattr(report, "report_run", stop)
     OmegaConf.register_new_resolver("stop", stop, replace=True)
     config = OmegaConf.create({"key": "${stop:}"})
-    excused = {"the report": lambda: run.write_report(tmp_path), "a setting": lambda: config.key}[excusing]
+    excused = {"the report": lambda: write_report(tmp_path), "a setting": lambda: config.key}[excusing]
     with pytest.raises(Stopped, match="stopped by SIGTERM at once") as stopped, obeying_signals():
         excused()
     OmegaConf.clear_resolver("stop")

@@ -12,12 +12,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cstl import run
 from cstl.config import CONFIG_PATH
 from cstl.data.datamodule import GaitDataModule
+from cstl.evaluate import evaluate
 from cstl.reporting.comparison import compare
 from cstl.reporting.folder import read_run
 from cstl.reporting.published import caveats, coverage, method_name, published
+from cstl.train import train
 from cstl.trained import NOBODY, Trained
 
 Configure = Callable[..., DictConfig]
@@ -220,7 +221,7 @@ def test_every_output_names_the_network(
 ) -> None:
     """An ablation, as it is named in the table, its files, results.json, the report and the leaderboard."""
     name = "CSTL (ssfl: none)"
-    report = run.train(configured("train", *TINY, "model=without_ssfl", "trainer.max_steps=1"))
+    report = train(configured("train", *TINY, "model=without_ssfl", "trainer.max_steps=1"))
     assert (report["method"], report["published"], report["published_left_out"]) == (name, None, None)
     assert report["measures"].keys() == {name, "GEI"}
     assert report["coverage"]["test_subjects"] == {"present": 2, "protocol": 2}
@@ -232,7 +233,7 @@ def test_every_output_names_the_network(
     (table,), _ = compare([tmp_path / "run"])
     assert table.title.endswith(f"; {name}")
 
-    again = run.evaluate(
+    again = evaluate(
         configured("evaluate", f"checkpoint='{report['checkpoint']}'", "trainer=cpu", "label=Mine", folder="again")
     )
     assert again["measures"].keys() == {"Mine", "GEI"}
@@ -242,7 +243,7 @@ def test_every_output_names_the_network(
 
 
 def test_a_run_of_an_earlier_version_is_shown_without_the_papers_rows(configured: Configure, tmp_path: Path) -> None:
-    run.train(configured("train", *TINY, "model=mean_pooling", "trainer.max_steps=1"))
+    train(configured("train", *TINY, "model=mean_pooling", "trainer.max_steps=1"))
     folder = tmp_path / "run"
     results = json.loads((folder / "results.json").read_text())
     new = ("method", "published", "published_left_out", "coverage", "trained_subjects", "seen_test_subjects")

@@ -10,13 +10,13 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from cstl import run
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.models import CSTL, Output
 from cstl.reporting.comparison import compare
 from cstl.reporting.folder import read_run
 from cstl.reporting.leaderboard import to_terminal
 from cstl.reporting.remarks import remarks, remarks_of
+from cstl.train import train
 
 Configure = Callable[..., DictConfig]
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "trainer.max_steps=2")
@@ -151,7 +151,7 @@ def test_they_are_in_the_terminal_the_results_the_report_and_the_comparison(
 
     forward = CSTL.forward
     monkeypatch.setattr(CSTL, "forward", same)
-    run.train(configured("train", *TINY))
+    train(configured("train", *TINY))
     said = json.loads((tmp_path / "run" / "results.json").read_text())["remarks"]
     assert [text.split()[0] for text in said] == ["The", "Below"]
     shown = " ".join(capsys.readouterr().out.split())

@@ -15,13 +15,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from cstl import report, run
+from cstl import report
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store
 from cstl.models import AblatedCSTL
 from cstl.preparation.prepare import prepare
 from cstl.reporting import figures, findings, pictures
 from cstl.reporting.folder import Probes, Run, read_run
+from cstl.train import train
 
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "evaluate_every=3")
 
@@ -37,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, user_conf: Path) -> Path:
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
-    run.train(config)
+    train(config)
     HydraConfig.instance().cfg = None
     (folder / ".hydra").mkdir()
     OmegaConf.save(

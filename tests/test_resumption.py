@@ -155,8 +155,8 @@ def train(conf: Path, folder: Path, patch: Patch | str | None, *overrides: str) 
     """What a fresh process does; its output goes to a file beside the run."""
     sys.stdout = sys.stderr = open(f"{folder}.log", "a")  # noqa: SIM115
     torch.set_num_threads(1)
-    from cstl import run
     from cstl.running.processes import Stopped
+    from cstl.train import train
 
     folder.mkdir(exist_ok=True)
     fixed = [f"hydra.searchpath=[file://{conf}]", f"hydra.runtime.output_dir={folder}", "name=run"]
@@ -168,7 +168,7 @@ def train(conf: Path, folder: Path, patch: Patch | str | None, *overrides: str) 
     if patch is not None:
         (getattr(Killed, patch) if isinstance(patch, str) else patch)()
     try:
-        run.train(config)
+        train(config)
     except Stopped as stopped:
         print(stopped, flush=True)
         os._exit(128 + stopped.signal)
@@ -194,7 +194,7 @@ Start = Callable[..., BaseProcess]
 def start(user_conf: Path, folder: Path) -> Start:
     """Starts a run of that name in a process forked from one that has imported everything, and waits for its end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cstl.run"])
+    context.set_forkserver_preload(["cstl.train"])
 
     def start(name: str, patch: Patch | str | None, *overrides: str) -> BaseProcess:
         process = context.Process(target=train, args=(user_conf, folder / name, patch, *overrides))

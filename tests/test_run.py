@@ -13,12 +13,16 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from cstl import run
 from cstl.data import Protocol, open_store
+from cstl.evaluate import evaluate
+from cstl.export_official import export_official
 from cstl.owner import InUseError
 from cstl.preparation.prepare import prepare
+from cstl.prepare import prepare as prepare_command
 from cstl.recognizer import GaitRecognizer
 from cstl.running.checkpoints import WholeCheckpoints, checkpoints
+from cstl.synthesize import make_missing_walkers
+from cstl.train import train
 
 Configure = Callable[..., DictConfig]
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1")
@@ -40,7 +44,7 @@ def cstl(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProces
 def test_a_run_leaves_what_it_promises(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = run.train(configured("train", *TINY, "report=true"))
+    report = train(configured("train", *TINY, "report=true"))
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.yaml", "metrics.csv", "checkpoints", "results.json", "cross_view.png", "curves.png"}
@@ -69,7 +73,7 @@ def test_a_run_leaves_what_it_promises(
     assert [float(row["train/learning_rate"]) for row in trained] == pytest.approx([1e-3] * 4 + [1e-4] * 2)
     assert [int(row["step"]) for row in rows if row["test/rank1/NM"]] == [3, 6]
 
-    again = run.evaluate(
+    again = evaluate(
         configured("evaluate", f"checkpoint='{folder / report['checkpoint']}'", "trainer=cpu", folder="again")
     )
     for what in ("rank1", "rank1_matched", "measures", "configuration", "dataset"):
@@ -83,7 +87,7 @@ def test_a_report_that_fails_does_not_undo_the_run(
         raise RuntimeError("no room for pictures")
 
     monkeypatch.setattr("cstl.report.report_run", fail)
-    run.train(configured("train", *TINY, "trainer.max_steps=1", "report=true"))
+    train(configured("train", *TINY, "trainer.max_steps=1", "report=true"))
     assert (tmp_path / "run" / "results.json").exists()
     assert "report of" in caplog.text
     assert "RuntimeError: no room for pictures" in caplog.text
@@ -92,7 +96,7 @@ def test_a_report_that_fails_does_not_undo_the_run(
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.train(configured("train", *TINY, folder="whole"))
+    train(configured("train", *TINY, folder="whole"))
 
     step = GaitRecognizer.training_step
     with monkeypatch.context() as patch:
@@ -104,8 +108,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 
         patch.setattr(GaitRecognizer, "training_step", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
-            run.train(configured("train", *TINY, folder="cut"))
-    run.train(configured("train", *TINY, folder="cut"))
+            train(configured("train", *TINY, folder="cut"))
+    train(configured("train", *TINY, folder="cut"))
 
     whole, cut = (torch.load(tmp_path / name / "checkpoints" / "step-0000006.ckpt") for name in ("whole", "cut"))
     assert whole["state_dict"].keys() == cut["state_dict"].keys()
@@ -119,7 +123,7 @@ def test_a_run_does_not_go_on_with_another_store(
     raw, store = Path(shutil.copytree(raw_tree, tmp_path / "raw")), tmp_path / "store"
     typed = (*TINY, f"dataset.store={store}")
     prepare(raw, store, dataset="tiny", protocol=protocol, res=64, workers=1)
-    run.train(configured("train", *typed))
+    train(configured("train", *typed))
     (tmp_path / "run/results.json").unlink()  # killed while the results were written
     (raw / "001/nm-01/000/003.png").unlink()
     prepare(raw, tmp_path / "other", dataset="tiny", protocol=protocol, res=64, workers=1)
@@ -127,16 +131,14 @@ def test_a_run_does_not_go_on_with_another_store(
     shutil.move(tmp_path / "other", store)
     before = (tmp_path / "run/metrics.csv").read_text()
     with pytest.raises(ValueError, match=r"run was trained on a store with the fingerprint .*dataset\.store=PATH"):
-        run.train(configured("train", *typed))
+        train(configured("train", *typed))
     assert (tmp_path / "run/metrics.csv").read_text() == before
-    result = run.train(configured("train", *TINY, f"dataset.store={tmp_path / 'first'}"))
+    result = train(configured("train", *TINY, f"dataset.store={tmp_path / 'first'}"))
     assert result["store"] == open_store(tmp_path / "first").fingerprint
     capsys.readouterr()
     checkpoint = f"checkpoint='{tmp_path / 'run' / result['checkpoint']}'"
     for other, said in ((store, True), (tmp_path / "first", False)):
-        again = run.evaluate(
-            configured("evaluate", checkpoint, "trainer=cpu", f"store={other}", folder=f"on-{other.name}")
-        )
+        again = evaluate(configured("evaluate", checkpoint, "trainer=cpu", f"store={other}", folder=f"on-{other.name}"))
         assert again["store"] == open_store(other).fingerprint
         assert ("is not the store that" in capsys.readouterr().out) == said
 
@@ -152,20 +154,20 @@ def test_walkers_that_another_run_makes_at_this_moment_are_waited_for(
         if len(calls) < 3:
             raise InUseError("raw/.part is in use: process 7 on here since noon writes there")
 
-    monkeypatch.setattr(run, "synthesize", synthesize)
-    monkeypatch.setattr(run, "prepare", lambda config: Path(config.dataset.store).mkdir())
-    monkeypatch.setattr(run.time, "sleep", lambda seconds: None)
-    run.make_missing_walkers(config)
+    monkeypatch.setattr("cstl.synthesize.synthesize", synthesize)
+    monkeypatch.setattr("cstl.synthesize.prepare", lambda config: Path(config.dataset.store).mkdir())
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    make_missing_walkers(config)
     assert calls == ["synthesize"] * 3
     assert capsys.readouterr().out == "waiting: raw/.part is in use: process 7 on here since noon writes there\n"
 
 
 def test_a_name_is_taken_once(configured: Configure) -> None:
-    run.train(configured("train", *TINY, "trainer.max_steps=2"))
+    train(configured("train", *TINY, "trainer.max_steps=2"))
     with pytest.raises(ValueError, match=r"finished.*results\.json.*choose another name="):
-        run.train(configured("train", *TINY, "trainer.max_steps=2", "logger=csv"))
+        train(configured("train", *TINY, "trainer.max_steps=2", "logger=csv"))
     with pytest.raises(ValueError, match=r"(?s)other settings.*model\.margin: 0\.2 before, 0\.3 now"):
-        run.train(configured("train", *TINY, "trainer.max_steps=2", "model.margin=0.3"))
+        train(configured("train", *TINY, "trainer.max_steps=2", "model.margin=0.3"))
 
 
 @pytest.mark.parametrize("overrides", [
@@ -176,7 +178,7 @@ def test_a_name_is_taken_once(configured: Configure) -> None:
 ], ids=lambda overrides: overrides[0])  # fmt: skip
 def test_every_choice_trains(overrides: tuple[str, ...], configured: Configure) -> None:
     overrides = (*overrides, "trainer.max_steps=2", "model.network.channels=[2,4,16]")
-    report = run.train(configured("train", *TINY, *overrides))
+    report = train(configured("train", *TINY, *overrides))
     assert report["rank1"]["NM"]["mean"] is not None
 
 
@@ -187,7 +189,7 @@ def test_walkers_are_made_on_first_use(configured: Configure, tmp_path: Path, mo
         "dataset.protocol.views=['000','090']", "trainer.max_steps=2", "dataset.recipe.frames=4", "data.workers=0",
         "dataset.recipe.subjects=2", "dataset.recipe.sequences=2", "dataset.recipe.channels=[2,4,16]",
     )  # fmt: skip
-    report = run.train(configured("train", *few))
+    report = train(configured("train", *few))
     assert (report["train_subjects"], report["test_subjects"]) == (2, 2)
     assert (tmp_path / "data" / "synthetic-64" / "store.json").is_file()
 
@@ -201,7 +203,7 @@ def test_gradients_that_stay_infinite_stop_the_run(configured: Configure, monkey
 
     monkeypatch.setattr(GaitRecognizer, "training_step", overflow)
     with pytest.raises(FloatingPointError, match=r"3 steps in a row, first at step 3"):
-        run.train(configured("train", *TINY, "model.patience=3"))
+        train(configured("train", *TINY, "model.patience=3"))
     assert not torch.equal(weights[1], weights[2])
     assert torch.equal(weights[2], weights[4])  # a step that is not finite changes nothing
 
@@ -211,9 +213,9 @@ def test_missing_stores_say_how_to_prepare_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"python -m cstl\.prepare dataset=casiab res=128 dataset\.raw=PATH"):
-        run.train(configured("train", "dataset=casiab", "res=128"))
+        train(configured("train", "dataset=casiab", "res=128"))
     with pytest.raises(ValueError, match=r"(?s)where are the raw frames.*dataset=oumvlp res=64 dataset\.raw=PATH"):
-        run.prepare(configured("prepare", "dataset=oumvlp"))
+        prepare_command(configured("prepare", "dataset=oumvlp"))
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
@@ -225,56 +227,54 @@ def test_missing_stores_say_how_to_prepare_them(
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], message: str, configured: Configure) -> None:
     with pytest.raises(Exception, match=message):
-        run.train(configured("train", *TINY, *overrides))
+        train(configured("train", *TINY, *overrides))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(configured: Configure) -> None:
     with pytest.raises(ValueError, match=r"sees no GPU.*trainer=cpu"):
-        run.train(configured("train", "dataset=tiny", "trainer=gpu"))
+        train(configured("train", "dataset=tiny", "trainer=gpu"))
 
 
 def test_checkpoints_that_do_not_fit_are_refused(configured: Configure, tmp_path: Path) -> None:
-    run.train(configured("train", *TINY, "trainer.max_steps=2"))
+    train(configured("train", *TINY, "trainer.max_steps=2"))
     last = tmp_path / "run" / "checkpoints" / "step-0000002.ckpt"
 
-    def evaluate(path: Path, *overrides: str) -> None:
-        run.evaluate(configured("evaluate", f"checkpoint='{path}'", "trainer=cpu", *overrides, folder="again"))
+    def tested(path: Path, *overrides: str) -> None:
+        evaluate(configured("evaluate", f"checkpoint='{path}'", "trainer=cpu", *overrides, folder="again"))
 
     with pytest.raises(ValueError, match=r"trained at res=64.*leave res= out"):
-        evaluate(last, "res=128")
+        tested(last, "res=128")
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        evaluate(tmp_path / "none.ckpt")
+        tested(tmp_path / "none.ckpt")
     (tmp_path / "cut.ckpt").write_bytes(last.read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be read"):
-        evaluate(tmp_path / "cut.ckpt")
+        tested(tmp_path / "cut.ckpt")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other\.ckpt: this is not a state_dict of the authors' CSTL"):
-        evaluate(tmp_path / "other.ckpt")
+        tested(tmp_path / "other.ckpt")
     checkpoint = torch.load(last)
     checkpoint["config"]["model"]["network"]["num_classes"] += 1
     torch.save(checkpoint, tmp_path / "classes.ckpt")
     with pytest.raises(ValueError, match=r"(?s)do not fit.*class_weight"):
-        evaluate(tmp_path / "classes.ckpt")
+        tested(tmp_path / "classes.ckpt")
 
 
 def test_the_authors_weights_go_in_and_out(configured: Configure, tmp_path: Path) -> None:
     """Our checkpoint written for the authors, evaluated from their file: the same numbers."""
-    trained = run.train(configured("train", *TINY, "trainer.max_steps=2"))
-    run.export_official(configured("export_official", f"checkpoint='{trained['checkpoint']}'", f"out={tmp_path}/a.ptm"))
+    trained = train(configured("train", *TINY, "trainer.max_steps=2"))
+    export_official(configured("export_official", f"checkpoint='{trained['checkpoint']}'", f"out={tmp_path}/a.ptm"))
     theirs = torch.load(tmp_path / "a.ptm", weights_only=True)
     assert all(key.startswith("module.") for key in theirs)
     with pytest.raises(FileExistsError, match="there already"):
-        run.export_official(configured("export_official", f"checkpoint={tmp_path}/a.ptm", f"out={tmp_path}/a.ptm"))
+        export_official(configured("export_official", f"checkpoint={tmp_path}/a.ptm", f"out={tmp_path}/a.ptm"))
 
-    def evaluate(*overrides: str) -> dict:
-        return run.evaluate(
-            configured("evaluate", f"checkpoint={tmp_path}/a.ptm", "trainer=cpu", *overrides, folder="b")
-        )
+    def tested(*overrides: str) -> dict:
+        return evaluate(configured("evaluate", f"checkpoint={tmp_path}/a.ptm", "trainer=cpu", *overrides, folder="b"))
 
     with pytest.raises(ValueError, match="does not say which data set"):
-        evaluate()
-    again = evaluate("dataset=tiny", "res=64")
+        tested()
+    again = tested("dataset=tiny", "res=64")
     assert again["trained_on"] == "the authors' weights"
     assert again["measures"] == trained["measures"]
 
@@ -282,8 +282,8 @@ def test_the_authors_weights_go_in_and_out(configured: Configure, tmp_path: Path
 def test_a_checkpoint_is_evaluated_on_another_data_set(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = run.train(configured("train", *TINY, "trainer.max_steps=2", "model.network.channels=[2,4,16]"))
-    run.evaluate(
+    trained = train(configured("train", *TINY, "trainer.max_steps=2", "model.network.channels=[2,4,16]"))
+    evaluate(
         configured(
             "evaluate",
             f"checkpoint='{trained['checkpoint']}'",
@@ -302,9 +302,7 @@ def test_a_checkpoint_is_evaluated_on_another_data_set(
     checkpoint["config"]["dataset"]["name"] = "elsewhere"
     torch.save(checkpoint, tmp_path / "elsewhere.ckpt")
     path = tmp_path / "elsewhere.ckpt"
-    report = run.evaluate(
-        configured("evaluate", f"checkpoint={path}", "dataset=tiny", "trainer=cpu", folder="labelled")
-    )
+    report = evaluate(configured("evaluate", f"checkpoint={path}", "dataset=tiny", "trainer=cpu", folder="labelled"))
     assert (report["dataset"], report["trained_on"]) == ("tiny", "elsewhere")
     assert "trained on elsewhere" in (tmp_path / "labelled" / "table.md").read_text()
 
@@ -312,7 +310,7 @@ def test_a_checkpoint_is_evaluated_on_another_data_set(
 def test_training_starts_from_other_weights(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run.train(configured("train", *TINY, "trainer.max_steps=2"))
+    first = train(configured("train", *TINY, "trainer.max_steps=2"))
     before = torch.load(first["checkpoint"])["state_dict"]
     capsys.readouterr()
     starts = []
@@ -324,19 +322,19 @@ def test_training_starts_from_other_weights(
 
     monkeypatch.setattr(GaitRecognizer, "training_step", look)
     few = ("dataset.protocol.train=[001-003]", f"init_from='{first['checkpoint']}'", "trainer.max_steps=1")
-    run.train(configured("train", *TINY, *few, folder="second"))
+    train(configured("train", *TINY, *few, folder="second"))
     assert "new: ssfl.class_weight" in capsys.readouterr().out.replace("\n", " ")
     assert torch.equal(starts[0]["network.embedding"], before["network.embedding"])
     assert starts[0]["network.ssfl.class_weight"].shape[-1] == 3
     with pytest.raises(ValueError, match="do not fit the network"):
-        run.train(configured("train", *TINY, *few, "model.network.channels=[2,4,32]", folder="third"))
+        train(configured("train", *TINY, *few, "model.network.channels=[2,4,32]", folder="third"))
 
 
 def test_a_checkpoint_is_selected_on_held_out_training_subjects(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_out = ("callbacks=best", "dataset.protocol.validation=2", "trainer.max_steps=6")
-    report = run.train(configured("train", *TINY, *held_out))
+    report = train(configured("train", *TINY, *held_out))
     assert report["checkpoint"].endswith("best.ckpt")
     assert (report["train_subjects"], report["test_subjects"]) == (2, 2)
     with (tmp_path / "run" / "metrics.csv").open() as file:
@@ -355,18 +353,18 @@ def test_a_best_checkpoint_that_nothing_chooses_is_refused_at_the_start(
     override: str, message: str, configured: Configure, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        run.train(configured("train", *TINY, "callbacks=best", "dataset.protocol.validation=2", override))
+        train(configured("train", *TINY, "callbacks=best", "dataset.protocol.validation=2", override))
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.parametrize("where", ["model", "data"])
 def test_a_checkpoint_cannot_choose_what_is_called(where: str, configured: Configure, tmp_path: Path) -> None:
-    report = run.train(configured("train", *TINY, "trainer.max_steps=1"))
+    report = train(configured("train", *TINY, "trainer.max_steps=1"))
     checkpoint = torch.load(report["checkpoint"])
     checkpoint["config"][where]["extra"] = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "touched")}
     torch.save(checkpoint, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match=r"evil\.ckpt is refused.*pathlib\.Path\.touch"):
-        run.evaluate(configured("evaluate", f"checkpoint={tmp_path}/evil.ckpt", "trainer=cpu", folder="again"))
+        evaluate(configured("evaluate", f"checkpoint={tmp_path}/evil.ckpt", "trainer=cpu", folder="again"))
     assert not (tmp_path / "touched").exists()
 
 
@@ -374,10 +372,10 @@ def test_a_split_file_becomes_part_of_the_checkpoint(configured: Configure, tmp_
     split = tmp_path / "split.json"
     split.write_text(json.dumps({"TRAIN_SET": ["001", "002", "005"], "TEST_SET": ["003", "006"]}))
     key = f"+dataset.split_file={split}", f"+dataset.protocol.split_file={split}"
-    report = run.train(configured("train", *TINY, *key, "trainer.max_steps=1"))
+    report = train(configured("train", *TINY, *key, "trainer.max_steps=1"))
     assert (report["train_subjects"], report["test_subjects"]) == (3, 2)
     split.unlink()
-    again = run.evaluate(configured("evaluate", f"checkpoint='{report['checkpoint']}'", "trainer=cpu", folder="again"))
+    again = evaluate(configured("evaluate", f"checkpoint='{report['checkpoint']}'", "trainer=cpu", folder="again"))
     assert again["measures"] == report["measures"]
 
 

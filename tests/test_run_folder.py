@@ -4,21 +4,24 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import run, run_folder
+from cstl import run_folder
+from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.owner import InUseError, owner
 from cstl.recognizer import GaitRecognizer
 from cstl.report import report_run
 from cstl.reporting.comparison import load_run
 from cstl.run_folder import check_name
-from cstl.running.command import command
+from cstl.running.command import command, output_folder
 from cstl.running.metrics_log import WandbLog
 from cstl.running.sweep import ERROR, AlreadyFinishedError
+from cstl.train import train
 
 Configure = Callable[..., DictConfig]
 TINY = (
@@ -34,9 +37,19 @@ def typed(user_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def start(name: str, *words: str) -> None:
         monkeypatch.setattr(sys, "argv", [name, f"--config-dir={user_conf}", *words])
-        command(name)()
+        command(getattr(import_module(f"cstl.{name}"), name))()
 
     return start
+
+
+def instead(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[DictConfig], object]) -> None:
+    """Has a command do something else."""
+
+    def acting(config: DictConfig) -> None:
+        act(config)
+
+    acting.__name__ = name
+    monkeypatch.setattr(f"cstl.{name}.{name}", acting)
 
 
 def never(*arguments: object, **named: object) -> None:
@@ -80,9 +93,9 @@ def test_commands_of_the_same_second_have_folders_of_their_own(
     folders = []
 
     def look(config: DictConfig) -> None:
-        folders.append(Path(run.HydraConfig.get().runtime.output_dir))
+        folders.append(output_folder())
 
-    monkeypatch.setattr(run, words[0], look)
+    instead(monkeypatch, words[0], look)
     for _ in range(3):
         typed(*words, "name='x-${now:%Y}'")  # the same second for a year
     assert len(set(folders)) == 3
@@ -106,7 +119,7 @@ def test_runs_evaluations_and_sweeps_keep_apart(
     leave("sweep/0", trainer={"max_steps": 1})
     with owner(leave("busy", trainer={"max_steps": 1})):
         for kind in ("train", "evaluate"):
-            monkeypatch.setattr(run, kind, never)
+            instead(monkeypatch, kind, never)
         before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
         for words, message in {
             ("evaluate", "checkpoint=x.ckpt", "name=run"): "runs/run is the folder of a training run",
@@ -129,7 +142,7 @@ def test_a_sweep_that_is_started_twice_at_once(
     typed: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "runs" / "twice").mkdir(parents=True)
-    monkeypatch.setattr(run, "train", never)
+    instead(monkeypatch, "train", never)
     with owner(tmp_path / "runs" / "twice"), pytest.raises(SystemExit, match="1"):
         typed("train", "-m", "name=twice", "seed=1,2")
     assert "runs/twice is in use" in capsys.readouterr().err
@@ -137,7 +150,7 @@ def test_a_sweep_that_is_started_twice_at_once(
 
     job = tmp_path / "runs" / "twice" / "1"
     job.mkdir()
-    monkeypatch.setattr(run, "train", lambda config: owner(run.HydraConfig.get().runtime.output_dir).__enter__())
+    instead(monkeypatch, "train", lambda config: owner(output_folder()).__enter__())
     with owner(job), pytest.raises(SystemExit, match="1"):  # a job of an earlier start that still runs
         typed("train", "-m", "name=twice", "seed=1,2")
     said = capsys.readouterr()
@@ -187,17 +200,17 @@ def test_a_start_that_came_to_nothing_leaves_its_name_free(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run, "seed_everything", never)
+        patch.setattr("cstl.train.seed_everything", never)
         with pytest.raises(AssertionError):
-            run.train(configured("train", *TINY))
+            train(configured("train", *TINY))
     folder = tmp_path / "run"
     assert (folder / "config.yaml").exists()
     (folder / "wandb").mkdir()
     (folder / "wandb" / "id").write_text("another")
     with pytest.raises(ValueError, match=r"extend=9: .* has no run to go on with"):
-        run.train(configured("train", *TINY, "extend=9"))
+        train(configured("train", *TINY, "extend=9"))
     (folder / "config.yaml").write_text("cut sho: [")  # also where that start's own notes are damaged
-    run.train(configured("train", *TINY, "model.margin=0.3"))
+    train(configured("train", *TINY, "model.margin=0.3"))
     assert (folder / "results.json").exists()
     assert OmegaConf.load(folder / "config.yaml").model.margin == 0.3
     assert not (folder / "owner.json").exists()
@@ -207,22 +220,22 @@ def test_a_run_that_was_begun_is_not_written_over(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its configuration and its results are damaged; another evaluation, more or fewer iterations are asked for."""
-    run.train(configured("train", *TINY))
+    train(configured("train", *TINY))
     folder = tmp_path / "run"
     with pytest.raises(AlreadyFinishedError, match=r"finished.*extend=N with more than 2"):
-        run.train(configured("train", *TINY, "evaluate_every=1", "trainer.log_every_n_steps=5", "baseline=true"))
+        train(configured("train", *TINY, "evaluate_every=1", "trainer.log_every_n_steps=5", "baseline=true"))
     with pytest.raises(ValueError, match="type extend=4 to have it go on to 4 iterations"):
-        run.train(configured("train", *TINY, "trainer.max_steps=4"))
+        train(configured("train", *TINY, "trainer.max_steps=4"))
     with pytest.raises(ValueError, match=r"extend=1: .* 2 iterations in all, and cannot be shortened"):
-        run.train(configured("train", *TINY, "extend=1"))
+        train(configured("train", *TINY, "extend=1"))
     with pytest.raises(ValueError, match="expected the number of iterations in all"):
-        run.train(configured("train", *TINY, "extend=1.5"))
+        train(configured("train", *TINY, "extend=1.5"))
     checkpoint = f"checkpoint='{folder / 'checkpoints' / 'step-0000002.ckpt'}'"
     with pytest.raises(ValueError, match="is the folder of a training run"):
-        run.evaluate(configured("evaluate", checkpoint, "trainer=cpu"))
+        evaluate(configured("evaluate", checkpoint, "trainer=cpu"))
 
     (folder / "results.json").write_text('{"rank1"')
-    run.train(configured("train", *TINY))
+    train(configured("train", *TINY))
     said = " ".join(capsys.readouterr().out.split())
     assert "results.json is damaged" in said
     assert (folder / "results.json.damaged").read_text() == '{"rank1"'
@@ -232,11 +245,11 @@ def test_a_run_that_was_begun_is_not_written_over(
     for damage in ("", "a: [", "- 1", "a: ${b}\n"):
         (folder / "config.yaml").write_text(damage)
         with pytest.raises(ValueError, match=r"config\.yaml is damaged"):
-            run.train(configured("train", *TINY))
+            train(configured("train", *TINY))
         assert (folder / "config.yaml").read_text() == damage
     (folder / "config.yaml").unlink()
     with pytest.raises(ValueError, match=r"config\.yaml is not there"):
-        run.train(configured("train", *TINY))
+        train(configured("train", *TINY))
     (folder / "config.yaml").write_text(config)
 
     # a copy from another machine, where its process may still run
@@ -244,19 +257,19 @@ def test_a_run_that_was_begun_is_not_written_over(
     assert load_run(folder).state == "finished"
     assert report_run(folder).exists()
     again = configured("evaluate", checkpoint, "trainer=cpu", "baseline=false", folder="again")
-    run.evaluate(again)
+    evaluate(again)
     results = (tmp_path / "again" / "results.json").read_bytes()
     with pytest.raises(ValueError, match="holds a finished evaluation; choose another name="):
-        run.evaluate(again)
+        evaluate(again)
     with pytest.raises(ValueError, match="is the folder of an evaluation"):
-        run.train(configured("train", *TINY, folder="again"))
+        train(configured("train", *TINY, folder="again"))
     assert (tmp_path / "again" / "results.json").read_bytes() == results
 
 
 def test_another_process_is_not_disturbed(configured: Configure, tmp_path: Path) -> None:
     config = configured("train", *TINY)
     with owner(tmp_path / "run"), pytest.raises(InUseError, match="is in use"):
-        run.train(config)
+        train(config)
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -274,7 +287,7 @@ def test_a_folder_that_goes_away_under_a_run(
 
     monkeypatch.setattr(GaitRecognizer, "training_step", away)
     with pytest.raises(FileNotFoundError, match="run was deleted or moved while this run wrote into it"):
-        run.train(configured("train", *TINY))
+        train(configured("train", *TINY))
     assert not folder.exists()
 
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import run
 from cstl.checkpoint import load_weights
 from cstl.data.protocol import Protocol
+from cstl.evaluate import evaluate
 from cstl.models import CSTL, AblatedCSTL
 from cstl.reporting.folder import read_run
-from cstl.running import command, streams, typed
+from cstl.running import streams, typed
+from cstl.train import train
 
 Configure = Callable[..., DictConfig]
 
@@ -265,18 +266,18 @@ def test_an_evaluation_names_the_newest_checkpoint(
     monkeypatch.chdir(tmp_path)
     config = configured("evaluate", "trainer=cpu")
     with pytest.raises(ValueError, match=r"which checkpoint\?.*\n  python -m cstl\.evaluate checkpoint=runs/NAME"):
-        run.evaluate(config)
+        evaluate(config)
     (tmp_path / "runs" / "é b" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "é b" / "checkpoints" / "step-0000001.ckpt").touch()
     with pytest.raises(ValueError, match=r"cstl\.evaluate 'checkpoint=runs/é b/checkpoints/step-0000001\.ckpt'"):
-        run.evaluate(config)
+        evaluate(config)
     for folder in ("runs/é b", "runs/é b/checkpoints"):
         with pytest.raises(
             ValueError, match=r"is a folder; .*\n.* 'checkpoint=runs/é b/checkpoints/step-0000001\.ckpt'"
         ):
-            run.evaluate(configured("evaluate", "trainer=cpu", f"checkpoint='{folder}'"))
+            evaluate(configured("evaluate", "trainer=cpu", f"checkpoint='{folder}'"))
     with pytest.raises(ValueError, match="runs is a folder without a checkpoint"):
-        run.evaluate(configured("evaluate", "trainer=cpu", "checkpoint=runs"))
+        evaluate(configured("evaluate", "trainer=cpu", "checkpoint=runs"))
 
 
 def test_split_files_with_test_subjects_only_are_for_evaluation(configured: Configure, tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_split_files_with_test_subjects_only_are_for_evaluation(configured: Conf
     split.write_text('{"TRAIN_SET": [], "TEST_SET": ["005", "006"]}')
     key = f"+dataset.split_file={split}", f"+dataset.protocol.split_file={split}"
     with pytest.raises(ValueError, match=r"split\.json names no training subject, only 2.*python -m cstl\.evaluate"):
-        run.train(configured("train", "dataset=tiny", "trainer=cpu", *key))
+        train(configured("train", "dataset=tiny", "trainer=cpu", *key))
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -331,12 +332,11 @@ def test_a_slip_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
 
 def test_errors_that_hydra_wraps_are_told_without_its_account(configured: Configure) -> None:
     with pytest.raises(Exception, match="reduction") as wrapped:
-        run.train(configured("train", "dataset=tiny", "trainer=cpu", "model.network.reduction=7"))
+        train(configured("train", "dataset=tiny", "trainer=cpu", "model.network.reduction=7"))
     told = typed.expected(wrapped.value)
     assert told is not None
     assert told.startswith("reduction=7 does not divide the last of channels, 16")
     assert typed.expected(RuntimeError("a fault of ours")) is None
-    assert command.command("train").__name__ == "main"
 
 
 def test_a_state_dict_of_our_own_network_is_a_checkpoint(configured: Configure, tmp_path: Path) -> None:
@@ -348,24 +348,24 @@ def test_a_state_dict_of_our_own_network_is_a_checkpoint(configured: Configure, 
         assert weights.config is None
         assert all(torch.equal(value, network.state_dict()[key]) for key, value in weights.state_dict.items())
     config = configured("evaluate", f"checkpoint={tmp_path}/a.pt", "dataset=tiny", "trainer=cpu", folder="own")
-    found = run.evaluate(config)
+    found = evaluate(config)
     assert found["trained_on"] == "weights without a configuration"
     assert (tmp_path / "own" / "command.txt").read_text().startswith("python -m cstl.evaluate ")
     given = ("dataset=tiny", "trainer=cpu", "trainer.max_steps=1", "data.workers=0", f"init_from={tmp_path}/a.pt")
-    run.train(configured("train", *given))
+    train(configured("train", *given))
     small = AblatedCSTL(height=64, num_classes=3, channels=(2, 4, 16), scales=["frame"])
     torch.save(small.state_dict(), tmp_path / "ablated.pt")
     with pytest.raises(ValueError, match=r"ablated\.pt.*not those of the paper's network"):
-        run.evaluate(configured("evaluate", f"checkpoint={tmp_path}/ablated.pt", "dataset=tiny", folder="b"))
+        evaluate(configured("evaluate", f"checkpoint={tmp_path}/ablated.pt", "dataset=tiny", folder="b"))
 
 
 def test_the_command_is_that_of_the_first_start(configured: Configure, tmp_path: Path) -> None:
     given = ("dataset=tiny", "trainer=cpu", "trainer.max_steps=1", "data.workers=0")
-    run.train(configured("train", *given, "model.margin=0.3"))
+    train(configured("train", *given, "model.margin=0.3"))
     first = (tmp_path / "run" / "command.txt").read_text(encoding="utf-8")
     assert "model.margin=0.3" in first
     with pytest.raises(ValueError, match="finished"):
-        run.train(configured("train", *given, "model.margin=0.3", "logger=csv"))
+        train(configured("train", *given, "model.margin=0.3", "logger=csv"))
     assert (tmp_path / "run" / "command.txt").read_text(encoding="utf-8") == first
     assert "model.margin=0.3" in str(read_run(tmp_path / "run").command)
     assert "name=run-again" in str(read_run(tmp_path / "run").command)
@@ -379,5 +379,5 @@ def test_nobody_to_test_on_is_said_before_training(
     overrides: list[str], message: str, configured: Configure, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        run.train(configured("train", "dataset=tiny", "trainer=cpu", "data.workers=0", *overrides))
+        train(configured("train", "dataset=tiny", "trainer=cpu", "data.workers=0", *overrides))
     assert not (tmp_path / "run" / "config.yaml").exists()

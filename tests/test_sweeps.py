@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import compare, run
+from cstl import compare
 from cstl.reporting import comparison
 from cstl.running import sweep
 from cstl.running.command import command
 from cstl.running.processes import Stopped
+from cstl.train import train as train_one
 
 Configure = Callable[..., DictConfig]
 TINY = (
@@ -32,7 +33,7 @@ def train(user_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def start(*overrides: str) -> None:
         monkeypatch.setattr(sys, "argv", ["train", "-m", f"--config-dir={user_conf}", *TINY, *overrides])
-        command("train")()
+        command(train_one)()
 
     return start
 
@@ -92,19 +93,19 @@ def test_a_sweep_that_is_started_again_does_what_is_left(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = configured("train", *TINY, "hydra.job.num=3", "init_from=nowhere.ckpt")
-    assert sweep.job(run.train, broken) is None
+    assert sweep.job(train_one, broken) is None
     error = tmp_path / "run" / "error.txt"
     assert "no checkpoint at nowhere.ckpt" in error.read_text().splitlines()[-1]
     whole = configured("train", *TINY, "hydra.job.num=3")
-    assert sweep.job(run.train, whole) is None
+    assert sweep.job(train_one, whole) is None
     assert not error.exists()
     before = (tmp_path / "run" / "results.json").stat().st_mtime_ns
-    assert sweep.job(run.train, whole) is None
+    assert sweep.job(train_one, whole) is None
     assert "job 3: " in capsys.readouterr().out
     assert (tmp_path / "run" / "results.json").stat().st_mtime_ns == before
     assert not error.exists()
     other = configured("train", *TINY, "hydra.job.num=3", "model.margin=0.3")
-    assert sweep.job(run.train, other) is None
+    assert sweep.job(train_one, other) is None
     assert "model.margin: 0.2 before, 0.3 now" in error.read_text().splitlines()[-1]
     assert comparison.load_run(tmp_path / "run").state == "finished"
 
@@ -160,7 +161,7 @@ def test_a_search_without_held_out_subjects_is_refused(
     assert message in capsys.readouterr().err
     sys.argv.remove("-m")
     with pytest.raises(SystemExit, match="1"):
-        command("train")()
+        command(train_one)()
     assert "a search is a sweep, add -m" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 

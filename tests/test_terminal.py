@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import cstl.__main__ as overview
-from cstl import run
 from cstl.config import CONFIG_PATH
 from cstl.reporting.tables import Row, Table
 from cstl.running import command, terminal
+from cstl.train import train
 
 CONF, SOURCE = Path(CONFIG_PATH), Path(overview.__file__).parent
 COMMANDS = sorted(
@@ -102,8 +102,10 @@ def test_a_long_run_is_one_line_of_80_columns() -> None:
 
 def test_a_run_shows_its_progress(configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(run, "CONSOLE", Console(file=shown, force_terminal=True, width=80, color_system=None))
-    run.train(configured("train", *TINY))
+    console = Console(file=shown, force_terminal=True, width=80, color_system=None)
+    for module in ("console", "trainer", "evaluation"):
+        monkeypatch.setattr(f"cstl.running.{module}.CONSOLE", console)
+    train(configured("train", *TINY))
     lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.getvalue()).replace("\r", "\n").splitlines()
     last = [line for line in lines if line.startswith("train ")][-1]
     assert re.search(r" 6/6 loss \d+\.\d{3} rank-1 \d+\.\d .* in 0:00:\d\d", last)
@@ -115,7 +117,7 @@ def test_closing_words(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run.train(configured("train", *TINY, "trainer.max_steps=2"))
+    train(configured("train", *TINY, "trainer.max_steps=2"))
     shown = capsys.readouterr().out
     assert "steps/s" not in shown  # quiet where there is no terminal
     last = shown[shown.index("\nrank-1 NM") + 1 :]  # a line of its own, after those of progress

@@ -10,9 +10,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import run
 from cstl.checkpoint import load_weights
 from cstl.config import CONFIG_PATH
+from cstl.evaluate import evaluate
+from cstl.train import train
 from cstl.trained import NOBODY, Trained, people, ranges, to_plain, training_of
 from cstl.walkers.synthesis import subject_traits
 
@@ -29,75 +30,75 @@ def of(path: str) -> Trained:
 def test_an_evaluation_refuses_whom_it_meets_again(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = run.train(configured("train", *TINY))
+    first = train(configured("train", *TINY))
     assert first["trained_subjects"] == {"tiny": {"subjects": 4, "names": ["001-004"]}}
     assert first["seen_test_subjects"] == {"subjects": 0, "names": []}
     kept = torch.load(first["checkpoint"], weights_only=True)
     assert kept["trained_subjects"] == {"tiny": ["001", "002", "003", "004"]}
 
-    def evaluate(*overrides: str, checkpoint: str = first["checkpoint"], folder: str = "again") -> dict[str, Any]:
+    def tested(*overrides: str, checkpoint: str = first["checkpoint"], folder: str = "again") -> dict[str, Any]:
         typed = (f"checkpoint='{checkpoint}'", "dataset=tiny", "trainer=cpu", "baseline=false")
-        return run.evaluate(configured("evaluate", *typed, *overrides, folder=folder))
+        return evaluate(configured("evaluate", *typed, *overrides, folder=folder))
 
     with pytest.raises(ValueError, match=r"was trained on 2 of the 4 test subjects of Tiny: 003, 004\..*allow_seen"):
-        evaluate(*OTHER)
+        tested(*OTHER)
     # by its store, under another name
     with pytest.raises(ValueError, match="2 of the 4 test subjects"):
-        evaluate(*OTHER, "+dataset.people=elsewhere")
+        tested(*OTHER, "+dataset.people=elsewhere")
     split = tmp_path / "split.json"
     split.write_text(json.dumps({"TRAIN_SET": ["005"], "TEST_SET": ["004", "006"]}))
     with pytest.raises(ValueError, match="1 of the 2 test subjects of Tiny: 004"):
-        evaluate(f"+dataset.split_file={split}", f"+dataset.protocol.split_file={split}")
+        tested(f"+dataset.split_file={split}", f"+dataset.protocol.split_file={split}")
     # a checkpoint of 0.1 says it by its configuration
     old = {key: value for key, value in kept.items() if key not in ("trained_subjects", "provenance")}
     torch.save(old, tmp_path / "old.ckpt")
     with pytest.raises(ValueError, match="2 of the 4 test subjects"):
-        evaluate(*OTHER, checkpoint=f"{tmp_path}/old.ckpt")
+        tested(*OTHER, checkpoint=f"{tmp_path}/old.ckpt")
 
     capsys.readouterr()
-    seen = evaluate(*OTHER, "allow_seen=true", folder="seen")
+    seen = tested(*OTHER, "allow_seen=true", folder="seen")
     assert seen["seen_test_subjects"] == {"subjects": 2, "names": ["003-004"]}
     assert "2 of 4 test subjects were trained on" in " ".join(capsys.readouterr().out.split())
     assert "2 of 4 test subjects were trained on" in (tmp_path / "seen/table.md").read_text()
 
 
 def test_weights_pass_on_whom_they_know(configured: Configure, tmp_path: Path) -> None:
-    first = run.train(configured("train", *TINY, folder="first"))
+    first = train(configured("train", *TINY, folder="first"))
     start = f"init_from='{first['checkpoint']}'"
     with pytest.raises(ValueError, match=r"2 of the 4 test subjects of Tiny: 003, 004.*allow_seen=true"):
-        run.train(configured("train", *TINY, *OTHER, start, folder="second"))
+        train(configured("train", *TINY, *OTHER, start, folder="second"))
     assert not (tmp_path / "second/config.yaml").exists()  # the name stays free
-    second = run.train(configured("train", *TINY, *OTHER, start, "allow_seen=true", folder="second"))
+    second = train(configured("train", *TINY, *OTHER, start, "allow_seen=true", folder="second"))
     assert second["trained_subjects"] == {"tiny": {"subjects": 4, "names": ["001-004"]}}
     assert second["seen_test_subjects"]["subjects"] == 2
     assert "2 of 4 test subjects were trained on" in (tmp_path / "second/table.md").read_text()
     # held-out subjects that were trained on could choose nothing
     with pytest.raises(ValueError, match="004"):
-        run.train(configured("train", *TINY, start, "dataset.protocol.validation=1", folder="held"))
+        train(configured("train", *TINY, start, "dataset.protocol.validation=1", folder="held"))
 
     # a third of the second; the first is gone
     Path(first["checkpoint"]).unlink()
     again = ("dataset.protocol.train=['002','005']", "dataset.protocol.test=['001','006']")
     with pytest.raises(ValueError, match="1 of the 2 test subjects of Tiny: 001"):
-        run.train(configured("train", *TINY, *again, f"init_from='{second['checkpoint']}'", folder="third"))
+        train(configured("train", *TINY, *again, f"init_from='{second['checkpoint']}'", folder="third"))
 
 
 def test_a_run_that_goes_on_still_knows(configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run.train(configured("train", *TINY, folder="first"))
+    first = train(configured("train", *TINY, folder="first"))
     typed = ("train", *TINY, *OTHER, f"init_from='{first['checkpoint']}'", "allow_seen=true")
-    run.train(configured(*typed, folder="second"))
+    train(configured(*typed, folder="second"))
     (tmp_path / "second/results.json").unlink()
     Path(first["checkpoint"]).unlink()
-    result = run.train(configured(*typed, folder="second"))
+    result = train(configured(*typed, folder="second"))
     assert result["trained_subjects"]["tiny"]["names"] == ["001-004"]
     assert result["seen_test_subjects"]["subjects"] == 2
 
 
 def test_held_out_subjects_that_chose_are_told(configured: Configure, tmp_path: Path) -> None:
     typed = ("dataset=tiny", "data.workers=0", "trainer=cpu", "callbacks=best", "dataset.protocol.validation=2")
-    best = run.train(configured("train", *typed, "trainer.max_steps=3", "baseline=false"))
+    best = train(configured("train", *typed, "trainer.max_steps=3", "baseline=false"))
     assert of(best["checkpoint"]).held_out == {"tiny": ["003", "004"]}
-    found = run.evaluate(
+    found = evaluate(
         configured("evaluate", f"checkpoint='{best['checkpoint']}'", "dataset=tiny", "trainer=cpu", *OTHER, folder="b")
     )
     assert found["seen_test_subjects"]["subjects"] == 0

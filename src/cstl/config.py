@@ -21,7 +21,7 @@ _FREE = (
     "logger",
     "data.workers",
     "data.store",
-    "store_fingerprint",  # compared by `cstl.run.open_run`, with what to do
+    "store_fingerprint",  # compared by `open_run`, with what to do
     "dataset.raw",
     "dataset.layout",
     *(f"dataset.{key}" for key in ("files", "threshold", "clean", "drop_cut", "aligned")),  # the fingerprint tells

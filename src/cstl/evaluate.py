@@ -1,8 +1,105 @@
-"""Evaluate a checkpoint: `python -m cstl.evaluate checkpoint=PATH`."""
+"""Evaluate a checkpoint: the paper's table on the data set it was trained on, or on another.
 
-from cstl.running.command import command
+python -m cstl.evaluate checkpoint=runs/NAME/checkpoints/step-0000200.ckpt
+"""
 
-main = command("evaluate")
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from cstl.checkpoint import OURS
+from cstl.config import Plain, plain
+from cstl.data.datamodule import GaitDataModule
+from cstl.files import shown, write_text
+from cstl.reporting.published import check_label, method_name
+from cstl.run_folder import EVALUATED, check_kind, is_finished
+from cstl.running.command import asked_checkpoint, command, output_folder, write_command
+from cstl.running.console import say
+from cstl.running.evaluation import evaluate_and_write
+from cstl.running.loading import load_recognizer, trained_data
+from cstl.running.processes import as_one_run, check_processes, is_first, naming_what_was_lost, owned
+from cstl.running.settings import refuse_impossible
+from cstl.running.trainer import check_device, make_data, make_trainer
+from cstl.trained import met, refuse_seen
+
+
+@naming_what_was_lost()
+def evaluate(config: DictConfig, folder: Path | None = None) -> Plain:
+    """Evaluate a checkpoint, on the data set it was trained on or another; return what `results.json` says.
+
+    Args:
+        config: of `conf/evaluate.yaml`, composed.
+        folder: the evaluation's; None: Hydra's output folder.
+    """
+    folder = folder or output_folder()
+    with owned(folder):
+        check_device(config.trainer.accelerator)
+        refuse_impossible(config, "evaluate")
+        path = asked_checkpoint(config, "evaluate")
+        recognizer, trained = load_recognizer(path, config.get("model"), config.half_embeddings)
+        own_data = take_from_training(config, path, trained)
+        data = make_data(config, own_data)
+        trainer = make_trainer(config, folder)
+        check_processes(config, trainer)
+
+        settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
+        settings["label"] = settings["label"] or trained.get("label")
+        check_label(method_name(trained | {"label": settings["label"]}))
+        say_if_other_store(path, trained, settings, data)
+        if not config.allow_seen:
+            seen = met(recognizer.trained, settings["dataset"], data, data.test_subjects)
+            refuse_seen(seen, len(data.test_subjects), settings["dataset"]["title"], str(path))
+        # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
+        evaluated = trained | {key: settings[key] for key in ("dataset", "data", "store_fingerprint", "label")}
+        open_evaluation(folder, evaluated | {EVALUATED: str(path)})
+        with as_one_run(config, folder, trainer.world_size):
+            return evaluate_and_write(folder, settings, trainer, recognizer, data, path, {})
+
+
+def take_from_training(config: DictConfig, path: Path, trained: Plain) -> bool:
+    """Fill in what an evaluation takes from the training's settings; return whether its data set is among them.
+
+    Raises:
+        ValueError: silhouettes of another resolution are asked for, or the data set is not known.
+    """
+    own_data = None if "dataset" in config else trained_data(path, trained)
+    if config.res not in (None, trained["res"]):
+        raise ValueError(
+            f"{path} was trained at res={trained['res']} and cannot read silhouettes of res={config.res}; "
+            f"leave res= out, or take a checkpoint that was trained at res={config.res}"
+        )
+    with open_dict(config):
+        config.res = trained["res"]
+        config.trainer.precision = config.trainer.precision or trained.get("trainer", {}).get("precision", "32-true")
+        config.logger = config.callbacks = {}
+        config.pop("model", None)
+        if own_data is not None:
+            config.dataset = trained["dataset"]
+            config.data = own_data | {"_target_": OURS["data"][0], "workers": config.data.workers}
+        if config.store is not None:
+            config.data.store = config.store
+        config.data.max_frames = config.max_frames
+    return own_data is not None
+
+
+def say_if_other_store(path: Path, trained: Plain, settings: Plain, data: GaitDataModule) -> None:
+    """Say where a data set's store is not the one that the checkpoint was trained on."""
+    trained_on, store = trained.get("store_fingerprint"), data.store.fingerprint
+    if trained_on not in (None, store) and trained.get("dataset", {}).get("name") == settings["dataset"]["name"]:
+        say(f"{data.path} is not the store that {path} was trained on (fingerprint {store}, not {shown(trained_on)})")
+
+
+def open_evaluation(folder: Path, settings: Plain) -> None:
+    """Write what is evaluated to `config.yaml`; ValueError where a run or a finished evaluation is."""
+    check_kind(folder, "evaluate")
+    if is_finished(folder, say):
+        raise ValueError(f"{folder} holds a finished evaluation; choose another name=, or leave it out")
+    if is_first():
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(settings))
+        write_command(folder, "evaluate")
+
+
+main = command(evaluate)
 
 if __name__ == "__main__":
     main()

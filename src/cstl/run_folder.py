@@ -17,7 +17,7 @@ from cstl.owner import owner
 COMMAND = "command.txt"  # what was typed at the first start, never written over
 DAMAGED = ".damaged"
 EVALUATED = "evaluated"  # the key of config.yaml that an evaluation has, and a run has not: the checkpoint
-RESULTS = "results.json"
+RESULTS, REPORT, CHECKPOINTS = "results.json", "report.html", "checkpoints"
 _OUTPUTS = (
     "table.md", "table.csv", "table.tex", "probes.npz", "embeddings.npz", "cross_view.png", "curves.png",
     "report.html", "figures",

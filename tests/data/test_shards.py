@@ -16,10 +16,10 @@ from omegaconf import DictConfig
 
 import cstl.preparation.plan as plan_module
 import cstl.preparation.prepare as module
-from cstl import run
 from cstl.data import Protocol, Store, open_store
 from cstl.owner import InUseError
 from cstl.preparation.prepare import Summary, finished, join, plan_preparation, prepare, prepare_shard
+from cstl.prepare import prepare as prepare_command
 
 FILES = ("frames.npy", "sequences.csv", "dropped.csv", "short_sequences.csv")
 TYPED = "dataset=tiny dataset.raw=walks"
@@ -165,18 +165,18 @@ def test_the_command_line_names_what_to_type(
     configured: Callable[..., DictConfig], raw_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ("dataset=tiny", f"dataset.raw={raw_tree}", f"dataset.store='{tmp_path}/a (b)'", "workers=1")
-    run.prepare(configured("prepare", *overrides, "shard=1", "shards=3"))
+    prepare_command(configured("prepare", *overrides, "shard=1", "shards=3"))
     assert "a (b).partial: shard 1 (0 … 2) prepared, 12 sequences" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="2 are not finished: 0, 2") as error:
-        run.prepare(configured("prepare", *overrides))
+        prepare_command(configured("prepare", *overrides))
     line = next(line for line in str(error.value).splitlines() if "-m cstl.prepare -m" in line)
     python, _, command, multirun, *typed = shlex.split(line)
     assert (python, command, multirun) == ("python", "cstl.prepare", "-m")
     assert set(overrides) | {"hydra/launcher=submitit_slurm", "shards=3", "shard=0,2"} <= set(typed)
     typed = [override for override in typed if not override.startswith(("hydra", "shard="))]
     for shard in (0, 2):
-        run.prepare(configured("prepare", *typed, f"shard={shard}"))
-    run.prepare(configured("prepare", *overrides))
+        prepare_command(configured("prepare", *typed, f"shard={shard}"))
+    prepare_command(configured("prepare", *overrides))
     assert len(open_store(tmp_path / "a (b)", "tiny", 64)) == 36
 
 

@@ -14,14 +14,13 @@ import csv
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import secrets
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -64,7 +63,7 @@ from cstl.preparation.plan import OPTIONS, Chunk, Plan, names, plan_preparation,
 from cstl.preparation.sources import FILE as SOURCES
 from cstl.preparation.sources import Changes, Name, Source, find_changes, read_sources, source_of, write_sources
 from cstl.progress import Steps
-from cstl.workers import available_cores, start_worker
+from cstl.workers import available_cores, worker_pool
 
 SHORT = 15  # sequences of fewer usable frames are reported
 AGAIN = 500  # sequences, at most, that are read again to see whether files that were copied are the same
@@ -613,14 +612,10 @@ def _prepared(chunks: list[Chunk], workers: int) -> Iterator[tuple[Chunk, str]]:
         for chunk in chunks:
             yield chunk, prepare_chunk(chunk)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
-    try:
+    with worker_pool(workers) as pool:
         futures = {pool.submit(prepare_chunk, chunk): chunk for chunk in chunks}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write_csv(path: Path, header: str, rows: Iterable[Iterable[object]]) -> None:

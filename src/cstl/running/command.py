@@ -1,4 +1,4 @@
-"""What all commands share: Hydra composes, `cstl.run` acts, and a mistake reaches the user as one message."""
+"""What all commands share: Hydra composes, the command acts, and a mistake reaches the user as one message."""
 
 import re
 import shlex
@@ -9,22 +9,27 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cstl import __version__
 from cstl.config import CONFIG_PATH
-from cstl.files import shown_lines
+from cstl.files import shown_lines, write_text
+from cstl.run_folder import COMMAND
 from cstl.running import sweep, typed
-from cstl.running.memory import keep_freed_memory
+from cstl.running.processes import Stopped, is_first, is_multirun, obeying_signals, started_elsewhere
 from cstl.running.streams import never_fail
 
-_NEXT = {"synthesize": "prepare", "prepare": "check", "check": "train"}
 _PASSED_ON = r"(dataset|res|store)=|dataset\.(?!raw=)|--config-(dir|path)=|-c[dp]="
 
 
-def command(name: str) -> Callable[[], Any]:
-    """The entry point of `python -m cstl.NAME`: composes `conf/NAME.yaml` and calls `cstl.run.NAME` with it."""
+def command(function: Callable[[DictConfig], Any], then: str | None = None) -> Callable[[], Any]:
+    """Return the entry point of `python -m cstl.NAME`: compose `conf/NAME.yaml` and call the function NAME with it.
+
+    Args:
+        function: what the command does; in a sweep, whose jobs return their score, it is called for each job.
+        then: the command that comes next, which is said in the end.
+    """
+    name = function.__name__
 
     def main() -> None:
         never_fail()
@@ -41,13 +46,9 @@ def command(name: str) -> Callable[[], Any]:
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=name)
     def composed(config: DictConfig) -> float | None:
         typed.expand_home(config)
-        if name in ("train", "evaluate"):
-            keep_freed_memory()
-        from cstl import run  # here: processes that prepare frames import the command, but need no PyTorch
-        from cstl.running.processes import Stopped, is_first, obeying_signals, started_elsewhere
 
         def leave(message: object, code: int) -> None:
-            """The first process alone speaks: Lightning takes another's number for a crash."""
+            """Print on rank 0 alone, and end with its exit code: Lightning takes another's number for a crash."""
             if is_first():
                 how = "the same command goes on" if started_elsewhere() else f"go on with:\n  {go_on(name, config)}"
                 print(f"{message}; {how}", file=sys.stderr)
@@ -55,9 +56,9 @@ def command(name: str) -> Callable[[], Any]:
 
         try:
             with obeying_signals():
-                if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
-                    return sweep.job(run.train, config)
-                getattr(run, name)(config)
+                if is_multirun() and "sweep" in HydraConfig.get().callbacks:
+                    return sweep.job(function, config)
+                function(config)
         except Stopped as stopped:
             leave(stopped, 128 + stopped.signal)
         except (KeyboardInterrupt, SystemExit) as ended:  # Lightning makes the second of the first
@@ -66,15 +67,50 @@ def command(name: str) -> Callable[[], Any]:
             leave("interrupted", 130)
         except Exception as error:
             message = typed.expected(error)
-            if message is None or HydraConfig.get().mode == RunMode.MULTIRUN:
+            if message is None or is_multirun():
                 raise
             print(f"error: {shown_lines(message)}", file=sys.stderr)
             sys.exit(1)
-        if name in _NEXT and HydraConfig.get().mode == RunMode.RUN:
-            print(f"next: {_typed(_NEXT[name], [word for word in sys.argv[1:] if re.match(_PASSED_ON, word)])}")
+        if then and not is_multirun():
+            print(f"next: {_typed(then, [word for word in sys.argv[1:] if re.match(_PASSED_ON, word)])}")
         return None
 
     return main
+
+
+def output_folder() -> Path:
+    """The folder that Hydra has made for this command."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def typed_again(leave_out: str | None = None) -> str:
+    """What was typed after a command, to be typed again: in a sweep the job's own; without overrides of a pattern."""
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    overrides = [override for override in hydra.overrides.task if not (leave_out and re.match(leave_out, override))]
+    return shlex.join([*(f"--config-dir={folder}" for folder in folders), *overrides])
+
+
+def write_command(folder: Path, name: str) -> None:
+    """Write what was typed to a run's folder; a run that Python started has only its settings there."""
+    if HydraConfig.initialized():
+        write_text(folder / COMMAND, f"python -m cstl.{name} {typed_again()}\n")
+
+
+def asked_checkpoint(config: DictConfig, command: str) -> Path:
+    """The checkpoint that was asked for; ValueError with the newest one, to be typed, where none or a folder was."""
+    asked = None if OmegaConf.is_missing(config, "checkpoint") else config.checkpoint
+    if asked and not Path(asked).is_dir():
+        return Path(asked)
+    if asked:
+        inside = sorted({*Path(asked).glob("*.ckpt"), *Path(asked).glob("checkpoints/*.ckpt")})
+        if not inside:
+            raise ValueError(f"{asked} is a folder without a checkpoint; those of a run lie in runs/NAME/checkpoints")
+        newest = shlex.quote(f"checkpoint={inside[-1]}")
+        raise ValueError(f"{asked} is a folder; name a file in it, such as\n  python -m cstl.{command} {newest}")
+    there = sorted(Path("runs").glob("*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+    newest = shlex.quote(f"checkpoint={there[-1]}") if there else "checkpoint=runs/NAME/checkpoints/step-0001000.ckpt"
+    raise ValueError(f"which checkpoint? Name its file, such as\n  python -m cstl.{command} {newest}")
 
 
 def go_on(name: str, config: DictConfig) -> str:
@@ -82,7 +118,7 @@ def go_on(name: str, config: DictConfig) -> str:
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
     words = sys.argv[1:]
     if name == "train" and "${now:" in unresolved["name"]:  # an evaluation begins again in any case
-        folder = HydraConfig.get().sweep.dir if HydraConfig.get().mode == RunMode.MULTIRUN else config.name
+        folder = HydraConfig.get().sweep.dir if is_multirun() else config.name
         words = [*words, f"name={Path(folder).name}"]
     return _typed(name, words)
 

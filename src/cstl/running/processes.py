@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +22,8 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
 from cstl.data.batches import check_deal
+from cstl.files import remove_parts
+from cstl.owner import owner
 
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_THE_SWEEP = (
@@ -127,6 +129,20 @@ def is_first() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Let nobody else write into a run's folder; the first process owns it for the others."""
+    try:
+        with owner(folder) if is_first() else nullcontext():
+            if is_first():
+                remove_parts(folder)
+            yield
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(f"{folder} was deleted or moved while this run wrote into it") from error
+
+
 def started_elsewhere() -> bool:
     """Whether torchrun, srun or Lightning has started this process beside others."""
     return "LOCAL_RANK" in os.environ or (int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ)
@@ -161,7 +177,7 @@ def check_processes(config: DictConfig, trainer: Trainer) -> None:
 
 def is_multirun() -> bool:
     """Whether this is a job of a sweep."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from cstl.progress import EVERY, say
 from cstl.reporting.tables import MISSING, Table
+from cstl.running.processes import is_multirun
 
 # What a run may leave, in the order it is shown: file names, and what they are.
 _FILES = (
@@ -209,6 +209,12 @@ class Lines(Callback):
             say(line)
 
 
+def log_file(folder: Path) -> Path:
+    """Return where a run says how far it is: the log of its command."""
+    job = HydraConfig.get().job.name if HydraConfig.initialized() else "train"
+    return folder / f"{job}.log"
+
+
 def write_line(log: Path, text: str) -> None:
     """Adds text to a run's log; a disk that is full is no reason to stop."""
     with suppress(OSError), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -287,7 +293,7 @@ def _means(means: Mapping[str, float | None], sign: str = "") -> str:
 
 
 def _worth_typing(folder: Path, checkpoint: Path) -> str | None:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if is_multirun():
         return None  # the end of the sweep says it
     if (page := folder / "report.html").exists():
         return f"python -m webbrowser {page.absolute().as_uri()}"

@@ -19,9 +19,8 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from numpy.typing import NDArray
 from cstl.files import read_json, write_text
 from cstl.owner import owner
 from cstl.progress import Steps
-from cstl.workers import available_cores, start_worker
+from cstl.workers import available_cores, worker_pool
 
 Array = NDArray[np.float64]
 Frames = NDArray[np.uint8]
@@ -852,15 +851,11 @@ def write_walks(
                 bar.advance(task)
             cv2.setNumThreads(threads)
         else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
+            with worker_pool(workers) as pool:
                 jobs = [pool.submit(write_walk, out, seed, *walk, views, frames) for walk in walks]
-                try:
-                    for job in as_completed(jobs):
-                        job.result()
-                        bar.advance(task)
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+                for job in as_completed(jobs):
+                    job.result()
+                    bar.advance(task)
 
 
 def renderer() -> str:

@@ -1,0 +1,165 @@
+"""A network is evaluated on the test subjects, and what a run leaves is written."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+from cstl.config import Plain, digest
+from cstl.data.alignment import frame_size
+from cstl.data.datamodule import GaitDataModule
+from cstl.files import shown, write_json, write_text
+from cstl.metrics import CrossViewResult
+from cstl.recognizer import GaitRecognizer, cross_view_accuracy
+from cstl.reporting import results, tables
+from cstl.reporting.published import BASELINE, Published, caveats, coverage, method_name, published
+from cstl.reporting.remarks import remarks
+from cstl.run_folder import RESULTS
+from cstl.running import terminal
+from cstl.running.console import CONSOLE, say
+from cstl.running.metrics_log import read_rows
+from cstl.running.processes import is_first
+from cstl.trained import AUTHORS, Met, met, ranges
+
+LOG = logging.getLogger(__name__)
+
+
+def evaluate_and_write(
+    folder: Path,
+    settings: Plain,
+    trainer: Trainer,
+    recognizer: GaitRecognizer,
+    data: GaitDataModule,
+    checkpoint: Path,
+    seconds: dict[str, float],
+) -> Plain:
+    """Evaluate on the test subjects; rank 0 prints the paper's table and writes what a run leaves.
+
+    Returns:
+        What `results.json` says; on other ranks nothing.
+    """
+    started = time.monotonic()
+    if recognizer.result_step != trainer.global_step:  # else the evaluation after the last step has just found it
+        trainer.test(recognizer, datamodule=data, verbose=False)
+    if not is_first():
+        return {}
+    seconds = seconds | {"evaluation": time.monotonic() - started}
+    result, trained = recognizer.result, recognizer.config
+    assert result is not None
+    assert trained is not None
+    method = method_name(trained | {"label": settings["label"]})
+    methods = {method: result} | ({BASELINE: gait_energy_images(data)} if settings["baseline"] else {})
+
+    dataset, size = settings["dataset"], frame_size(settings["res"])
+    origin = _origin(trained)
+    title = dataset["title"] + (f", trained on {origin}" if origin != dataset["name"] else "")
+    seen = met(recognizer.trained, dataset, data, data.test_subjects)
+    paper = published(data, trained, recognizer.trained, dataset)
+    said = caveats(data, *map(len, seen))
+    table = tables.paper_table(methods, title, dataset["name"], size, published_as=paper.method, remarks=said)
+    CONSOLE.print()
+    CONSOLE.print(tables.to_terminal(table, CONSOLE.width), highlight=False)
+    if paper.left_out:
+        CONSOLE.print()
+        say(f"the paper's rows are left out: {paper.left_out}")
+    CONSOLE.print()
+    CONSOLE.print(tables.summary(result), highlight=False)
+    for ending, render in tables.TEXT_FORMATS.items():
+        write_text(folder / f"table.{ending}", render(table))
+
+    content = _content(settings, recognizer, data, seen, paper, methods, checkpoint, seconds)
+    noticed = remarks(
+        result,
+        *recognizer.mean_embeddings,
+        gallery=[data.protocol.conditions.index(name) for name in data.protocol.gallery],
+        margin=trained["model"].get("margin"),
+        baseline=methods.get("GEI"),
+        logged=read_rows(folder / "metrics.csv"),
+    )
+    content["remarks"] = noticed
+    results.write_probes(result, data.test_subjects, data.protocol.conditions, folder / "probes.npz")
+    results.write_embeddings(*recognizer.mean_embeddings, folder / "embeddings.npz")
+    results.draw_cross_view(result, folder / "cross_view.png")
+    if (metrics := folder / "metrics.csv").exists():
+        results.draw_curves(metrics, list(result.accuracy), folder / "curves.png")
+    write_json(folder / RESULTS, content)
+    if settings["report"]:
+        write_report(folder)
+    CONSOLE.print()
+    last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint, noticed, method)
+    terminal.write_line(terminal.log_file(folder), last_words)
+    say(last_words)
+    return content
+
+
+def _content(
+    settings: Plain,
+    recognizer: GaitRecognizer,
+    data: GaitDataModule,
+    seen: Met,
+    paper: Published,
+    methods: dict[str, CrossViewResult],
+    checkpoint: Path,
+    seconds: dict[str, float],
+) -> Plain:
+    """Return what `results.json` says, but for the remarks."""
+    dataset, trained = settings["dataset"], recognizer.config or {}
+    method, result = next(iter(methods.items()))
+    return {
+        "method": method,
+        "dataset": dataset["name"],
+        "trained_on": _origin(trained),
+        "trained_subjects": {
+            **{
+                shown(name): {"subjects": len(of), "names": ranges(of)}
+                for name, of in recognizer.trained.subjects.items()
+            },
+            **dict.fromkeys(map(shown, recognizer.trained.unknown), "training subjects unknown"),
+        },
+        "seen_test_subjects": {"subjects": len(seen.trained_on), "names": ranges(seen.trained_on)},
+        "chosen_by_test_subjects": {"subjects": len(seen.chosen_by), "names": ranges(seen.chosen_by)},
+        "coverage": coverage(data),
+        "published": paper.method,
+        "published_left_out": paper.left_out,
+        "resolution": list(frame_size(settings["res"])),
+        "store": data.store.fingerprint,
+        "train_subjects": len(data.train_subjects),
+        "test_subjects": len(data.test_subjects),
+        "gallery_sequences": int(result.gallery_sequences.sum()),
+        "probe_sequences": {probe: int(count.sum()) for probe, count in result.probe_sequences.items()},
+        "rank1": tables.rows(result),
+        "rank1_matched": tables.rows(result, matched=True),
+        "measures": {method: tables.measures(found) for method, found in methods.items()},
+        "seconds": seconds,
+        "checkpoint": str(checkpoint),
+        "configuration": digest(trained),
+        "versions": results.versions(),
+    }
+
+
+def _origin(trained: Plain) -> str:
+    """Return the name of the data set that a network was trained on, or of who trained it."""
+    return trained["dataset"]["name"] if "dataset" in trained else trained.get("origin", AUTHORS)
+
+
+def write_report(folder: Path) -> None:
+    """Write `report.html` and `figures/`; what goes wrong there is said, but does not undo a finished run."""
+    from cstl.report import report_run  # here: libraries for plots that nothing else needs
+
+    try:
+        report_run(folder)
+    except Exception as error:
+        LOG.warning("the report of %s could not be written: %s: %s", folder, type(error).__name__, shown(error))
+
+
+def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
+    """Return the baseline: mean silhouettes of sequences, nearest neighbour (Han & Bhanu, TPAMI 2006)."""
+    # an image of H·W values a sequence; the first process alone makes them
+    metric = cross_view_accuracy(data.protocol, half_embeddings=True, sync_on_compute=False)
+    for batch in data.test_dataloader(dealt=False):
+        sums = batch.silhouettes.sum(dim=1, dtype=torch.float32).flatten(1)  # (B, H·W); padding is zero
+        images = sums / (255 * batch.lengths[:, None])
+        metric.update(images[:, None], batch.subject, batch.condition, batch.view)
+    return metric.compute()

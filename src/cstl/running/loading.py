@@ -1,0 +1,124 @@
+"""A recogniser and its data out of a checkpoint, whose settings come from a file and are trusted with nothing."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from cstl.checkpoint import (
+    Weights,
+    build_network,
+    check_numbers,
+    different_tensors,
+    known_keys,
+    load_weights,
+    network_settings,
+    own_class,
+    plain_keys,
+)
+from cstl.config import Plain
+from cstl.data.datamodule import GaitDataModule
+from cstl.data.protocol import as_protocol
+from cstl.files import shown
+from cstl.recognizer import GaitRecognizer
+from cstl.trained import training_of
+
+# What Lightning can compute in; a file from elsewhere may name nothing else.
+PRECISIONS = (*("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"), *("32", "bf16", "16", "64"))
+
+
+def load_recognizer(
+    path: Path, model: DictConfig | None = None, half_embeddings: bool = False
+) -> tuple[GaitRecognizer, Plain]:
+    """A recogniser from its checkpoint alone, and the settings it was trained with; only tensors are loaded.
+
+    Of the authors' files, which say nothing of their training, the settings are only what the weights tell.
+
+    Args:
+        path: of the checkpoint.
+        model: the user's own, as composed: its network is made of these settings, and takes the file's weights.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, a damaged one, or one that holds something else.
+    """
+    weights = load_weights(path)
+    try:
+        network = build_network(weights) if model is None else own_network(model, weights)
+        if weights.config is not None:
+            known_keys(own_class(weights.config, "model"), GaitRecognizer, "model")
+    except ValueError as error:
+        raise ValueError(f"{path} is refused: {error}") from None
+    settings: Plain
+    if weights.config is None:
+        shape = network_settings(weights.state_dict)
+        settings = {"res": network.height, "model": {"network": shape}, "trainer": {"precision": "32-true"}}
+        settings["origin"] = weights.origin
+    else:
+        settings = weights.config
+        precision = settings.get("trainer", {}).get("precision", "32-true")
+        if str(precision) not in PRECISIONS:
+            raise ValueError(
+                f"{path} is refused: its trainer.precision is {shown(precision, 60)}, expected one of "
+                f"{', '.join(PRECISIONS[:6])}"
+            )
+        if model is None and settings.get("res") != network.height:
+            raise ValueError(f"{path} is refused: its res is {settings.get('res')}, its network's {network.height}")
+        if "dataset" in settings and not settings["dataset"].get("name"):
+            raise ValueError(f"{path} is refused: its data set has no name")
+    recognizer = GaitRecognizer(network, half_embeddings=half_embeddings)
+    recognizer.config, recognizer.trained = (
+        settings,
+        training_of(weights.config, weights.kept, str(path), weights.origin),
+    )
+    return recognizer, settings
+
+
+def own_network(model: DictConfig, weights: Weights) -> nn.Module:
+    """The network that the user's model names, with a checkpoint's weights; the file says how many classes it has.
+
+    Raises:
+        ValueError: the checkpoint is of no run of ours, or its weights are those of another network.
+    """
+    if weights.config is None:
+        raise ValueError("it does not say how it was trained; model= is for checkpoints of cstl.train")
+    trained = weights.config.get("model", {}).get("network", {})
+    OmegaConf.update(model._get_root(), "res", weights.config["res"])
+    settings = OmegaConf.to_container(model.network, resolve=True)
+    assert isinstance(settings, dict)
+    filled = {key: trained.get(key) for key, value in settings.items() if value == "???"}
+    if unknown := [str(key) for key, value in filled.items() if type(value) is not int]:
+        raise ValueError(f"it does not say what {', '.join(unknown)} of its network is")
+    network: nn.Module = instantiate(settings | filled)
+    if wrong := different_tensors(weights.state_dict, network.state_dict()):
+        raise ValueError(f"its weights are not those of model.network={settings['_target_']}: {', '.join(wrong[:3])}")
+    check_numbers(weights.state_dict)
+    network.load_state_dict(weights.state_dict)
+    return network
+
+
+def trained_data(path: Path, trained: Plain) -> Plain:
+    """The arguments of the data module that a checkpoint was trained with; none of them names a file to read.
+
+    Raises:
+        ValueError: they are not known, are for a class of the user's, or not what they must be.
+    """
+    if not trained.get("dataset") or not trained.get("data"):
+        raise ValueError(f"{path} does not say which data set to evaluate on: add dataset=casiab or dataset=oumvlp")
+    try:
+        data, dataset = own_class(trained, "data"), trained["dataset"]
+        known_keys(data, GaitDataModule, "data")
+        plain_keys(dataset, "dataset")
+        absent = [f"data.{key}" for key in ("store", "protocol", "res", "dataset") if not data.get(key)]
+        absent += [f"dataset.{key}" for key in ("name", "title", "protocol") if not dataset.get(key)]
+        if absent:
+            raise ValueError(f"it lacks {', '.join(absent)}")
+        for protocol in (data["protocol"], dataset["protocol"]):
+            if protocol.get("split_file") is not None:
+                raise ValueError("its protocol names a split file to read, not the subjects that are in it")
+            as_protocol(protocol)
+        if data["store"].replace("\\", "/").startswith("//"):
+            raise ValueError(f"its store {shown(data['store'], 100)} is on another machine; give store=PATH")
+    except ValueError as error:
+        raise ValueError(f"{path} is refused: {error}; evaluate it on a data set of yours with dataset=NAME") from None
+    return data
