@@ -25,6 +25,7 @@ from cstl.recognizer import GaitRecognizer
 from cstl.running import dashboards as dashboard
 from cstl.running.dashboards import Speed, commit, dashboards
 from cstl.running.metrics_log import TensorBoardLog, WandbLog, read_rows
+from cstl.running.settings import refuse_impossible
 from cstl.running.trainer import make_trainer
 from cstl.train import train
 
@@ -38,6 +39,7 @@ TINY = (
     "report=false",
 )
 BOTH = ("logger=[wandb,tensorboard]", "logger.mode=offline")
+AXIS = "trainer/global_step"
 SECRETS = {"WANDB_API_KEY": "5ec2e7" * 7, "SLURM_JWT": "5ec2e7-token", "MY_PASSWORD": "5ec2e7-word"}
 
 
@@ -48,7 +50,8 @@ def fresh_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
         monkeypatch.delenv(name)
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR", "NETRC"):
         monkeypatch.setenv(name, str(tmp_path / "elsewhere" / name))
-    monkeypatch.setattr(WandbLog, "unreachable", False)
+    monkeypatch.setenv("WANDB_MODE", "")  # so that what a run sets is taken back
+    monkeypatch.delenv("WANDB_MODE")
     wandb.teardown()
     yield
     wandb.teardown()
@@ -89,8 +92,8 @@ def histories(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     for record in records(folder):
         if record.WhichOneof("record_type") == "history":
             row = values(record.history.item)
-            for name in row.keys() - {"iteration"}:
-                found[name].append((row["iteration"], row[name]))
+            for name in row.keys() - {AXIS}:
+                found[name].append((row[AXIS], row[name]))
     return dict(found)
 
 
@@ -146,7 +149,7 @@ def test_a_run_read_back(
         axes = {
             r.metric.glob_name or r.metric.name: r.metric.step_metric for r in records(start) if r.HasField("metric")
         }
-        assert axes["*"] == axes["speed/memory"] == "iteration"
+        assert axes["*"] == AXIS
     before, after = histories(first), histories(second)
     losses = {"loss", "triplet", "cross_entropy", "active_triplets", "mean_distance", "gradient_norm", "learning_rate"}
     for name in (f"train/{name}" for name in losses):
@@ -250,8 +253,8 @@ def test_without_a_key_it_says_so_and_asks_nothing(
 def test_disabled_is_nothing_and_other_modes_are_refused(configured: Configure, tmp_path: Path) -> None:
     trainer = make_trainer(configured("train", *TINY, "logger=wandb", "logger.mode=disabled"), tmp_path)
     assert [type(logger).__name__ for logger in trainer.loggers] == ["CSVLog"]
-    with pytest.raises(ValueError, match=r"logger\.mode is 'on'; choose one of online, offline, disabled"):
-        make_trainer(configured("train", *TINY, "logger=wandb", "logger.mode='on'"), tmp_path)
+    with pytest.raises(ValueError, match=r"logger\.mode=on: expected one of online, offline, disabled"):
+        refuse_impossible(configured("train", *TINY, "logger=wandb", "logger.mode='on'"), "train")
 
 
 def test_the_environment_chooses_the_mode_unless_the_command_line_does(
@@ -312,12 +315,12 @@ def test_the_commit_is_that_of_the_code_or_none(tmp_path: Path) -> None:
         return subprocess.run(("git", "-C", tmp_path, *who, *words), capture_output=True, text=True, check=True).stdout
 
     git("init", "-q")
-    (tmp_path / "dashboard.py").write_text("")
+    (tmp_path / "dashboards.py").write_text("")
     assert commit(tmp_path) is None  # somebody else's repository around ours
     git("add", ".")
     git("commit", "-qm", "first")
     assert commit(tmp_path) == git("rev-parse", "HEAD").strip()
-    (tmp_path / "dashboard.py").write_text("changed")
+    (tmp_path / "dashboards.py").write_text("changed")
     assert commit(tmp_path) == git("rev-parse", "HEAD").strip() + "-dirty"
     shutil.rmtree(tmp_path / ".git")
     assert commit(tmp_path) is None

@@ -52,7 +52,7 @@ from cstl.reporting.comparison import compare, load_run
 from cstl.reporting.folder import read_run
 from cstl.reporting.leaderboard import to_markdown, to_terminal
 from cstl.running.loading import load_recognizer, trained_data
-from cstl.running.metrics_log import WandbLog
+from cstl.running.metrics_log import wandb_id
 
 SECRET = "canary-of-the-environment"
 hypothesis.settings.register_profile(
@@ -831,12 +831,12 @@ def test_the_id_of_a_dashboard_is_made_again(kind: str, tmp_path: Path) -> None:
         file.symlink_to(tmp_path / "private")
     else:
         file.write_bytes(b"a" * 10**6 if kind == "large" else b"\xff\x1b[31m")
-    known = WandbLog(tmp_path, mode="offline")._identity()["id"]
+    known = wandb_id(tmp_path / "wandb")
     assert known == file.read_text()
     assert re.fullmatch("[0-9a-f]{8}", str(known))
     assert known != "abcd1234"
     assert not file.is_symlink()
-    assert WandbLog(tmp_path, mode="offline")._identity()["id"] == known
+    assert wandb_id(tmp_path / "wandb") == known
 
 
 @pytest.mark.parametrize("content", [None, "a,b\n", f"{','.join(Source._fields)}\n1,2,3,\x1b[31m,5,6\n",

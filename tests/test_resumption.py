@@ -125,7 +125,7 @@ class Killed:
 
     @staticmethod
     def rewriting_the_log() -> None:
-        """When the first evaluation brings new columns."""
+        """With the second checkpoint, when the first evaluation has brought new columns."""
         replace, seen = os.replace, []
 
         def late(source: Path, target: Path) -> None:

@@ -390,7 +390,7 @@ _RULES = {  # where a value comes from stands before what takes it from there
     "callbacks.checkpoints.keep": _whole(),
     "callbacks.checkpoints.best": _TRUE,
     "callbacks.profile.warmup": _whole(0),
-    "logger.mode": _choice("online", "offline", "disabled", "shared"),
+    "logger.mode": _choice("online", "offline", "disabled"),
     "logger.wandb.timeout": _number(above=True),
     "half_embeddings": _TRUE,
     "baseline": _TRUE,
