@@ -1,7 +1,6 @@
 """What the terminal shows: the overview, help, one line of progress, closing words, and what Ctrl-C says."""
 
 import importlib
-import io
 import os
 import re
 import shlex
@@ -13,13 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
 import cstl.__main__ as overview
 from cstl.config import CONFIG_PATH
+from cstl.recognizer import GaitRecognizer
 from cstl.reporting.tables import Row, Table
 from cstl.running import command, terminal
 from cstl.train import train
@@ -83,32 +86,61 @@ def test_help_fits_and_names_every_choice(name: str) -> None:
             assert [file.stem for file in group.glob("*.yaml") if not re.search(rf"\b{file.stem}\b", part)] == []
 
 
-def test_a_long_run_is_one_line_of_80_columns() -> None:
-    shown, now = io.StringIO(), [0.0]
-    console = Console(file=shown, width=80, color_system=None)
-    progress = terminal.RunProgress(console)
-    progress._start()
-    assert progress.bars is not None
-    progress.bars.get_time = lambda: now[0]
-    task = progress._add("train", 150_000, 120_000)
-    for step in range(1, 41):
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed goes to a terminal of 80 columns without colours."""
+    for name, value in {"TTY_COMPATIBLE": "1", "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def lines_of(shown: str) -> list[str]:
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown).replace("\r", "\n").splitlines()
+
+
+def test_a_long_run_is_one_line_of_80_columns(screen: None, capsys: pytest.CaptureFixture[str]) -> None:
+    progress, now = terminal.RunProgress(), [0.0]
+    trainer = Trainer(callbacks=[progress], logger=False, enable_checkpointing=False, max_epochs=1, accelerator="cpu")
+    progress.setup(trainer, LightningModule(), "fit")
+    trainer.state.fn, trainer.training = TrainerFn.FITTING, True
+    progress.on_train_start(trainer, LightningModule())
+    bars = progress.progress
+    bars.get_time = lambda: now[0]
+    progress.train_progress_bar_id = bars.add_task("train", total=150_000, completed=120_000)
+    trainer.callback_metrics.update({"train/loss": torch.tensor(12.345), "test/rank1/mean": torch.tensor(100.0)})
+    for step in range(120_000, 120_040):
         now[0] += 2.5
-        progress._update(task, completed=120_000 + step, loss="loss 12.345", rank1=" rank-1 100.0")
-    console.print(progress.bars.get_renderable())
-    progress.bars.stop()
-    line, *_ = [line for line in shown.getvalue().splitlines() if "120040/150000" in line]
-    assert re.fullmatch(r"train +[━╸╺]{5,} +120040/150000 loss 12\.345 rank-1 100\.0 0\.4 steps/s 20:48:20 left", line)
+        progress.on_train_batch_end(trainer, LightningModule(), None, None, step)
+    bars.refresh()
+    progress.teardown(trainer, LightningModule(), "fit")
+    line = [line for line in lines_of(capsys.readouterr().out) if "120040/150000" in line][-1]
+    expected = r"train [━╸╺]{5,} +120040/150000 loss 12\.345 rank-1 100\.0 0\.4 steps/s 20:48:20 left"
+    assert re.fullmatch(expected, line.rstrip())
 
 
-def test_a_run_shows_its_progress(configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.StringIO()
-    console = Console(file=shown, force_terminal=True, width=80, color_system=None)
+def test_a_run_shows_its_progress(
+    screen: None, configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Also where it goes on after a stop: it counts from there."""
     for module in ("console", "trainer", "evaluation"):
-        monkeypatch.setattr(f"cstl.running.{module}.CONSOLE", console)
-    train(configured("train", *TINY))
-    lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.getvalue()).replace("\r", "\n").splitlines()
-    last = [line for line in lines if line.startswith("train ")][-1]
-    assert re.search(r" 6/6 loss \d+\.\d{3} rank-1 \d+\.\d .* in 0:00:\d\d", last)
+        monkeypatch.setattr(f"cstl.running.{module}.CONSOLE", Console())
+    step = GaitRecognizer.training_step
+
+    def power_cut(self: GaitRecognizer, *arguments: object) -> torch.Tensor:
+        if self.global_step == 3:
+            raise RuntimeError("power cut")
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GaitRecognizer, "training_step", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(configured("train", *TINY, "evaluate_every=4"))
+    assert any(re.match(r"train .* [23]/6 ", line) for line in lines_of(capsys.readouterr().out))
+    train(configured("train", *TINY, "evaluate_every=4"))
+    lines = lines_of(capsys.readouterr().out)
+    training = [line for line in lines if re.match(r"train .*\d/6 ", line)]
+    assert not any(re.search(r" [12]/6 ", line) for line in training)
+    assert re.search(r" 6/6 loss \d+\.\d{3} rank-1 \d+\.\d .* in 0:00:\d\d", training[-1])
     assert any(re.match(r"evaluate [━╸╺ ]*\d+/\d+", line) for line in lines)
     assert too_wide("\n".join(line for line in lines if str(tmp_path) not in line)) == []
 

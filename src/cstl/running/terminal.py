@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from pytorch_lightning.callbacks import RichProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -33,94 +32,47 @@ _FILES = (
 )
 
 
-class RunProgress(ProgressBar):
-    """One line in the terminal: steps a second, loss, rank-1 so far and time left; another one while it evaluates.
+class RunProgress(RichProgressBar):
+    """Show Lightning's bar as one line: steps a second, time left, loss and rank-1 so far; another while it evaluates.
 
     The loss is read at the steps that are logged, so that a GPU is not waited for at the others.
     """
 
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self.console, self.enabled = console, True
-        self.bars: Progress | None = None
-        self.training: TaskID | None = None
-        self.evaluating: TaskID | None = None
+    validation_description = test_description = "evaluate"
 
-    def disable(self) -> None:
-        """Shows nothing: Lightning asks for it in all processes but the first."""
-        self.enabled = False
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=4)
+        self.shown: dict[str, str] = {}
 
-    def enable(self) -> None:
-        """Shows the bars again."""
-        self.enabled = True
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """Return the columns."""
+        one_line = Column(no_wrap=True)
+        return [
+            TextColumn("{task.description}"),
+            BarColumn(None),
+            MofNCompleteColumn(table_column=one_line),
+            _Metrics(self.shown, one_line),
+            _Speed(one_line),
+            _TimeLeft(one_line),
+        ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The bar starts where the run does, after a resumption too."""
-        self._start()
-        self.training = self._add("train", trainer.max_steps, trainer.global_step)
+        """Show the bar; a step may take many seconds, and is counted all the same."""
+        super().on_train_start(trainer, pl_module)
+        if self.progress is not None:
+            self.progress.speed_estimate_period = 120
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """A step further."""
-        shown = {}
-        if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in trainer.callback_metrics:  # type: ignore[attr-defined]
-            shown["loss"] = f"loss {float(trainer.callback_metrics['train/loss']):.3f}"
-        self._update(self.training, completed=trainer.global_step, **shown)
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Note what the bar shows; nothing is left for Lightning's own column, which would be a second line."""
+        metrics = trainer.callback_metrics
+        if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in metrics:  # type: ignore[attr-defined]
+            self.shown["loss"] = f"{float(metrics['train/loss']):.3f}"
+        if "test/rank1/mean" in metrics:
+            self.shown["rank-1"] = f"{float(metrics['test/rank1/mean']):.1f}"
+        return {}
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A second bar for the evaluation."""
-        self._start()
-        batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
-        self.evaluating = self._add("evaluate", sum(batches), 0)
-
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """A batch further."""
-        self._update(self.evaluating, advance=1)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The second bar goes, its result stays on the first."""
-        if self.bars is not None and self.evaluating is not None:
-            self.bars.remove_task(self.evaluating)
-        if (rank1 := trainer.callback_metrics.get("test/rank1/mean")) is not None and not trainer.testing:
-            self._update(self.training, rank1=f" rank-1 {float(rank1):.1f}")
-
-    on_test_start = on_validation_start
-    on_test_batch_end = on_validation_batch_end
-    on_test_end = on_validation_end
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """What was shown last stays on the screen."""
-        if self.bars is not None:
-            self.bars.stop()
-        self.bars = self.training = self.evaluating = None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves the terminal as it was."""
-        self.teardown(trainer, pl_module, "")
-
-    def _start(self) -> None:
-        if self.bars is None and self.enabled:
-            self.bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(table_column=Column(no_wrap=True)),
-                TextColumn("{task.fields[loss]}{task.fields[rank1]}"),
-                _Speed(table_column=Column(no_wrap=True)),
-                _TimeLeft(table_column=Column(no_wrap=True)),
-                console=self.console,
-                expand=True,
-                refresh_per_second=4,
-                speed_estimate_period=120,  # seconds; a step may take many
-            )
-            self.bars.start()
-
-    def _add(self, what: str, total: float, completed: int) -> TaskID | None:
-        if self.bars is None:
-            return None
-        return self.bars.add_task(what, total=total, completed=completed, loss="", rank1="")
-
-    def _update(self, task: TaskID | None, **news: Any) -> None:
-        if self.bars is not None and task is not None:
-            self.bars.update(task, **news)
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "train"
 
 
 class Lines(Callback):
@@ -219,6 +171,16 @@ def write_line(log: Path, text: str) -> None:
     """Adds text to a run's log; a disk that is full is no reason to stop."""
     with suppress(OSError), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
+
+
+class _Metrics(ProgressColumn):
+    def __init__(self, shown: Mapping[str, str], column: Column) -> None:
+        super().__init__(column)
+        self.shown = shown
+
+    def render(self, task: Task) -> Text:
+        """Loss and rank-1 so far, of training."""
+        return Text(" ".join(f"{name} {value}" for name, value in self.shown.items() if task.description == "train"))
 
 
 class _Speed(ProgressColumn):

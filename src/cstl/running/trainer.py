@@ -56,7 +56,7 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
     if is_first():
         callbacks.append(terminal.Lines(terminal.log_file(folder), printed=not CONSOLE.is_terminal))
     if CONSOLE.is_terminal:
-        callbacks.append(terminal.RunProgress(CONSOLE))
+        callbacks.append(terminal.RunProgress())
     every, steps = config.get("evaluate_every"), config.trainer.max_steps
     evaluates = every is not None and every <= steps
     return instantiate(
