@@ -14,10 +14,10 @@ from cstl.files import remove_parts
 from cstl.running.checkpoints import (
     BEST,
     PART,
+    AtomicCheckpoints,
     Checkpoints,
-    WholeCheckpoints,
     checkpoints,
-    last_whole_checkpoint,
+    last_intact_checkpoint,
     remove_leftovers,
 )
 from cstl.running.processes import Stopped, obeying_signals
@@ -49,7 +49,7 @@ def test_a_read_error_is_no_damage(number: int, folder: Path, monkeypatch: pytes
     before = contents(folder)
     monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
     with pytest.raises(OSError, match=r"step-0000004.ckpt cannot be read \(.+\); nothing was changed") as stopped:
-        last_whole_checkpoint(folder)
+        last_intact_checkpoint(folder)
     assert stopped.value.errno == number
     assert contents(folder) == before
 
@@ -62,7 +62,7 @@ def test_too_little_memory_is_no_damage(error: Exception, folder: Path, monkeypa
     before = contents(folder)
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(MemoryError):
-        last_whole_checkpoint(folder)
+        last_intact_checkpoint(folder)
     assert contents(folder) == before
 
 
@@ -70,7 +70,7 @@ def test_a_signal_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     before = contents(folder)
     monkeypatch.setattr(torch, "load", lambda *arguments, **settings: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped), obeying_signals():
-        last_whole_checkpoint(folder)
+        last_intact_checkpoint(folder)
     assert contents(folder) == before
 
 
@@ -82,9 +82,9 @@ def test_a_damaged_best_is_said_at_the_start(folder: Path) -> None:
     callback.load_state_dict({"best_score": 99.0})
     assert callback.best_score == 99
     with pytest.raises(ValueError, match=rf"best checkpoint so far is damaged(.|\n)*\n  rm {best}$"):
-        last_whole_checkpoint(folder)
+        last_intact_checkpoint(folder)
     best.unlink()
-    assert last_whole_checkpoint(folder) == (folder / NAMES[1], [])
+    assert last_intact_checkpoint(folder) == (folder / NAMES[1], [])
     callback = Checkpoints(folder, every=2, best=True)
     callback.load_state_dict({"best_score": 99.0})
     assert callback.best_score < 0
@@ -100,7 +100,7 @@ def test_every_flipped_bit_of_the_zips_directory(folder: Path) -> None:
         spoilt = bytearray(content)
         spoilt[place] ^= 1 << place % 8
         path.write_bytes(spoilt)
-        last, problems = last_whole_checkpoint(folder)
+        last, problems = last_intact_checkpoint(folder)
         assert last is not None
         assert torch.load(last)["state_dict"]["network.weight"].tolist() == list(range(100))
         if last.name == NAMES[0]:
@@ -113,21 +113,21 @@ def test_a_run_does_not_begin_anew_by_itself(folder: Path) -> None:
         (folder / name).write_bytes((folder / name).read_bytes()[:300])
     before = contents(folder)
     with pytest.raises(ValueError, match=f"no checkpoint in .* can be loaded(.|\n)*rm -r {folder}"):
-        last_whole_checkpoint(folder)
+        last_intact_checkpoint(folder)
     assert contents(folder) == before
 
 
 def test_never_more_than_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever a file appears or goes, there are two at most; a full disk takes none away."""
     seen = []
-    replace = Path.replace
+    replace = os.replace
 
-    def watched(path: Path, target: Path) -> Path:
+    def watched(path: Path, target: Path) -> None:
         seen.append([path.name for path in checkpoints(folder)])
-        return replace(path, target)
+        replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", watched)
-    WholeCheckpoints().save_checkpoint({}, folder / "step-0000006.ckpt", {"keep": 2})
+    monkeypatch.setattr(os, "replace", watched)
+    AtomicCheckpoints().save_checkpoint({}, folder / "step-0000006.ckpt", {"keep": 2})
     assert seen == [NAMES[1:]]
     assert [path.name for path in checkpoints(folder)] == [NAMES[1], "step-0000006.ckpt"]
 
@@ -136,7 +136,7 @@ def test_never_more_than_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"step-0000008.ckpt could not be written \(No space left on device\)"):
-        WholeCheckpoints().save_checkpoint({}, folder / "step-0000008.ckpt", {"keep": 2})
+        AtomicCheckpoints().save_checkpoint({}, folder / "step-0000008.ckpt", {"keep": 2})
     assert sorted(contents(folder)) == [NAMES[1], "step-0000006.ckpt"]
 
 

@@ -73,15 +73,8 @@ class Killed:
 
     @staticmethod
     def putting_a_checkpoint_in_its_place() -> None:
-        fsync, seen = os.fsync, []
-
-        def late(file: int) -> None:
-            fsync(file)
-            seen.append(file)
-            if len(seen) == 2:
-                kill()
-
-        os.fsync = late
+        replace = os.replace
+        os.replace = lambda part, target: kill() if target.name == "step-0000004.ckpt" else replace(part, target)
 
     @staticmethod
     def evaluating() -> None:

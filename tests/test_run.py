@@ -20,7 +20,7 @@ from cstl.owner import InUseError
 from cstl.preparation.prepare import prepare
 from cstl.prepare import prepare as prepare_command
 from cstl.recognizer import GaitRecognizer
-from cstl.running.checkpoints import WholeCheckpoints, checkpoints
+from cstl.running.checkpoints import AtomicCheckpoints, checkpoints
 from cstl.synthesize import make_missing_walkers
 from cstl.train import train
 
@@ -387,7 +387,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch, "save", full)
     (tmp_path / "step-0000001.ckpt").write_bytes(b"the one before")
     with pytest.raises(OSError, match="No space left"):
-        WholeCheckpoints().save_checkpoint({}, tmp_path / "step-0000001.ckpt")
+        AtomicCheckpoints().save_checkpoint({}, tmp_path / "step-0000001.ckpt")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the one before"]
 
 

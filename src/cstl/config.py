@@ -32,6 +32,7 @@ _FREE = (
     "dataset.people",  # names of what is the same
     "report",
     "baseline",
+    "evaluate",  # a model that was only trained can be evaluated later
     "evaluated",  # the checkpoint, in the config.yaml of an evaluation
     "extend",  # trainer.max_steps says how long a run is
     "evaluate_every",
@@ -40,6 +41,7 @@ _FREE = (
     "dataset.recipe.evaluate_every",
     "dataset.recipe.checkpoint_every",
     "trainer.log_every_n_steps",
+    "trainer.profiler",
     "trainer.num_sanity_val_steps",
     "trainer.enable_model_summary",
     "trainer.default_root_dir",

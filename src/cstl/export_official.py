@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from cstl.checkpoint import build_network, load_weights, to_official
 from cstl.models import CSTL
-from cstl.running.checkpoints import WholeCheckpoints
+from cstl.running.checkpoints import AtomicCheckpoints
 from cstl.running.command import asked_checkpoint, command
 from cstl.running.console import say
 
@@ -26,7 +26,7 @@ def export_official(config: DictConfig) -> None:
     out = Path(config.out or path.with_suffix(".ptm"))
     if out.exists():
         raise FileExistsError(f"{out} is there already; name another file with out=PATH")
-    WholeCheckpoints().save_checkpoint(to_official(network.state_dict(), prefix=True), out)
+    AtomicCheckpoints().save_checkpoint(to_official(network.state_dict(), prefix=True), out)
     say(f"{out}: written for the authors' code")
 
 

@@ -25,7 +25,8 @@ from cstl.running.metrics_log import closing
 from cstl.running.processes import as_one_run, check_processes, naming_what_was_lost, owned
 from cstl.running.resumption import missing_files, open_run, prolong, resume_logs
 from cstl.running.settings import refuse_impossible
-from cstl.running.trainer import check_device, make_data, make_trainer, profiled
+from cstl.running.terminal import leftovers
+from cstl.running.trainer import check_device, make_data, make_trainer
 from cstl.synthesize import make_missing_walkers
 from cstl.trained import NOBODY, Trained, met, refuse_seen, trained_by, training_of
 
@@ -67,13 +68,14 @@ def train(config: DictConfig, folder: Path | None = None) -> Plain:
             started = time.monotonic()
             trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
             seconds = {"training": time.monotonic() - started}
-            if profile := profiled(trainer):  # five steps are not worth an evaluation
-                return profile | {"seconds": seconds}
             reported = checkpoints(folder / CHECKPOINTS)[-1]  # the last, unless the best is asked for
             if (best := folder / CHECKPOINTS / BEST).exists():
                 reported = best
                 recognizer.network.load_state_dict(load_weights(best).state_dict)
                 recognizer.result_step = -1  # it is of the last
+            if not config.evaluate:
+                say(leftovers(folder, reported))
+                return {"checkpoint": str(reported), "seconds": seconds}
             return evaluate_and_write(folder, settings, trainer, recognizer, data, reported, seconds)
 
 

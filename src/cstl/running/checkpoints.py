@@ -1,4 +1,4 @@
-"""Checkpoints: when they are written, how a file is written whole or not at all, and which one a run goes on from."""
+"""Checkpoints: when they are written, how a file is intact or not there, and which one a run goes on from."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from cstl.checkpoint import DamagedError, load_tensors
 from cstl.distributed import of_all_processes
-from cstl.files import PART, write_text
+from cstl.files import PART, replacing
 from cstl.running.processes import Stopped, stop_at_once
 
 BEST = "best.ckpt"
@@ -28,30 +28,27 @@ PATIENCE = 5.0  # seconds; schedulers send the same signal twice at once
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and renames it, so that a file under its own name is always whole."""
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Write a checkpoint beside its target and rename it, so that a file under its own name is always intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises OSError, for example on a full disk, after taking the unfinished file away.
+        """Write it, or raise OSError, for example on a full disk, and leave nothing behind.
 
         `storage_options={"keep": 2}` takes older checkpoints of steps away as soon as the new one is on the disk and
         before it has its name: there are never more, whenever the process is killed.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + PART)
         try:
-            with part.open("wb") as file:
+            with replacing(target) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if storage_options:
-                older = [other for other in checkpoints(target.parent) if other != target]
-                for old in older[: len(older) - storage_options["keep"] + 1]:
-                    old.unlink(missing_ok=True)
-            part.replace(target)
+                if storage_options:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    older = [other for other in checkpoints(target.parent) if other != target]
+                    for old in older[: len(older) - storage_options["keep"] + 1]:
+                        old.unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:  # PyTorch's writer says RuntimeError where a write failed
-            part.unlink(missing_ok=True)
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
@@ -59,13 +56,10 @@ class WholeCheckpoints(TorchCheckpointIO):
             kept = f"{last} is whole, and the same command goes on from it" if last else "there is none before it"
             reason = os.strerror(cause.errno or errno.EIO)
             raise OSError(cause.errno, f"the checkpoint {target} could not be written ({reason}); {kept}") from error
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
 
 
 class Checkpoints(Callback):
-    """Writes `step-0001000.ckpt` every so many steps, at the end and when a signal comes, and keeps the last ones.
+    """Write `step-0001000.ckpt` every so many steps, at the end and when a signal comes, and keep the last ones.
 
     SIGTERM, SIGUSR1 (clusters send them before they take a machine back) and a first Ctrl-C raise `Stopped` once the
     step, or the evaluation, that is under way is over, the last one too. A second Ctrl-C ends the run at once, another
@@ -89,7 +83,7 @@ class Checkpoints(Callback):
         self.signal, self.since = 0, 0.0  # the number of the one that came, and when
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals over from Lightning, whose own handler broadcasts, which can hang; it restores them."""
+        """Take the signals over from Lightning, whose own handler broadcasts, which can hang; it restores them."""
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             remove_leftovers(self.folder, self.keep)
@@ -98,14 +92,14 @@ class Checkpoints(Callback):
                 signal.signal(number, self._note)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The final evaluation has nothing to save: a signal ends it at once, and the same command repeats it."""
+        """Let a signal end the final evaluation at once: it has nothing to save, and the same command repeats it."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number != signal.SIGINT:  # of several processes each would wait for the others
                     signal.signal(number, stop_at_once() if trainer.world_size == 1 else signal.SIG_DFL)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """A checkpoint of the steps so far, where one is due or a signal has come to one of the processes."""
+        """Write a checkpoint where one is due or a signal has come to one of the processes."""
         stopped = self._stopped(trainer, pl_module)
         if trainer.global_step and (stopped or trainer.global_step % self.every == 0):
             self._save(trainer)
@@ -113,13 +107,13 @@ class Checkpoints(Callback):
             raise Stopped(stopped, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last checkpoint, the one that is reported unless `best` is asked for."""
+        """Write the last checkpoint, the one that is reported unless `best` is asked for."""
         self._save(trainer)
         if stopped := self._stopped(trainer, pl_module):  # in the last step, or in the evaluation after it
             raise Stopped(stopped, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the best so far on held-out training subjects."""
+        """Keep the best so far on held-out training subjects."""
         if not self.best:
             return
         score = trainer.callback_metrics.get("validation/rank1/mean")
@@ -133,16 +127,16 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score, so that a resumed run goes on comparing with it."""
+        """Return the best score, so that a resumed run goes on comparing with it."""
         return {"best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the best score over, unless its checkpoint was taken away."""
+        """Take the best score over, unless its checkpoint was taken away."""
         if (self.folder / BEST).exists():
             self.best_score = state_dict["best_score"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes a run that had come to its end for one in the middle, where it is to go on."""
+        """Take a run that had come to its end for one in the middle, where it is to go on."""
         loop = checkpoint["loops"]["fit_loop"]
         if trainer.max_steps > checkpoint["global_step"] and loop["epoch_progress"]["current"]["processed"]:
             for progress in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
@@ -165,7 +159,7 @@ class Checkpoints(Callback):
         self.signal = number
 
     def _stopped(self, trainer: Trainer, pl_module: LightningModule) -> int:
-        """The number of the signal that came to one of the processes, 0 for none."""
+        """Return the number of the signal that came to one of the processes, 0 for none."""
         if trainer.world_size == 1:
             return self.signal
         return int(of_all_processes(torch.tensor([self.signal], device=pl_module.device)).max())
@@ -182,7 +176,7 @@ class Checkpoints(Callback):
 
 
 def check_best(held_out: Sequence[str], every: int | None, steps: int) -> None:
-    """Refuses to look for the best checkpoint where nothing would tell which one that is.
+    """Refuse to look for the best checkpoint where nothing would tell which one that is.
 
     Args:
         held_out: the held-out training subjects that the store has.
@@ -207,34 +201,34 @@ def check_best(held_out: Sequence[str], every: int | None, steps: int) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run's steps, oldest first."""
+    """Return the intact checkpoints of a run's steps, oldest first."""
     return sorted(folder.glob("step-*.ckpt"))
 
 
 def remove_leftovers(folder: Path, keep: int) -> None:
-    """Takes away what a killed process left: half a checkpoint, and more of them than are kept."""
+    """Take away what a killed process left: half a checkpoint, and more of them than are kept."""
     for left in [*folder.glob(f"*{PART}"), *checkpoints(folder)[:-keep]]:
         left.unlink(missing_ok=True)
 
 
-def last_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that can be loaded, None where there is none, and a line on each newer one that cannot.
+def last_intact_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that can be loaded, None where there is none, and a line on each newer corrupt one.
 
-    A damaged one is renamed, so that it is looked at no more, once an older one is known to be whole.
+    A corrupt one is renamed, so that it is looked at no more, once an older one is known to be intact.
 
     Raises:
         OSError: one cannot be read, which is no damage. Nothing is changed.
         ValueError: all are damaged, or the best one is. Nothing is changed: the user takes them away.
     """
     damaged: list[tuple[Path, str]] = []
-    whole = None
+    intact = None
     for path in reversed(checkpoints(folder)):
         if reason := _damage(path):
             damaged.append((path, reason))
         else:
-            whole = path
+            intact = path
             break
-    if damaged and whole is None:
+    if damaged and intact is None:
         raise ValueError(
             f"no checkpoint in {folder} can be loaded; they stay as they are:\n"
             + "".join(f"  {reason}\n" for _, reason in damaged)
@@ -252,11 +246,11 @@ def last_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         renamed = path.with_name(path.name + DAMAGED)
         path.replace(renamed)
         problems.append(f"{path} is damaged ({reason}); it is now called {renamed.name}, the one before it is used")
-    return whole, problems
+    return intact, problems
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None where it loads; OSError where it cannot be read, which is no damage."""
+    """Return what is wrong with a checkpoint, None where it loads; raise OSError where it cannot be read at all."""
     try:
         load_tensors(path)
     except DamagedError as error:
@@ -268,33 +262,3 @@ def _damage(path: Path) -> str | None:
             f"{path} cannot be read ({reason}); nothing was changed. Mend that, and the same command goes on",
         ) from error
     return None
-
-
-class Profile(Callback):
-    """Records where the time of training steps goes, once `warmup` of them are over.
-
-    Leaves in `folder`, when training ends:
-        trace.json: every operator in time, for https://ui.perfetto.dev or chrome://tracing.
-        operators.txt: the operators with most time of their own, as a table.
-    """
-
-    def __init__(self, folder: str | Path, warmup: int = 2) -> None:
-        self.trace, self.operators = Path(folder) / "trace.json", Path(folder) / "operators.txt"
-        self.warmup = warmup
-        self.profiler = torch.profiler.profile(record_shapes=True)
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Begins with the first step that is to be recorded."""
-        if trainer.global_step == self.warmup:
-            self.profiler.start()
-
-    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
-        """Writes both files."""
-        if trainer.global_step <= self.warmup:
-            raise ValueError(f"a profile needs more than warmup={self.warmup} steps, found {trainer.global_step}")
-        self.profiler.stop()
-        self.profiler.export_chrome_trace(str(self.trace))
-        device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
-        averages = self.profiler.key_averages()
-        table = averages.table(sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=60)
-        write_text(self.operators, table)

@@ -10,7 +10,7 @@ from cstl.config import Plain, checked, differences
 from cstl.files import read_yaml, shown, write_text
 from cstl.reporting.tables import TEXT_FORMATS
 from cstl.run_folder import REPORT, RESULTS, begin_anew, check_kind, is_begun, is_finished, put_aside
-from cstl.running.checkpoints import checkpoints, last_whole_checkpoint
+from cstl.running.checkpoints import checkpoints, last_intact_checkpoint
 from cstl.running.command import write_command
 from cstl.running.console import say
 from cstl.running.metrics_log import CSVLog, TensorBoardLog
@@ -75,7 +75,7 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
         raise AlreadyFinishedError(
             f"{folder} is finished, its results are in results.json; {longer}to run again {rename}"
         )
-    last, problems = last_whole_checkpoint(folder / "checkpoints")
+    last, problems = last_intact_checkpoint(folder / "checkpoints")
     for problem in problems:
         say(problem)
     if extend is not None and extend > steps:

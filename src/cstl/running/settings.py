@@ -44,6 +44,10 @@ class Rule(NamedTuple):
     expected: str
     fits: Callable[[Any], bool]
 
+    def or_(self, value: int | None, meaning: str) -> "Rule":
+        """Return the rule that lets one more value pass."""
+        return Rule(f"{self.expected}, or {_shown(value)}: {meaning}", lambda found: found == value or self.fits(found))
+
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that was most likely meant: spelt alike, or with the same last part (`margn` → `model.margin`)."""
@@ -124,7 +128,8 @@ def refuse_impossible(config: DictConfig, command: str) -> None:
             config if key == "dataset" else config.get("dataset") or ()
         ):
             raise ValueError(f"{key}={_shown(found)}: expected keys with values, as in conf/dataset/casiab.yaml")
-    for key, rule in _RULES.items():
+    rules = [(key, rule) for keys, rule in _RULES.items() for key in keys.split()]
+    for key, rule in sorted(rules, key=lambda rule: not rule[0].startswith("dataset.")):  # what others take comes first
         node, last = key.rpartition(".")[::2]
         parent = OmegaConf.select(config, node, throw_on_missing=False) if node else config
         if not isinstance(parent, DictConfig) or last not in parent or OmegaConf.is_missing(parent, last):
@@ -188,7 +193,7 @@ def _refuse_impossible_training(config: DictConfig) -> None:
     if (steps := select(config, "trainer.max_steps")) is not None and steps < 1:
         raise ValueError(f"trainer.max_steps={steps}: expected at least 1 iteration to train")
     if select(config, "model.network._target_") in ("cstl.models.CSTL", "cstl.models.AblatedCSTL"):
-        rule, channels = _wholes("three widths of the encoder, such as [32,64,128]", 3), select(config, _CHANNELS)
+        rule, channels = _list("three widths of the encoder, such as [32,64,128]", count=3), select(config, _CHANNELS)
         if not isinstance(channels, ListConfig) or not rule.fits(list(channels)):
             raise ValueError(f"{_CHANNELS}={_shown(channels)}: expected {rule.expected}")
     if select(config, "model.triplet_weight") and select(config, "trainer.max_steps"):
@@ -209,18 +214,22 @@ def _references(config: DictConfig) -> set[str]:
 
 
 @cache
-def _root_keys(command: str) -> tuple[str, ...]:
+def choices(command: str) -> dict[str, str | None]:
+    """Return group → name of the file that a command takes unless another is named."""
     root = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
-    groups = [str(key).rpartition(" ")[2] for entry in root.defaults if isinstance(entry, DictConfig) for key in entry]
-    known = [*(group for group in groups if "/" not in group), *map(str, root)]
-    return tuple(key for key in dict.fromkeys(known) if key not in ("defaults", "hydra"))
+    pairs = [pair for entry in root.defaults if isinstance(entry, DictConfig) for pair in entry.items()]
+    return {str(group).rpartition(" ")[2]: name for group, name in pairs if "hydra/" not in str(group)}
 
 
 @cache
-def _dispensable(command: str) -> tuple[str, ...]:
-    """The groups that a run can do without: those of which no file is chosen by default, and what only tells of it."""
-    chosen = [entry for entry in OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml")).defaults if entry != "_self_"]
-    return ("logger", "callbacks", *(str(key) for entry in chosen for key, name in entry.items() if name is None))
+def _root_keys(command: str) -> tuple[str, ...]:
+    root = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
+    return tuple(key for key in [*choices(command), *map(str, root)] if key not in ("defaults", "hydra"))
+
+
+def _dispensable(command: str) -> list[str]:
+    """Return the groups that a run can do without: those of no file by default, and what only tells of it."""
+    return ["logger", "callbacks", *(group for group, name in choices(command).items() if name is None)]
 
 
 @cache
@@ -265,141 +274,86 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_whole(value: Any, least: float = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _is_number(value: Any) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
-
-
-def _whole(least: int = 1, most: float = math.inf, null: str = "", minus_one: str = "") -> Rule:
+def _whole(least: int = 1, most: float = math.inf) -> Rule:
     words = f"a whole number of at least {least}" if most == math.inf else f"a whole number from {least} to {most:.0f}"
-    words += f", or null: {null}" * bool(null) + f", or -1: {minus_one}" * bool(minus_one)
-    return Rule(
-        words,
-        lambda value: (
-            (value is None and bool(null))
-            or (_is_whole(value) and (least <= value <= most or (value == -1 and bool(minus_one))))
-        ),
-    )
+    return Rule(words, lambda value: _is_whole(value, least) and value <= most)
 
 
 def _number(least: float = 0, above: bool = False, most: float = math.inf) -> Rule:
-    words = f"a number above {least:g}" if above else f"a number of at least {least:g}"
-    words += f" and at most {most:g}" if most < math.inf else ""
-    return Rule(
-        words, lambda value: _is_number(value) and (value > least if above else value >= least) and value <= most
-    )
+    words = f"a number {'above' if above else 'of at least'} {least:g}" + f" and at most {most:g}" * (most < math.inf)
+
+    def fits(value: Any) -> bool:
+        number = isinstance(value, float) or _is_whole(value, -math.inf)
+        return number and math.isfinite(value) and least <= value <= most and not (above and value == least)
+
+    return Rule(words, fits)
 
 
-def _choice(*choices: str, null: str = "") -> Rule:
-    return Rule(
-        f"one of {', '.join(choices)}" + f", or null: {null}" * bool(null),
-        lambda value: str(value) in choices if value is not None else bool(null),
-    )
+def _choice(*choices: str) -> Rule:
+    return Rule(f"one of {', '.join(choices)}", lambda value: value is not None and str(value) in choices)
 
 
-def _wholes(words: str, count: int | None = None) -> Rule:
-    return Rule(
-        words,
-        lambda value: (
-            isinstance(value, list)
-            and (count is None or len(value) == count)
-            and all(_is_whole(number) and number > 0 for number in value)
-        ),
-    )
+def _list(words: str, least: int = 1, count: int | None = None) -> Rule:
+    def fits(value: Any) -> bool:
+        return isinstance(value, list) and len(value) in (count, count or len(value)) and all(
+            _is_whole(number, least) for number in value
+        )  # fmt: skip
+
+    return Rule(words, fits)
 
 
-_TRUE = Rule("true or false", lambda value: isinstance(value, bool))
-_TEXT = Rule("a path", lambda value: value is None or (isinstance(value, str) and bool(value.strip())))
-_SEED = _whole(0, 2**32 - 1)
-_SIZES = {64: "64 (64x44)", 128: "128 (128x88)"}
-_RULES = {  # where a value comes from stands before what takes it from there
-    "res": Rule(f"one of {', '.join(_SIZES.values())}", lambda value: value is None or value in _SIZES),
+def _are_frames(value: Any) -> bool:
+    return _is_whole(value) or (_pair.fits(value) and value[0] <= value[1])
+
+
+def _are_devices(value: Any) -> bool:
+    named = isinstance(value, str) and re.fullmatch(r"auto|\d+(,\d+)*,?", value)
+    return bool(named) or _is_whole(value) or value == -1 or (bool(value) and _list("", 0).fits(value))
+
+
+_pair = _list("", count=2)
+_batch_norm = _choice("replica", "synchronised", "ghost")
+_precision = ("32-true", "bf16-mixed", "16-mixed", "64-true", "32", "64", "bf16", "16")
+_RULES = {  # keys → what their values must be
     "name": Rule("a name, which is the run's folder", lambda value: value is not None),
-    "seed": _SEED,
-    "dataset.synthesis.seed": _SEED,
-    "dataset.synthesis.frames": _whole(),
-    "dataset.recipe.subjects": _whole(),
-    "dataset.recipe.sequences": _whole(),
-    "dataset.recipe.frames": _whole(),
-    "dataset.recipe.iterations": _whole(),
-    "dataset.recipe.channels": _wholes("a list of widths of the encoder, such as [32,64,128]"),
-    "dataset.recipe.learning_rate": _number(above=True),
-    "dataset.recipe.milestones": _wholes("a list of iterations, such as [150000], or []"),
-    "dataset.recipe.batch_norm": _choice("replica", "synchronised", "ghost"),
-    "dataset.recipe.evaluate_every": _whole(null="only at the end"),
-    "dataset.recipe.checkpoint_every": _whole(),
-    "evaluate_every": _whole(null="only at the end"),
-    "data.subjects": _whole(),
-    "data.sequences": _whole(),
-    "data.frames": Rule(
-        "a whole number of at least 1, or [LEAST, MOST]",
-        lambda value: (
-            (_is_whole(value) and value >= 1)
-            or (
-                isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)) and 1 <= value[0] <= value[1]
-            )
-        ),
-    ),
-    "data.clip": _choice("consecutive", "unordered", "with_repeats", "thinned"),
-    "data.spare": _whole(0),
-    "data.repeat_sequences": _TRUE,
-    "model.augment_together": _TRUE,
-    "data.seed": _SEED,
-    "data.workers": _whole(0),
-    "data.eval_frames": _whole(),
-    "data.max_frames": _whole(null="all"),
-    "max_frames": _whole(null="all"),
-    "trainer.max_steps": _whole(minus_one="no training"),
-    "trainer.max_epochs": _whole(minus_one="no limit"),
-    "trainer.log_every_n_steps": _whole(),
-    "trainer.num_sanity_val_steps": _whole(0, minus_one="all"),
-    "trainer.num_nodes": _whole(),
-    "trainer.devices": Rule(
-        "how many, a list such as [0,1], or auto",
-        lambda value: (
-            value == "auto"
-            or (_is_whole(value) and (value > 0 or value == -1))
-            or (isinstance(value, list) and bool(value) and all(_is_whole(number) and number >= 0 for number in value))
-            or (isinstance(value, str) and re.fullmatch(r"\d+(,\d+)*,?", value) is not None)
-        ),
-    ),
-    "trainer.deterministic": Rule("true, false or warn", lambda value: isinstance(value, bool) or value == "warn"),
-    "trainer.enable_model_summary": _TRUE,
-    "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"),
-    "trainer.precision": _choice(
-        "32-true", "bf16-mixed", "16-mixed", "64-true", "32", "64", "bf16", "16", null="as in training"
-    ),
-    "model.margin": _number(),
-    "model.mining": _choice("all", "hard"),
-    "model.triplet_weight": _number(),
-    "model.cross_entropy_weight": _number(),
-    "model.batch_norm": _choice("replica", "synchronised", "ghost", null="as the network was made"),
-    "model.ghosts": _whole(),
-    "model.learning_rate": _number(above=True),
-    "model.milestones": _wholes("a list of iterations, such as [150000], or []"),
+    "res": Rule("one of 64 (64x44), 128 (128x88)", lambda value: value in (None, 64, 128)),
+    "seed dataset.synthesis.seed data.seed": _whole(0, 2**32 - 1),
+    "dataset.synthesis.frames dataset.recipe.subjects dataset.recipe.sequences dataset.recipe.frames": _whole(),
+    "dataset.recipe.iterations dataset.recipe.checkpoint_every callbacks.checkpoints.every": _whole(),
+    "data.subjects data.sequences data.eval_frames callbacks.checkpoints.keep shards sequences": _whole(),
+    "trainer.log_every_n_steps trainer.num_nodes model.ghosts model.patience": _whole(),
+    "model.network.embedding_dim model.network.reduction": _whole(),
+    "model.network.parts": _whole().or_(None, "every row of the encoder's map"),
+    "dataset.recipe.evaluate_every evaluate_every": _whole().or_(None, "only at the end"),
+    "data.max_frames max_frames": _whole().or_(None, "all"),
+    "trainer.max_steps": _whole().or_(-1, "no training"),
+    "trainer.max_epochs": _whole().or_(-1, "no limit"),
+    "trainer.num_sanity_val_steps": _whole(0).or_(-1, "all"),
+    "data.workers data.spare": _whole(0),
+    "workers": _whole().or_(None, "all cores"),
+    "shard": _whole(0).or_(None, "all"),
+    "dataset.recipe.channels": _list("a list of widths of the encoder, such as [32,64,128]"),
+    "dataset.recipe.milestones model.milestones": _list("a list of iterations, such as [150000], or []"),
+    "dataset.recipe.learning_rate model.learning_rate logger.wandb.timeout": _number(above=True),
+    "model.margin model.triplet_weight model.cross_entropy_weight": _number(),
     "model.gamma": _number(above=True, most=1),
-    "model.patience": _whole(),
-    "model.half_embeddings": _TRUE,
-    "model.network.embedding_dim": _whole(),
-    "model.network.reduction": _whole(),
-    "model.network.parts": _whole(null="every row of the encoder's map"),
-    "callbacks.checkpoints.every": _whole(),
-    "callbacks.checkpoints.keep": _whole(),
-    "callbacks.checkpoints.best": _TRUE,
-    "callbacks.profile.warmup": _whole(0),
+    "dataset.recipe.batch_norm": _batch_norm,
+    "model.batch_norm": _batch_norm.or_(None, "as the network was made"),
+    "model.mining": _choice("all", "hard"),
+    "data.clip": _choice("consecutive", "unordered", "with_repeats", "thinned"),
+    "data.frames": Rule("a whole number of at least 1, or [LEAST, MOST]", _are_frames),
+    "trainer.devices": Rule("how many, a list such as [0,1], or auto", _are_devices),
+    "trainer.deterministic": Rule("true, false or warn", lambda value: isinstance(value, bool) or value == "warn"),
+    "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"),
+    "trainer.precision": _choice(*_precision).or_(None, "as in training"),
     "logger.mode": _choice("online", "offline", "disabled"),
-    "logger.wandb.timeout": _number(above=True),
-    "half_embeddings": _TRUE,
-    "baseline": _TRUE,
-    "report": _TRUE,
-    "strict": _TRUE,
-    "upsample": _TRUE,
-    "workers": _whole(null="all cores"),
-    "shards": _whole(),
-    "shard": _whole(0, null="all"),
-    "sequences": _whole(),
-    **dict.fromkeys(PATHS, _TEXT),
+    "evaluate baseline report strict upsample half_embeddings model.half_embeddings": (
+        _true := Rule("true or false", lambda value: isinstance(value, bool))
+    ),
+    "model.augment_together data.repeat_sequences callbacks.checkpoints.best trainer.enable_model_summary": _true,
+    " ".join(PATHS): Rule("a path", lambda value: value is None or (isinstance(value, str) and bool(value.strip()))),
 }

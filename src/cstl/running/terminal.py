@@ -28,6 +28,7 @@ _FILES = (
     (("table.md", "table.tex", "table.csv"), "the table, for a paper"),
     (("cross_view.png", "curves.png", "figures"), "pictures"),
     (("metrics.csv",), "what was logged"),
+    (("profile",), "the time of each operator, a trace for https://ui.perfetto.dev"),
     (("probes.npz", "embeddings.npz"), "every probe and sequence"),
 )
 
@@ -231,7 +232,13 @@ def closing(
         differences = {row.probe: row.mean for row in table.rows if row.is_difference}
         lines.append(f"paper  {_means(published)} %; difference {_means(differences, sign='+')}")
     lines += [textwrap.fill(f"note: {remark}", 80, subsequent_indent="      ") for remark in remarks]
-    lines += [", ".join(f"{what} {_clock(took)}" for what, took in seconds.items()), "", f"{near(folder)}/"]
+    lines += [", ".join(f"{what} {_clock(took)}" for what, took in seconds.items()), ""]
+    return "\n".join(lines) + "\n" + leftovers(folder, checkpoint)
+
+
+def leftovers(folder: Path, checkpoint: Path) -> str:
+    """Return a list of what lies in a run's folder now, and what to type next."""
+    lines = [f"{near(folder)}/"]
     files = [(" ".join(name for name in names if (folder / name).exists()), meaning) for names, meaning in _FILES]
     inside = folder in checkpoint.parents
     files.append((str(checkpoint.relative_to(folder) if inside else near(checkpoint)), "the model"))

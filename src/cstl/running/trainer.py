@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer
 
 from cstl.checkpoint import own_class
-from cstl.config import Plain, plain
+from cstl.config import plain
 from cstl.data.datamodule import GaitDataModule
 from cstl.data.protocol import as_protocol
 from cstl.running import terminal
-from cstl.running.checkpoints import Profile, WholeCheckpoints
-from cstl.running.console import CONSOLE, say
+from cstl.running.checkpoints import AtomicCheckpoints
+from cstl.running.console import CONSOLE
 from cstl.running.memory import keep_freed_memory
 from cstl.running.metrics_log import wanted
 from cstl.running.processes import is_first
@@ -64,7 +64,7 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
         default_root_dir=str(folder),
         logger=[instantiate(logger) for logger in wanted(config.logger)],
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
+        plugins=[AtomicCheckpoints()],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(steps, 1)),
         val_check_interval=every if evaluates else None,
         limit_val_batches=1.0 if evaluates else 0,
@@ -72,16 +72,6 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
         enable_progress_bar=CONSOLE.is_terminal,
         _convert_="all",
     )
-
-
-def profiled(trainer: Trainer) -> Plain | None:
-    """Say where the profile of a run lies, and return that; None where it was not profiled."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Profile):
-            say(f"operators by their own time: {callback.operators}")
-            say(f"trace: {callback.trace}; open it at https://ui.perfetto.dev or chrome://tracing")
-            return {"trace": str(callback.trace), "operators": str(callback.operators)}
-    return None
 
 
 def check_device(accelerator: str) -> None:

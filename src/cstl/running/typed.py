@@ -28,7 +28,7 @@ from omegaconf.errors import (
 )
 
 from cstl.config import CONFIG_PATH
-from cstl.running.settings import PATHS, arguments, leaves, nearest, refuse_impossible, refuse_unknown, unknown
+from cstl.running.settings import PATHS, arguments, choices, leaves, nearest, refuse_impossible, refuse_unknown, unknown
 
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
 _ONE = ("dataset", "data", "model", "trainer")  # several files of a group would be merged into one that nobody wrote
@@ -179,7 +179,7 @@ def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -
         raise ValueError(_no_setting(word, command, loader))
     sign, key, value = match.groups()
     if sign not in ("", "+", "++", "~") or not re.fullmatch(_KEY, key, re.ASCII):
-        likely = nearest(re.sub(r"@.*|[^\w./]", "", key).strip("./"), [*_groups(command), *_keys(command)])
+        likely = nearest(re.sub(r"@.*|[^\w./]", "", key).strip("./"), [*choices(command), *_keys(command)])
         raise ValueError(f"there is no key {sign}{key}" + (f"; did you mean {likely}={value}?" if likely else ""))
     if key in _ONE and value.startswith("["):
         names = value.strip("[]").replace(" ", "")
@@ -250,8 +250,8 @@ def _no_setting(word: str, command: str, loader: ConfigLoaderImpl) -> str:
         return f"{expected}, such as {match[1]}={match[2]}"
     if word.endswith((".ckpt", ".ptm", ".pt", ".pth")) and "checkpoint" in _keys(command):
         return f"{expected}; did you mean checkpoint={word}?"
-    choices = {f"{group}={name}": name for group in _groups(command) for name in _options(loader, group)}
-    by_name = {name: choice for choice, name in reversed(choices.items())}
+    every = [(group, name) for group in choices(command) for name in _options(loader, group)]
+    by_name = {name: f"{group}={name}" for group, name in reversed(every)}
     if meant := nearest(word, by_name):
         return f"{expected}; did you mean {by_name[meant]}?"
     if meant := nearest(word, _keys(command)):
@@ -308,7 +308,7 @@ def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderIm
     where = f" (named in {place[1]})" if place and place[1] != command and "hydra" not in place[1] else ""
     options = _options(loader, group)
     chosen, _, path = (found[1] if found else "").partition("/")
-    if not options and chosen in _groups(command):
+    if not options and chosen in choices(command):
         folder, file = os.path.split(path.removesuffix(".yaml"))
         own = os.path.dirname(folder) if os.path.basename(folder) == chosen else folder
         raise ValueError(
@@ -316,7 +316,7 @@ def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderIm
             f"chosen by --config-dir={own or 'MY'} {chosen}={file}"
         )
     if not options:
-        return unknown(f"there is no group {group}{where}", group, _groups(command))
+        return unknown(f"there is no group {group}{where}", group, choices(command))
     return unknown(f"there is no {group}={name}{where}", name, options)
 
 
@@ -324,7 +324,7 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
     """What Hydra says of overrides, in one of our sentences."""
     text = str(error)
     if match := re.search(r"In '([^']+)': Could not override '(?:[^'@]*@)?([^']+)'", text):
-        group, groups = match[2], _groups(command)
+        group, groups = match[2], choices(command)
         if group in groups:
             return ValueError(f"{match[1]}.yaml: an override in its defaults begins with /: override /{group}: NAME")
         return unknown(f"{match[1]}.yaml overrides {group}, and there is no such group", group, groups)
@@ -342,14 +342,14 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
         key, value = match[1], match[2]
         ways = [f"each value in turn python -m cstl.{command} -m {key}={value}"]
         ways = [f"a list is typed '{key}=[{value}]'"] * (key not in _ONE) + ways
-        ways += [f"a text '{key}=\"{value}\"'"] * (key not in _groups(command))
+        ways += [f"a text '{key}=\"{value}\"'"] * (key not in choices(command))
         return ValueError(f"{key}={value} has a comma: {', '.join(ways)}")
     if match := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
         return ValueError(f"{match[1]} is several values: add -m, python -m cstl.{command} -m {match[1]}")
     if match := re.search(r"Config group override must be a string or a list", text):
-        wrong = [w for w in words if (m := _WORD.fullmatch(w)) and m[2] in _groups(command)]
-        choices = [f"{w.partition('=')[0]} takes {', '.join(_options(loader, w.partition('=')[0]))}" for w in wrong]
-        return ValueError(f"{' '.join(wrong)}: a group is set to the name of one of its files; {'; '.join(choices)}")
+        wrong = [w for w in words if (m := _WORD.fullmatch(w)) and m[2] in choices(command)]
+        takes = [f"{w.partition('=')[0]} takes {', '.join(_options(loader, w.partition('=')[0]))}" for w in wrong]
+        return ValueError(f"{' '.join(wrong)}: a group is set to the name of one of its files; {'; '.join(takes)}")
     if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
         return unknown(f"~{match[1]}: there is no key {match[1]} to delete", match[1], [], _keys(command))
     if match := re.search(r"An item is already at '([^']+)'", text):
@@ -391,7 +391,7 @@ def _not_utf8(words: list[str], loader: ConfigLoaderImpl) -> str:
 
 def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
     """What is said of a key that the chosen files do not have."""
-    groups = _groups(command)
+    groups = choices(command)
     chosen = [word for word in words if (match := _WORD.fullmatch(word)) and match[2] in groups]
     config = loader.load_configuration(command, chosen, RunMode.RUN)
     known = [name for name, _ in leaves(config)]
@@ -423,12 +423,6 @@ def _bad_yaml(error: yaml.YAMLError) -> str:
     return f"{where}: {' '.join(told.split())}"
 
 
-def _groups(command: str) -> list[str]:
-    root: Any = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
-    names = [str(key) for entry in root.defaults if isinstance(entry, DictConfig) for key in entry]
-    return [name.rpartition(" ")[2] for name in names if "hydra/" not in name]
-
-
 def _options(loader: ConfigLoaderImpl, group: str) -> list[str]:
     return list(loader.get_group_options(group, ObjectType.CONFIG))
 
@@ -436,4 +430,4 @@ def _options(loader: ConfigLoaderImpl, group: str) -> list[str]:
 def _keys(command: str) -> list[str]:
     loader = ConfigLoaderImpl(create_config_search_path(CONFIG_PATH))
     config = loader.load_configuration(command, [], RunMode.RUN)
-    return [name for name, _ in leaves(config) if name.partition(".")[0] != "hydra"] + _groups(command)
+    return [name for name, _ in leaves(config) if name.partition(".")[0] != "hydra"] + [*choices(command)]
