@@ -9,10 +9,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cstl import report
 from cstl.files import write_json, write_text
 from cstl.metrics import CrossViewAccuracy
 from cstl.reporting import comparison, figures, leaderboard, pictures, results, tables
+from cstl.reporting.page import report_run
 from cstl.reporting.remarks import remarks
 
 CONDITIONS, PROBES = ["nm-01", "nm-02", "bg-01"], {"NM": ["nm-02"], "BG": ["bg-01"]}
@@ -70,7 +70,7 @@ def test_no_warning_amid_results(name: str, tmp_path: Path, monkeypatch: pytest.
     dot = pictures.cv2.imencode(".png", torch.zeros(1, 1, dtype=torch.uint8).numpy())[1].tobytes()
     monkeypatch.setattr(figures, "save", lambda figure, *_: (figure.draw_without_rendering(), dot)[1])
     write_run(tmp_path / "run", name)
-    page = report.report_run(tmp_path / "run").read_text(encoding="utf-8")
+    page = report_run(tmp_path / "run").read_text(encoding="utf-8")
     assert not re.search(r"\bnan\b", page.partition("<main")[2].partition("<footer")[0].replace('"nan"', ""), re.I)
     found, _ = comparison.compare([tmp_path / "run"])
     leaderboard.to_terminal(found[0])

@@ -46,11 +46,12 @@ from cstl.models import CSTL
 from cstl.preparation.frames import read_grey, read_pickle
 from cstl.preparation.sources import Source, read_sources
 from cstl.recognizer import cross_view_accuracy
-from cstl.report import _file_name, compare_runs, report_run
 from cstl.reporting import charts, figures, findings, leaderboard, pictures, results, tables
 from cstl.reporting.comparison import compare, load_run
+from cstl.reporting.comparison_page import compare_runs
 from cstl.reporting.folder import read_run
 from cstl.reporting.leaderboard import to_markdown, to_terminal
+from cstl.reporting.page import _file_name, report_run
 from cstl.running.loading import load_recognizer, trained_data
 from cstl.running.metrics_log import wandb_id
 

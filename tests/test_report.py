@@ -21,7 +21,9 @@ from cstl.data import Protocol, Store
 from cstl.models import AblatedCSTL
 from cstl.preparation.prepare import prepare
 from cstl.reporting import figures, findings, pictures
+from cstl.reporting.comparison_page import compare_runs
 from cstl.reporting.folder import Probes, Run, read_run
+from cstl.reporting.page import report_run
 from cstl.train import train
 
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "evaluate_every=3")
@@ -71,7 +73,7 @@ def mistaken(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(mistaken: Path) -> Path:
     """Its report, with figures."""
-    return report.report_run(mistaken)
+    return report_run(mistaken)
 
 
 @pytest.fixture
@@ -250,7 +252,7 @@ def change(path: Path, **values: Any) -> None:
 ])  # fmt: skip
 def test_what_is_missing_is_said(spoil: Any, note: str, gone: str, spoilt: Path) -> None:
     spoil(spoilt)
-    content = report.report_run(spoilt).read_text(encoding="utf-8")
+    content = report_run(spoilt).read_text(encoding="utf-8")
     notes, _, rest = content.partition("<main")[2].rpartition("</aside>")
     assert bool(notes) == bool(note)
     assert re.search(note, Page(notes).text)
@@ -265,7 +267,7 @@ def test_a_run_that_is_being_written(spoilt: Path) -> None:
     (spoilt / "metrics.csv").write_text("".join(rows[:3]) + rows[3][:4])  # the last line is on its way
     found = read_run(spoilt)
     assert found.curves["train/loss"][0] == [1, 2]
-    text = read_page(report.report_run(spoilt)).text
+    text = read_page(report_run(spoilt)).text
     assert "not finished: 2 of 6 iterations are logged" in text
     assert "Curves" in text
 
@@ -276,10 +278,10 @@ def test_a_job_that_failed(spoilt: Path, tmp_path: Path) -> None:
     early.mkdir()
     for folder in (spoilt, early):
         (folder / "error.txt").write_text("Traceback …\n\nValueError: margin is −1\n", encoding="utf-8")
-    assert "It failed: ValueError: margin is −1" in read_page(report.report_run(spoilt)).text
-    text = read_page(report.compare_runs([spoilt, early], tmp_path / "all.html")).text
+    assert "It failed: ValueError: margin is −1" in read_page(report_run(spoilt)).text
+    text = read_page(compare_runs([spoilt, early], tmp_path / "all.html")).text
     assert "early: It failed: ValueError: margin is −1" in text
-    assert "It failed: ValueError" in read_page(report.report_run(early)).text
+    assert "It failed: ValueError" in read_page(report_run(early)).text
 
 
 def test_the_store_is_gone_or_another(
@@ -288,7 +290,7 @@ def test_the_store_is_gone_or_another(
     config = OmegaConf.load(spoilt / "config.yaml")
     config.data.store = str(tmp_path / "nowhere")
     OmegaConf.save(config, spoilt / "config.yaml")
-    text = read_page(report.report_run(spoilt)).text
+    text = read_page(report_run(spoilt)).text
     assert f"Silhouettes are left out: no store at {tmp_path / 'nowhere'}" in text
     assert "Who is taken for whom" in text
     assert "Hardest probes" not in text
@@ -296,7 +298,7 @@ def test_the_store_is_gone_or_another(
     shutil.copytree(store.path, tmp_path / "nowhere")
     frames = np.load(tmp_path / "nowhere" / "frames.npy")
     np.save(tmp_path / "nowhere" / "frames.npy", frames[..., ::-1])
-    assert "Silhouettes are left out: " in (text := read_page(report.report_run(spoilt)).text)
+    assert "Silhouettes are left out: " in (text := read_page(report_run(spoilt)).text)
     assert "frames.npy is not what was prepared" in text
 
     shutil.rmtree(tmp_path / "nowhere")
@@ -304,7 +306,7 @@ def test_the_store_is_gone_or_another(
     for name, other in zip(names, reversed(names), strict=True):
         shutil.copytree(raw_tree / name, tmp_path / "raw" / other)
     prepare(tmp_path / "raw", tmp_path / "nowhere", dataset="tiny", protocol=protocol, res=64, workers=1)
-    assert "is not the one that the run was tested on" in read_page(report.report_run(spoilt)).text
+    assert "is not the one that the run was tested on" in read_page(report_run(spoilt)).text
 
 
 def test_the_store_is_found_from_anywhere(spoilt: Path, store: Store) -> None:
@@ -335,7 +337,7 @@ def test_several_runs(spoilt: Path, finished: Path, tmp_path: Path) -> None:
     OmegaConf.save(config, other / "config.yaml")
     (cut_off / "results.json").unlink()
 
-    out = report.compare_runs([spoilt, better, other, cut_off, tmp_path / "none"], tmp_path / "all.html")
+    out = compare_runs([spoilt, better, other, cut_off, tmp_path / "none"], tmp_path / "all.html")
     text = read_page(out).text
     assert "runs are of different data sets" in text
     assert "Left out: no run folder at" in text
@@ -396,7 +398,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def compared(finished: Path, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.compare_runs([finished, finished], tmp_path_factory.mktemp("compared") / "report.html")
+    return compare_runs([finished, finished], tmp_path_factory.mktemp("compared") / "report.html")
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_report_that_fails_does_not_undo_the_run(
     def fail(folder: Path) -> None:
         raise RuntimeError("no room for pictures")
 
-    monkeypatch.setattr("cstl.report.report_run", fail)
+    monkeypatch.setattr("cstl.reporting.page.report_run", fail)
     train(configured("train", *TINY, "trainer.max_steps=1", "report=true"))
     assert (tmp_path / "run" / "results.json").exists()
     assert "report of" in caplog.text

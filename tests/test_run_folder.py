@@ -15,8 +15,8 @@ from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.owner import InUseError, owner
 from cstl.recognizer import GaitRecognizer
-from cstl.report import report_run
 from cstl.reporting.comparison import load_run
+from cstl.reporting.page import report_run
 from cstl.run_folder import check_name
 from cstl.running.command import command, output_folder
 from cstl.running.metrics_log import wandb_id

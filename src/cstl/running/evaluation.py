@@ -146,7 +146,7 @@ def _origin(trained: Plain) -> str:
 
 def write_report(folder: Path) -> None:
     """Write `report.html` and `figures/`; what goes wrong there is said, but does not undo a finished run."""
-    from cstl.report import report_run  # here: libraries for plots that nothing else needs
+    from cstl.reporting.page import report_run  # here: libraries for plots that nothing else needs
 
     try:
         report_run(folder)

@@ -1,0 +1,336 @@
+"""The page of one run: everything that its folder holds, in one HTML file that needs no network."""
+
+import base64
+import gzip
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from cstl.files import write_text
+from cstl.reporting import charts, figures, findings, pictures, tables
+from cstl.reporting.findings import HardProbe
+from cstl.reporting.folder import Run, read_run
+from cstl.reporting.tables import MISSING
+
+HARDEST = 4  # probes of each set
+_MEASURES = (  # what to show, and where results.json has it
+    ("rank-1, probes with a match", "identical_views_excluded", "matched", 1),
+    ("rank-5, every probe", "identical_views_excluded", "every_probe", 5),
+    ("rank-1, identical views included", "identical_views_included", "every_probe", 1),
+    ("mAP", "identical_views_excluded", "mAP", 0),
+    ("mINP", "identical_views_excluded", "mINP", 0),
+    ("cross-view gallery: rank-1", "cross_view_gallery", "every_probe", 1),
+    ("cross-view gallery: mAP", "cross_view_gallery", "mAP", 0),
+)
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Silhouettes side by side in one picture, shown one at a time; 64 high, whatever their resolution."""
+
+    uri: str
+    text: str
+    frames: int
+    width: float
+    height: int = 64
+
+
+def report_run(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Writes a run's `report.html`, and its plots as PDF and PNG into `figures/` → the page's path.
+
+    Args:
+        folder: what a run left, finished or not: the page shows what there is and says what is missing.
+        out: where the page goes instead.
+
+    Raises:
+        FileNotFoundError: no such folder, or one that no run has written.
+        OSError: the page or a figure cannot be written.
+    """
+    run = read_run(Path(folder))
+    out = Path(out) if out else run.folder / "report.html"
+    write_text(out, render("run.html.j2", **_page_of_run(run)))
+    return out
+
+
+def _page_of_run(run: Run) -> dict[str, Any]:
+    """What the template of one run needs; draws the figures on the way."""
+    folder = run.folder / "figures"
+    stills: dict[str, str | None] = dict.fromkeys(("curves", "cross_view", "per_view", "confusion", "embeddings"))
+
+    def still(name: str, figure: Figure) -> str:
+        stills[name] = pictures.inlined(figures.save(figure, folder, name))
+        return str(stills[name])
+
+    page: dict[str, Any] = {
+        "run": run,
+        "title": f"{run.method} on {run.title}",
+        "subtitle": f"run {run.name} · {state_of(run)}",
+        "stills": stills,
+        "tiles": _tiles(run),
+        "compares": run.table is not None and any(row.is_difference for row in run.table.rows),
+        "measures": _measures(run),
+        "reported": _reported(run),
+        "facts": _facts(run),
+        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
+        "curves": charts.curves({run.name: run.curves}, run.probe_names),
+        "cross_views": [],
+        "cells": {},
+        "lines": [],
+        "confusion": None,
+        "hardest": [],
+        "looks": [],
+        "map": [],
+    }
+    if page["curves"]:
+        still("curves", figures.curves(run.curves, run.probe_names))
+    colours = figures.condition_colours(run.probe_names)
+    if run.table:
+        methods = list(dict.fromkeys(row.method for row in run.table.rows if not row.is_difference))
+        for group in run.table.groups():
+            probe, rows = group[0].probe, [(row.method, row) for row in group if not row.is_difference]
+            page["lines"].append(charts.per_view(probe, rows, run.table.views, methods, colours.get(probe)))
+        still("per_view", figures.per_view(run.table))
+    if run.probes is not None:
+        views = run.probes.views
+        cells = {probe: findings.cross_view(run, probe) for probe in run.probe_sets}
+        cells = {probe: rank1 for probe, rank1 in cells.items() if np.isfinite(rank1).any()}
+        for probe, rank1 in cells.items():
+            mean = figures.mean_excluding_identical(rank1)
+            title = f"{probe}: rank-1, mean {figures.percent(mean)}"
+            page["cross_views"].append(charts.cross_view(title, rank1, views, colour=colours.get(probe)))
+        page["cells"] = {
+            probe: [[MISSING if np.isnan(value) else f"{value:.1f}" for value in line] for line in rank1]
+            for probe, rank1 in cells.items()
+        }
+        if cells:
+            still("cross_view", figures.cross_view(cells, views, colours=colours))
+        if matrix := findings.confusion(run):
+            page |= {"confusion": charts.confusion(matrix), "matrix": matrix, "pairs": matrix.pairs}
+            still("confusion", figures.confusion(matrix))
+        if found := findings.embedding_map(run):
+            page |= {"map": charts.embedding_map(found), "mapped": found}
+            still("embeddings", figures.embedding_map(found))
+        if run.store is not None:
+            page["hardest"] = _hardest(run)
+            if page["hardest"]:
+                shown = [(probe, [_frames(run, line) for line in _trio(probe)]) for probe, _ in page["hardest"]]
+                figures.save(figures.hardest(shown), folder, "hardest")
+            page["looks"] = _looks(run, still)
+            page["longest"] = max((item["moving"].frames for item in page["looks"]), default=1)
+    drawn = folder.is_dir() and any(folder.iterdir())
+    names = {
+        "results": ("Results", page["tiles"] or run.table),
+        "curves": ("Curves", page["curves"]),
+        "views": ("Views", page["cross_views"] or page["lines"]),
+        "confusions": ("Confusions", page["confusion"]),
+        "hardest": ("Hardest probes", page["hardest"]),
+        "looks": ("What it looks at", page["looks"]),
+        "map": ("Map", page["map"]),
+        "how": ("How it was made", True),
+    }
+    sections = [(name, label) for name, (label, there) in names.items() if there]
+    return page | {"sections": sections, "figures": f"{run.name}/figures" if drawn else None}
+
+
+def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving]]]]:
+    """The hardest probes of each set, each with its three sequences: what it is, whose, how far, in motion."""
+    shown = []
+    for name in run.probe_sets:
+        for probe in findings.hardest(run, name, HARDEST):
+            distances = ("", f"distance {probe.nearest_distance:.2f}", f"distance {probe.match_distance:.2f}")
+            labels = (f"{probe.subject} {probe.condition}", probe.taken_for, probe.right)
+            views = (probe.view, probe.gallery_view, probe.gallery_view)
+            trio = []
+            for what, label, view, distance, line in zip(
+                ("probe", "taken for", "right one"), labels, views, distances, _trio(probe), strict=True
+            ):
+                text = f"Silhouettes of {label}, view {view}"
+                trio.append((what, f"{label} {view}", distance, _moving(_frames(run, line), text)))
+            shown.append((probe, trio))
+    return shown
+
+
+def _file_name(probe: str) -> str:
+    """A probe set's name as part of a file's: without what leads to another folder."""
+    return re.sub(r"[^\w-]", "_", probe)[:60]
+
+
+def _trio(probe: HardProbe) -> tuple[int, int, int]:
+    return probe.sequence, probe.nearest, probe.match
+
+
+def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
+    """What the network makes of one probe of each set."""
+    if run.weights is None:
+        return []
+    try:
+        network = pictures.load_network(run.weights)
+    except (ValueError, TypeError) as error:
+        run.notes.append(f"What the network looks at is left out: {error}.")
+        return []
+    store, looks = run.store, []
+    assert store is not None
+    for probe, line in findings.examples(run):
+        found = pictures.look(network, pictures.frames_of(store, line, pictures.LOOKED_AT))
+        whose = f"{probe}: {store.subjects[line]} {store.conditions[line]}, view {store.views[line]}"
+        item: dict[str, Any] = {"title": whose, "moving": _moving(found.silhouettes, f"Silhouettes of {whose}")}
+        item |= {"recombined": None, "tinted": None, "sources": [], "more": 0, "charts": charts.attention(found)}
+        if found.scores is not None:
+            taken = pictures.sources(found)
+            item["recombined"] = pictures.data_uri(pictures.recombine(found))
+            item["tinted"] = pictures.data_uri(pictures.tinted(found, None, figures.COLOURS))
+            item["more"] = max(0, len(taken) - pictures.SOURCES)
+            item["sources"] = [
+                {
+                    "frame": frame,
+                    "parts": parts,
+                    "uri": pictures.data_uri(pictures.tinted(found, frame, figures.COLOURS)),
+                }
+                for frame, parts in taken[: pictures.SOURCES]
+            ]
+        if not item["charts"]:
+            run.notes.append("What the network looks at is left out: this ablation has neither ATA nor SSFL.")
+            return []
+        item["still"] = still(f"attention_{_file_name(probe)}", figures.attention(found, whose))
+        looks.append(item)
+    return looks
+
+
+def _frames(run: Run, line: int) -> np.ndarray:
+    assert run.store is not None
+    return pictures.frames_of(run.store, line, pictures.MOVING)
+
+
+def _moving(silhouettes: np.ndarray, text: str) -> Moving:
+    frames, height, width = silhouettes.shape
+    return Moving(
+        pictures.data_uri(pictures.strip(silhouettes)), f"{text}, {frames} frames", frames, 64 * width / height
+    )
+
+
+def _tiles(run: Run) -> list[dict[str, str]]:
+    """The mean of each probe set, and what to hold it against."""
+    rows = {(row.probe, row.method): row for row in run.table.rows} if run.table else {}
+    tiles = []
+    for probe, row in run.results.get("rank1", {}).items():
+        paper, baseline = rows.get((probe, f"{run.published} (paper)")), rows.get((probe, "GEI"))
+        difference = rows.get((probe, "difference"))
+        note = ""
+        if row["mean"] is None:
+            note = "no probe could be counted"
+        elif paper and difference and difference.mean is not None:
+            note = f"paper {paper.mean:.1f} %, {signed(difference.mean)} points"
+        elif baseline and baseline.mean is not None:
+            note = f"GEI baseline {baseline.mean:.1f} %"
+        tiles.append({"probe": f"{probe} rank-1", "value": figures.percent(row["mean"]), "note": note})
+    return tiles
+
+
+def _measures(run: Run) -> dict[str, Any] | None:
+    """The other means that results.json holds."""
+    found = run.results.get("measures", {}).get(run.method)
+    if not found:
+        return None
+    probes = list(run.results["rank1"])
+    lines = []
+    for label, group, key, rank in _MEASURES:
+        values = [found.get(group, {}).get(probe, {}).get(key) for probe in probes]
+        values = [value[rank - 1] if isinstance(value, list) and len(value) >= rank else value for value in values]
+        if any(isinstance(value, float) for value in values):
+            lines.append((label, [f"{value:.1f}" if isinstance(value, float) else MISSING for value in values]))
+    return {"probes": probes, "lines": lines}
+
+
+def state_of(run: Run) -> str:
+    """Return how far a run has come, in a few words."""
+    done, asked = run.steps
+    if not run.is_finished:
+        return f"not finished, {done:,}" + (f" of {asked:,}" if asked else "") + " iterations logged"
+    return f"{run.results.get('test_subjects', MISSING)} test subjects" + (f", {done:,} iterations" if done else "")
+
+
+def _reported(run: Run) -> str:
+    best = str(run.results.get("checkpoint", "")).endswith("best.ckpt")
+    return "the best on held-out training subjects" if best else "the last"
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    r = run.results
+    facts = [("folder", run.name), ("state", state_of(run)), ("method", run.method)]
+    if run.is_finished:
+        facts += [
+            ("trained on", str(r.get("trained_on", MISSING))),
+            ("training subjects", _training_subjects(r)),
+            ("test subjects", _coverage(r)),
+            ("gallery sequences", str(r.get("gallery_sequences", MISSING))),
+            ("probe sequences", ", ".join(f"{name} {count}" for name, count in r.get("probe_sequences", {}).items())),
+            ("checkpoint", Path(str(r.get("checkpoint", MISSING))).name),
+            ("store fingerprint", str(r.get("store", MISSING))),
+            ("configuration digest", str(r.get("configuration", MISSING))),
+        ]
+        facts += [(f"{what}, seconds", f"{seconds:.1f}") for what, seconds in r.get("seconds", {}).items()]
+    return facts
+
+
+def _training_subjects(results: dict[str, Any]) -> str:
+    """Of every data set that the network was trained on: 73 of casiab."""
+    found = results.get("trained_subjects")
+    if not isinstance(found, dict):
+        return str(results.get("train_subjects", MISSING))
+    return ", ".join(
+        f"{of['subjects']} of {name}" if isinstance(of, dict) and "subjects" in of else f"those of {name} are unknown"
+        for name, of in found.items()
+    )
+
+
+def _coverage(results: dict[str, Any]) -> str:
+    """How many, of how many of the protocol's, and how many of them were trained on."""
+    present = results.get("test_subjects", MISSING)
+    counts, seen = results.get("coverage"), results.get("seen_test_subjects")
+    asked = counts.get("test_subjects", {}).get("protocol") if isinstance(counts, dict) else None
+    said = f"{present} of {asked}" if asked is not None else str(present)
+    trained = seen.get("subjects") if isinstance(seen, dict) else 0
+    return said + (f", {trained} of them trained on" if trained else "")
+
+
+def signed(value: float) -> str:
+    """Return a difference in points with its sign."""
+    return "±0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "−")
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the HTML of a template, with style, script and Plotly inside it."""
+    environment = Environment(
+        loader=PackageLoader("cstl.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cells"] = tables.cells
+    own = files("cstl.reporting").joinpath("templates")
+    inlined = {name: own.joinpath(f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    return environment.get_template(template).render(
+        **values, **{name: Markup(text) for name, text in inlined.items()}, plotly=_plotly(), version=version("cstl")
+    )
+
+
+@cache
+def _plotly() -> str:
+    """Plotly's script as its Python package carries it, packed: a quarter of the size, and mail takes it."""
+    spec = find_spec("plotly")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    script = Path(spec.submodule_search_locations[0], "package_data", "plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(script, mtime=0)).decode()
