@@ -18,10 +18,8 @@ from cstl.reporting.tables import (
     TEXT_FORMATS,
     Row,
     Table,
-    measures,
     paper_table,
     published_rows,
-    rows,
     summary,
     to_csv,
     to_latex,
@@ -168,13 +166,13 @@ def test_one_view_compares_identical_views() -> None:
     made = table(found)
     assert made.title.endswith("identical views included")
     assert made.rows[0].numbers == (100, 100)
-    assert rows(found)["NM"] == {"mean": 100, "per_view": {"090": 100}}
-    assert list(measures(found)) == ["identical_views_included", "cross_view_gallery"]
+    assert found.rows()["NM"] == {"mean": 100, "per_view": {"090": 100}}
+    assert list(found.measures()) == ["identical_views_included", "cross_view_gallery"]
 
 
 def test_measures_for_the_results_file() -> None:
     found = result(wrong=["018"])
-    content = json.loads(json.dumps(measures(found), allow_nan=False))
+    content = json.loads(json.dumps(found.measures(), allow_nan=False))
     assert list(content) == ["identical_views_excluded", "identical_views_included", "cross_view_gallery"]
     means = content["identical_views_excluded"]["NM"]
     assert list(means) == ["every_probe", "matched", "mAP", "mINP"]

@@ -17,7 +17,6 @@ from cstl.distributed import of_all_processes
 from cstl.losses import TripletLoss
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.models import set_batch_norm
-from cstl.reporting.tables import rows
 from cstl.trained import NOBODY, Trained, to_plain, training_of
 
 
@@ -190,7 +189,7 @@ class GaitRecognizer(LightningModule):
                 self.result, self.mean_embeddings = result, metric.mean_embeddings()
                 self.result_step = self.global_step
             metric.reset()
-            means = {probe: row["mean"] for probe, row in rows(result).items() if row["mean"] is not None}
+            means = {probe: row["mean"] for probe, row in result.rows().items() if row["mean"] is not None}
             if means:
                 means["mean"] = fmean(means.values())
             for probe, rank1 in means.items():

@@ -12,7 +12,6 @@ from torch import Tensor
 from cstl.config import Plain
 from cstl.files import shown
 from cstl.metrics import CrossViewResult
-from cstl.reporting.tables import rows
 
 COLLAPSED = 0.02  # of the margin: distances that small are none
 SAME = 0.01  # of the spread, and a rounding of float16: embeddings as near as both are of the same frames
@@ -38,7 +37,7 @@ def remarks(
         baseline: the same of gait energy images.
         logged: the rows of `metrics.csv`.
     """
-    means = [row["mean"] for row in rows(result).values() if row["mean"] is not None]
+    means = [row["mean"] for row in result.rows().values() if row["mean"] is not None]
     if not means:
         return [_nothing(result), *_not_finite(logged)]
     rank1 = fmean(means)
@@ -75,7 +74,7 @@ def remarks(
     elif min(means) == 100:
         found.append("Every probe is recognised in every view: this test is too easy to compare methods by.")
     if baseline is not None:
-        simple = [row["mean"] for row in rows(baseline).values() if row["mean"] is not None]
+        simple = [row["mean"] for row in baseline.rows().values() if row["mean"] is not None]
         if simple and round(rank1, 1) < round(fmean(simple), 1):
             found.append(
                 f"Below the baseline: gait energy images, which learn nothing, reach a mean of {fmean(simple):.1f} %, "

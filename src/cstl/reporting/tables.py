@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from statistics import fmean
-from typing import Any
 
 import rich.table
 from rich import box
@@ -23,8 +21,6 @@ from cstl.metrics import CrossViewResult
 
 MISSING = "–"
 _DIFFERENCE = "difference"
-
-PlainRow = dict[str, Any]  # {"mean": percent or None, "per_view": {view: percent or None}}
 
 
 @dataclass(frozen=True)
@@ -61,61 +57,7 @@ class Table:
             yield [row for row in self.rows if row.probe == probe]
 
 
-def rows(
-    result: CrossViewResult,
-    rank: int = 1,
-    matched: bool = False,
-    include_identical_view: bool = False,
-    measure: str = "rank",
-) -> dict[str, PlainRow]:
-    """Probe → its row of the paper's table in plain containers: percent of each probe view, and their mean.
-
-    The arguments are those of `CrossViewResult.per_view`. Where there is one view only, identical views are compared
-    in any case. A cross-view gallery with several probes has one more row, `mean`, of the means over the probes.
-    None stands where nothing could be counted.
-    """
-    include_identical_view = _identical(result, include_identical_view)
-    table: dict[str, PlainRow] = {}
-    for probe in result.accuracy:
-        values = result.per_view(probe, rank, matched, include_identical_view, measure)
-        per_view = dict(zip(result.views, map(_finite, values.tolist()), strict=True))
-        table[probe] = {"mean": _finite(values.nanmean().item()), "per_view": per_view}
-    if result.joint_gallery and len(table) > 1:
-        per_view = {view: _mean([row["per_view"][view] for row in table.values()]) for view in result.views}
-        table["mean"] = {"mean": _mean([row["mean"] for row in table.values()]), "per_view": per_view}
-    return table
-
-
-def measures(result: CrossViewResult) -> dict[str, Any]:
-    """Every mean of a result, in plain containers for `results.json`, percent or None.
-
-    Returns:
-        "identical_views_excluded", "identical_views_included" and, where it was computed, "cross_view_gallery" → probe
-        → "every_probe" and "matched", each a list over the ranks, "mAP" and "mINP".
-    """
-    ranks = range(1, next(iter(result.accuracy.values())).shape[2] + 1)
-
-    def means(result: CrossViewResult, identical: bool = False) -> dict[str, Any]:
-        every = [rows(result, rank, False, identical) for rank in ranks]
-        matched = [rows(result, rank, True, identical) for rank in ranks]
-        precision, penalty = (rows(result, 1, False, identical, measure) for measure in ("mAP", "mINP"))
-        return {
-            probe: {
-                "every_probe": [row[probe]["mean"] for row in every],
-                "matched": [row[probe]["mean"] for row in matched],
-                "mAP": precision[probe]["mean"],
-                "mINP": penalty[probe]["mean"],
-            }
-            for probe in every[0]
-        }
-
-    found = {"identical_views_excluded": means(result), "identical_views_included": means(result, identical=True)}
-    if len(result.views) == 1:
-        del found["identical_views_excluded"]  # there is nothing but identical views
-    if result.cross_view_gallery:
-        found["cross_view_gallery"] = means(result.cross_view_gallery)
-    return found
-
+rows, measures = CrossViewResult.rows, CrossViewResult.measures
 
 _SUMMARY = (  # what to show, and where `measures` has it
     ("rank-1, probes with a match", "identical_views_excluded", "matched"),
@@ -129,7 +71,7 @@ _SUMMARY = (  # what to show, and where `measures` has it
 
 def summary(result: CrossViewResult) -> rich.table.Table:
     """For rich's `Console.print`: the means of every other measure than `paper_table`'s, by probe, in percent."""
-    found = measures(result)
+    found = result.measures()
     table = rich.table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("other means (%)", no_wrap=True)
     for probe in result.accuracy:
@@ -201,11 +143,11 @@ def paper_table(
         ValueError: as `CrossViewResult.per_view`.
     """
     own, first = next(iter(methods.items()))
-    identical = _identical(first, include_identical_view)
+    identical = include_identical_view or first.has_one_view
     comparable = measure == "rank" and rank == 1 and not (matched or identical or first.joint_gallery)
     published = published_rows(dataset, size) if comparable else {}
     published = {key: row for key, row in published.items() if row.keys() - {"mean"} == set(first.views)}
-    ours = {name: rows(result, rank, matched, include_identical_view, measure) for name, result in methods.items()}
+    ours = {name: result.rows(rank, matched, include_identical_view, measure) for name, result in methods.items()}
     lines = []
     for probe in next(iter(ours.values())):
         lines += [
@@ -300,10 +242,6 @@ def to_csv(table: Table) -> str:
 TEXT_FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv}  # by file ending
 
 
-def _identical(result: CrossViewResult, include: bool) -> bool:
-    return include or (len(result.views) == 1 and not result.joint_gallery)
-
-
 def _row(probe: str, method: str, numbers: Mapping[str, float | None]) -> Row:
     *values, mean = numbers.values()
     return Row(probe, method, tuple(values), mean)
@@ -318,15 +256,6 @@ def _difference(ours: Mapping[str, float | None], theirs: Mapping[str, float]) -
     if None in differences.values():
         differences["mean"] = None
     return differences
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return fmean(present) if present else None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _shown(number: float | None, is_difference: bool) -> str:
