@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from cstl.config import checked
 from cstl.files import shown
 from cstl.models import CSTL, AblatedCSTL
 
+N = TypeVar("N", bound=nn.Module)
 _CLASSES = "ssfl.class_weight"  # one column a training subject: of no use to other subjects
 _NETWORK = "network."  # where a recogniser's state_dict has its network
 _PREFIX = "module."  # the authors trained under DataParallel
@@ -308,8 +309,33 @@ def _not_loaded(path: str | Path, error: Exception) -> ValueError:
     )
 
 
+def load_network(path: str | Path, network: nn.Module | None = None) -> nn.Module:
+    """Return the network of a checkpoint, on the CPU and in evaluation mode, without Hydra and Lightning.
+
+    A file does not choose what is called: it makes `CSTL` or an ablation of it, and any other network is made by its
+    user and filled here.
+
+    Args:
+        path: of a checkpoint of `cstl.train`, or of a file of the authors.
+        network: of a class of one's own, with the arguments it was trained with; its tensors are replaced.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a damaged file, weights that are not this network's, or a class that is not ours.
+
+    Example:
+        >>> network = load_network("runs/demo/checkpoints/step-0001000.ckpt")  # doctest: +SKIP
+        >>> network(silhouettes).embeddings  # float (B, P, D) for silhouettes (B, T, H, W)  # doctest: +SKIP
+    """
+    weights = load_weights(path)
+    try:
+        return (build_network(weights) if network is None else fill(network, weights.state_dict)).eval()
+    except ValueError as error:
+        raise ValueError(f"{path} is refused: {error}") from None
+
+
 def build_network(weights: Weights) -> CSTL:
-    """The network of a file, with its weights in it; no more memory is asked for than these take.
+    """Make the network of a file, with its weights in it; no more memory is asked for than these take.
 
     Raises:
         ValueError: a network of another class, settings that are not its, or weights that do not fit it or are no
@@ -324,9 +350,15 @@ def build_network(weights: Weights) -> CSTL:
         raise ValueError(f"the network of its configuration cannot be made ({shown(error, 200)})") from None
     if wrong := different_tensors(weights.state_dict, shapes):
         raise ValueError(f"its weights do not fit the network of its own configuration: {_first(wrong)}")
-    check_numbers(weights.state_dict)
-    network = kind(**settings)
-    network.load_state_dict(weights.state_dict)
+    return fill(kind(**settings), weights.state_dict)
+
+
+def fill(network: N, state_dict: Mapping[str, Tensor]) -> N:
+    """Put weights into a network and return it; ValueError where they are not its, or no finite numbers."""
+    if wrong := different_tensors(state_dict, network.state_dict()):
+        raise ValueError(f"its weights are not those of {type(network).__name__}: {_first(wrong)}")
+    check_numbers(state_dict)
+    network.load_state_dict(state_dict)
     return network
 
 

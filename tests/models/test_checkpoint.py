@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cstl.checkpoint import from_official, load_weights, network_settings, to_official, transfer
+from cstl.checkpoint import from_official, load_network, load_weights, network_settings, to_official, transfer
 from cstl.models import CSTL, AblatedCSTL
 
 SIZES: dict[str, Any] = {"height": 16, "num_classes": 5, "channels": [4, 8, 16], "embedding_dim": 8, "reduction": 4}
@@ -55,6 +55,30 @@ def test_a_checkpoint_of_ours_is_recognised(net: CSTL, tmp_path: Path) -> None:
     weights = load_weights(tmp_path / "step-0000003.ckpt")
     assert weights.config == config
     assert same(weights.state_dict, net.state_dict())
+
+
+def test_a_network_out_of_its_checkpoint(net: CSTL, tmp_path: Path) -> None:
+    """Of the authors' file and of a run's; another class is the user's to make, and its weights are looked at."""
+    torch.save(to_official(net.state_dict()), tmp_path / "theirs.ptm")
+    settings = {"_target_": "cstl.models.CSTL", **SIZES}
+    content = {"state_dict": {f"network.{key}": value for key, value in net.state_dict().items()}}
+    config = {"model": {"_target_": "cstl.recognizer.GaitRecognizer", "network": settings}}
+    torch.save(content | {"config": config}, tmp_path / "ours.ckpt")
+    walks = torch.rand(2, 4, 16, 11)
+    expected = net.eval()(walks).embeddings
+    for name in ("theirs.ptm", "ours.ckpt"):
+        loaded = load_network(tmp_path / name)
+        assert not loaded.training
+        torch.testing.assert_close(loaded(walks).embeddings, expected, rtol=0, atol=0)
+
+    config["model"]["network"]["_target_"] = "mine.Net"
+    torch.save(content | {"config": config}, tmp_path / "mine.ckpt")
+    with pytest.raises(ValueError, match=r"mine\.ckpt is refused: .*mine\.Net, and what is called is not read from a"):
+        load_network(tmp_path / "mine.ckpt")
+    mine = load_network(tmp_path / "mine.ckpt", CSTL(**SIZES))
+    torch.testing.assert_close(mine(walks).embeddings, expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"mine\.ckpt is refused: its weights are not those of Linear"):
+        load_network(tmp_path / "mine.ckpt", torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(("content", "message"), [

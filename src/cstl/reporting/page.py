@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from cstl.checkpoint import build_network
 from cstl.files import write_text
 from cstl.reporting import charts, figures, findings, pictures, tables
 from cstl.reporting.findings import HardProbe
@@ -175,7 +176,7 @@ def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
     if run.weights is None:
         return []
     try:
-        network = pictures.load_network(run.weights)
+        network = build_network(run.weights).eval()
     except (ValueError, TypeError) as error:
         run.notes.append(f"What the network looks at is left out: {error}.")
         return []

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import torch
 
-from cstl.checkpoint import Weights, build_network
 from cstl.data.store import Store
 from cstl.models import CSTL
 
@@ -35,15 +34,6 @@ def frames_of(store: Store, sequence: int, count: int) -> np.ndarray:
     """The first frames of a sequence, uint8 (T, H, W)."""
     start = int(store.starts[sequence])
     return np.asarray(store.frames[start : start + min(count, int(store.lengths[sequence]))])
-
-
-def load_network(weights: Weights) -> CSTL:
-    """The network of a checkpoint, on the CPU and ready to be asked.
-
-    Raises:
-        ValueError: another network than CSTL or an ablation of it, or weights that do not fit it.
-    """
-    return build_network(weights).eval()
 
 
 def look(network: CSTL, silhouettes: np.ndarray) -> Look:
