@@ -19,7 +19,7 @@ from cstl.data import Protocol
 from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.recognizer import cross_view_accuracy
-from cstl.reporting import results, tables
+from cstl.reporting import results
 from cstl.reporting.comparison import Outcome, Table, compare, find_runs, load_run
 from cstl.train import train
 
@@ -66,7 +66,7 @@ def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteRun:
         OmegaConf.save(config, folder / "config.yaml")
         results.write_probes(result, subjects, protocol.conditions, folder / "probes.npz")
         told = {
-            "dataset": plain["dataset"]["name"], "trained_on": plain["dataset"]["name"], "rank1": tables.rows(result),
+            "dataset": plain["dataset"]["name"], "trained_on": plain["dataset"]["name"], "rank1": result.rows(),
             "resolution": [res, res * 11 // 16], "test_subjects": len(subjects),
         }  # fmt: skip
         write_json(folder / "results.json", told)

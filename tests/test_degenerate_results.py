@@ -51,8 +51,8 @@ def write_run(folder: Path, name: str) -> None:
     results.write_embeddings(embeddings, labels, folder / "embeddings.npz")
     results.cross_view(result).draw_without_rendering()
     table = tables.paper_table({"CSTL": result}, "Tiny", None, (64, 44))
-    for ending, render in tables.TEXT_FORMATS.items():
-        write_text(folder / f"table.{ending}", render(table))
+    for ending in tables.TEXT_FORMATS:
+        write_text(folder / f"table.{ending}", tables.to_text(table, ending))
     write_text(folder / "metrics.csv", "step,train/loss,test/rank1/NM\n1,nan,\n2,1.0,\n2,,50\n")
     protocol = {"views": names, "conditions": CONDITIONS, "gallery": ["nm-01"], "probes": PROBES}
     protocol |= {"train": ["100-103"], "test": [f"000-{subjects - 1:03d}"]}
@@ -60,7 +60,7 @@ def write_run(folder: Path, name: str) -> None:
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     content = {"dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], "test_subjects": subjects}
     said = remarks(result, embeddings, labels, gallery=[0], margin=0.2, baseline=result)
-    more = {"rank1": tables.rows(result), "measures": {"CSTL": tables.measures(result)}, "remarks": said}
+    more = {"rank1": result.rows(), "measures": {"CSTL": result.measures()}, "remarks": said}
     write_json(folder / "results.json", content | more)
 
 

@@ -498,12 +498,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, whole: dict[str, Any], 
     (folder / "config.yaml").write_text(yaml.safe_dump(whole["config"]), encoding="utf-8")
     content = {
         "dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], "test_subjects": 2, "seconds": {"a": 1.0},
-        "rank1": tables.rows(result), "measures": {"CSTL": tables.measures(result)}, "checkpoint": "gone.ckpt",
+        "rank1": result.rows(), "measures": {"CSTL": result.measures()}, "checkpoint": "gone.ckpt",
     }  # fmt: skip
     files.write_json(folder / "results.json", content)
     (folder / "metrics.csv").write_text("step,train/loss,test/rank1/NM\n1,3.0,\n2,2.0,50.0\n")
     table = tables.paper_table({"CSTL": result}, "Tiny", None, (64, 44))
-    (folder / "table.csv").write_text(tables.to_csv(table), encoding="utf-8")
+    (folder / "table.csv").write_text(tables.to_text(table, "csv"), encoding="utf-8")
     return folder
 
 

@@ -20,11 +20,10 @@ from cstl.reporting.tables import (
     Table,
     paper_table,
     published_rows,
+    render,
     summary,
-    to_csv,
-    to_latex,
-    to_markdown,
     to_terminal,
+    to_text,
 )
 
 CASIAB = [f"{18 * i:03d}" for i in range(11)]
@@ -92,52 +91,25 @@ def test_nothing_is_published_for_other_data(dataset: str | None, size: tuple[in
 
 def test_ours_theirs_and_the_difference() -> None:
     found = result(wrong=["018"])
-    made = paper_table(
-        {"CSTL": found, "GEI": found}, "CASIA-B", "casiab", (64, 44), others=["GaitSet", "nobody"], published_as="CSTL"
-    )
+    made = paper_table({"CSTL": found, "GEI": found}, "CASIA-B", "casiab", (64, 44), published_as="CSTL")
     assert made.title == "CASIA-B 64×44: rank-1 (%), every probe, identical views excluded"
     assert made.views == tuple(CASIAB)
-    names = ["GaitSet (paper)", "CSTL", "CSTL (paper)", "difference", "GEI"]
+    names = ["CSTL", "CSTL (paper)", "difference", "GEI"]
     assert [(row.probe, row.method) for row in made.rows] == [*(("NM", n) for n in names), *(("BG", n) for n in names)]
-    _, ours, theirs, difference, _ = made.rows[:5]
+    ours, theirs, difference, _ = made.rows[:4]
     assert ours.values[:3] == pytest.approx([100, 95, 100])
     assert theirs.values[:3] == (97.2, 99.0, 99.2)
     assert difference.values[:3] == (2.8, -4.0, 0.8)
     assert (ours.mean, theirs.mean) == (pytest.approx(100 - 5 / 11), 97.8)
     assert difference.mean == 1.7  # of the numbers as printed: 99.5 − 97.8
-    assert [row.is_difference for row in made.rows[:5]] == [False, False, False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("options", "title"),
-    [
-        ({"rank": 5}, "rank-5 (%), every probe, identical views excluded"),
-        ({"matched": True}, "rank-1 (%), probes with a match, identical views excluded"),
-        ({"include_identical_view": True}, "rank-1 (%), every probe, identical views included"),
-        ({"measure": "mAP"}, "mAP (%), probes with a match, identical views excluded"),
-        (
-            {"measure": "mINP", "include_identical_view": True},
-            "mINP (%), probes with a match, identical views included",
-        ),
-    ],
-)
-def test_other_measures_are_named_and_stand_alone(options: dict, title: str) -> None:
-    found = result(wrong=["018"])
-    made = table(found, **options)
-    assert made.title == f"CASIA-B 64×44: {title}"
-    assert [row.method for row in made.rows] == ["CSTL", "CSTL"]
-    assert made.rows[0].mean == pytest.approx(found.mean("NM", **options))
-    with pytest.raises(ValueError, match="ranks 1 to 5"):
-        table(found, rank=6)
+    assert [row.is_difference for row in made.rows[:4]] == [False, False, True, False]
 
 
 def test_cross_view_gallery_has_a_mean_over_the_probes() -> None:
-    found = result(wrong=["018"]).cross_view_gallery
-    made = table(found)
-    assert made.title == "CASIA-B 64×44: rank-1 (%), every probe, cross-view gallery"
-    assert [row.probe for row in made.rows] == ["NM", "BG", "mean"]
-    assert [row.values[1] for row in made.rows] == pytest.approx([95, 100, 97.5])
-    assert made.rows[2].mean == pytest.approx((made.rows[0].mean + made.rows[1].mean) / 2)
+    found = result(wrong=["018"]).cross_view_gallery.rows()
+    assert list(found) == ["NM", "BG", "mean"]
+    assert [list(row["per_view"].values())[1] for row in found.values()] == pytest.approx([95, 100, 97.5])
+    assert found["mean"]["mean"] == pytest.approx((found["NM"]["mean"] + found["BG"]["mean"]) / 2)
 
 
 def test_other_views_are_not_compared() -> None:
@@ -156,9 +128,9 @@ def test_missing_values() -> None:
     assert difference.mean is None  # theirs is a mean over more views
     assert made.rows[3].numbers == (None,) * 12
     assert shown(made).splitlines()[4].split() == ["NM", "CSTL", *["100"] * 3, "–", *["100"] * 8]
-    assert "| 100.0 | – | 100.0 |" in to_markdown(made)
-    assert "& 100.0 & -- & 100.0 &" in to_latex(made)
-    assert "NM,CSTL,100.0,100.0,100.0,,100.0" in to_csv(made)
+    assert "| 100.0 | – | 100.0 |" in to_text(made, "md")
+    assert "& 100.0 & -- & 100.0 &" in to_text(made, "tex")
+    assert "NM,CSTL,100.0,100.0,100.0,,100.0" in to_text(made, "csv")
 
 
 def test_one_view_compares_identical_views() -> None:
@@ -187,14 +159,14 @@ def test_measures_for_the_results_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("views", "dataset", "others", "blocks"),
-    [(CASIAB, "casiab", [], 1), (CASIAB, "casiab", ["GaitPart", "MT3D"], 1), (OUMVLP, "oumvlp", ["GaitPart"], 2)],
+    ("views", "dataset", "blocks"),
+    [(CASIAB, "casiab", 1), (OUMVLP, "oumvlp", 2)],
 )
-def test_terminal_fits_eighty_columns(views: list[str], dataset: str, others: list[str], blocks: int) -> None:
+def test_terminal_fits_eighty_columns(views: list[str], dataset: str, blocks: int) -> None:
     found = result(views, wrong=views[:2])
     for accuracy in found.accuracy.values():
         accuracy[2:4] = 1.25  # a difference of more than ten points
-    text = shown(table(found, dataset, others=others))
+    text = shown(table(found, dataset))
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     headers = [line.split()[1:] for line in text.splitlines() if "method" in line]
@@ -217,7 +189,7 @@ def test_markdown() -> None:
     made = Table(
         "T|1", ("000", "018"), (Row("NM", "a_b", (99.96, None), 3.14159), Row("NM", "difference", (-0.5, 0.0), 2.0))
     )
-    assert to_markdown(made) == (
+    assert to_text(made, "md") == (
         "**T\\|1**\n\n"
         "| probe | method | 000 | 018 | mean |\n"
         "| --- | --- | ---: | ---: | ---: |\n"
@@ -228,7 +200,7 @@ def test_markdown() -> None:
 
 def test_csv_reads_back() -> None:
     made = table(result(wrong=["018"]))
-    title, *lines = to_csv(made).splitlines()
+    title, *lines = to_text(made, "csv").splitlines()
     assert title == f"# {made.title}"
     for row, line in zip(made.rows, csv.DictReader(lines), strict=True):
         assert (line["probe"], line["method"]) == (row.probe, row.method)
@@ -242,7 +214,7 @@ def test_latex() -> None:
         ("000", "018"),
         (Row("NM", "CSTL", (1, 2), 1.5), Row("NM", "difference", (-1, 1), 0.5)),
     )
-    text = to_latex(made)
+    text = to_text(made, "tex")
     assert (
         r"\caption{50\% of \{A\} \& B\_1 \#2 \$3 C:\textbackslash{}x \textasciitilde{} \textasciicircum{} 64$\times$44}"
         in text
@@ -261,16 +233,29 @@ def test_latex() -> None:
     without_escapes = re.sub(r"\\[\\{}]", "", text)
     assert without_escapes.count("{") == without_escapes.count("}")
     for made in (table(result()), table(result(OUMVLP), "oumvlp")):
-        to_latex(made).encode("ascii")  # any engine, any input encoding
+        to_text(made, "tex").encode("ascii")  # any engine, any input encoding
 
 
-def test_formats_have_the_names_of_files() -> None:
-    made = table(result())
-    assert {ending: function(made)[:2] for ending, function in TEXT_FORMATS.items()} == {
-        "md": "**",
-        "tex": "\\b",
-        "csv": "# ",
-    }
+@pytest.mark.parametrize("format", [*TEXT_FORMATS, "terminal"])
+def test_any_table_in_any_format(format: str) -> None:
+    """What a format takes for its own markup is shown as it is."""
+    made = render(["[b]run", "a|b"], [["x_1", "50%"], ["y", "–"]], format, title="T", rules=[1])
+    if format == "terminal":
+        console = Console(file=io.StringIO(), width=80)
+        console.print(made)
+        made = console.file.getvalue()
+    expected = {
+        "md": ["**T**", "| \\[b]run | a\\|b |", "| --- | ---: |", "| x\\_1 | 50% |"],
+        "tex": [r"\caption{T}", r"[b]run & a\textbar{}b \\", r"x\_1 & 50\% \\", r"y & -- \\"],
+        "csv": ["# T\n[b]run,a|b\nx_1,50%\ny,–\n"],
+        "terminal": ["[b]run", "a|b", "x_1", "50%", "–"],
+    }[format]
+    assert all(text in made for text in expected), made
+
+
+def test_an_unknown_format() -> None:
+    with pytest.raises(ValueError, match=r"unknown format 'html' of a table; there are terminal, md, tex, csv"):
+        render(["a"], [], "html")
 
 
 def test_shipped_values_are_read_without_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,16 @@
 """The table of a paper: a line for each probe and method, a column for each probe view, and their mean.
 
-`paper_table` makes it from results and from what was published; `to_terminal`, `to_markdown`, `to_latex` and `to_csv`
-show it. All four print the same numbers, rounded to one decimal as papers do.
+`paper_table` makes it from results and from what was published, `to_terminal` and `to_text` show it: all formats print
+the same numbers, rounded to one decimal as papers do. `render` is what every table of this project is shown with.
 """
 
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import rich.table
 from rich import box
@@ -20,6 +21,7 @@ from cstl.files import shown as shown_text
 from cstl.metrics import CrossViewResult
 
 MISSING = "–"
+TEXT_FORMATS = ("md", "tex", "csv")  # by file ending
 _DIFFERENCE = "difference"
 
 
@@ -57,7 +59,86 @@ class Table:
             yield [row for row in self.rows if row.probe == probe]
 
 
-rows, measures = CrossViewResult.rows, CrossViewResult.measures
+def render(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    format: str,
+    *,
+    title: str = "",
+    words: Collection[int] = (0,),
+    rules: Collection[int] = (),
+    quiet: Collection[int] = (),
+    tight: bool = False,
+) -> Any:
+    """Return a table as text, or as rich's for a terminal; what a format takes for its own markup is shown as it is.
+
+    Args:
+        columns: headings.
+        rows: cells.
+        format: "md" as GitHub and most editors show it, "tex" for a paper with or without booktabs, "csv", or
+            "terminal" for rich's `Console.print`.
+        title: stands above it; in a terminal, whoever prints it says it.
+        words: positions of the columns that stand left; the others are numbers and stand right.
+        rules: positions of the rows before which a rule stands, where the format has rules.
+        quiet: positions of the rows that matter less, in a terminal.
+        tight: leave one character between columns, not two, in a terminal.
+    """
+    if format == "terminal":
+        return _terminal(columns, rows, words, rules, quiet, tight)
+    if format == "md":
+        lines = [map(_markdown, columns), ("---" if i in words else "---:" for i in range(len(columns)))]
+        lines += [map(_markdown, row) for row in rows]
+        heading = f"**{_markdown(title)}**\n\n" if title else ""
+        return heading + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    if format == "csv":
+        text = io.StringIO(f"# {_one_line(title)}\n" * bool(title))
+        text.seek(0, io.SEEK_END)
+        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+        return text.getvalue()
+    if format == "tex":
+        return _latex_table(columns, rows, title, words, rules)
+    raise ValueError(f"unknown format {format!r} of a table; there are terminal, {', '.join(TEXT_FORMATS)}")
+
+
+def _terminal(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    words: Collection[int],
+    rules: Collection[int],
+    quiet: Collection[int],
+    tight: bool,
+) -> rich.table.Table:
+    table = rich.table.Table(box=box.SIMPLE_HEAD, padding=0 if tight else (0, 1, 0, 0), show_edge=False)
+    for i, name in enumerate(columns):
+        if i in words:
+            table.add_column(Text(name), overflow="fold")
+        else:
+            style = "bold" if name == "mean" else None
+            table.add_column(Text(name), justify="right", style=style, no_wrap=True)
+    for i, row in enumerate(rows):
+        if i in rules:
+            table.add_section()
+        table.add_row(*map(Text, row), style="dim" if i in quiet else None)
+    return table
+
+
+def _latex_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, words: Collection[int], rules: Collection[int]
+) -> str:
+    lines = [
+        r"\begin{table*}",
+        r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"  % the rules of booktabs, or plain ones in a paper without it",
+        r"  \providecommand{\toprule}{\hline}\providecommand{\midrule}{\hline}\providecommand{\bottomrule}{\hline}",
+        rf"  \caption{{{_latex(title)}}}",
+        rf"  \begin{{tabular}}{{{''.join('l' if i in words else 'r' for i in range(len(columns)))}}}",
+        r"    \toprule",
+    ]
+    for i, row in enumerate([columns, *rows]):
+        lines += [r"    \midrule"] if i == 1 or i - 1 in rules else []
+        lines.append("    " + " & ".join(map(_latex, row)).lstrip() + r" \\")
+    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"]) + "\n"
+
 
 _SUMMARY = (  # what to show, and where `measures` has it
     ("rank-1, probes with a match", "identical_views_excluded", "matched"),
@@ -70,17 +151,13 @@ _SUMMARY = (  # what to show, and where `measures` has it
 
 
 def summary(result: CrossViewResult) -> rich.table.Table:
-    """For rich's `Console.print`: the means of every other measure than `paper_table`'s, by probe, in percent."""
-    found = result.measures()
-    table = rich.table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("other means (%)", no_wrap=True)
-    for probe in result.accuracy:
-        table.add_column(Text(probe), justify="right", no_wrap=True)
+    """Return, for rich's `Console.print`, the means that `paper_table` does not have, by probe, in percent."""
+    found, lines = result.measures(), []
     for label, name, key in _SUMMARY:
         if name in found:
             means = [found[name].get(probe, {}).get(key) for probe in result.accuracy]
-            table.add_row(label, *(_shown(mean[0] if isinstance(mean, list) else mean, False) for mean in means))
-    return table
+            lines.append([label, *(decimal(mean[0] if isinstance(mean, list) else mean) for mean in means)])
+    return render(["other means (%)", *result.accuracy], lines, "terminal")
 
 
 def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str, str], dict[str, float]]:
@@ -114,45 +191,29 @@ def paper_table(
     dataset: str | None,
     size: tuple[int, int],
     *,
-    rank: int = 1,
-    matched: bool = False,
-    include_identical_view: bool = False,
-    measure: str = "rank",
-    others: Sequence[str] = (),
     published_as: str | None = None,
     remarks: Sequence[str] = (),
 ) -> Table:
-    """The table as papers print it.
+    """Return the table that papers print: rank-1, every probe counted, identical views excluded.
 
     Below the first method comes the row of what it was published as, "NAME (paper)", and the difference, ours minus
-    theirs, of the numbers as printed. Published values are rank-1 with every probe counted and identical views excluded
-    on the data set's own views, and stand only in a table of the same kind. Whether they may stand there at all,
-    `cstl.reporting.published.published` says.
+    theirs, of the numbers as printed; only where the views are those of the paper. Whether published values may stand
+    there at all, `cstl.reporting.published.published` says.
 
     Args:
         methods: name → result, such as {"CSTL": …, "GEI": …}, all of the same protocol.
         title: the data set's name for the reader, such as "CASIA-B".
         dataset: the data set's name, such as "casiab".
         size: height and width of the silhouettes, in pixels.
-        rank, matched, include_identical_view, measure: see `CrossViewResult.per_view`.
-        others: further published methods to show, such as ["GaitSet", "GaitPart"].
         published_as: the published method that the first one is, such as "CSTL"; None: compared with nothing published.
         remarks: what else is to be said in the title.
-
-    Raises:
-        ValueError: as `CrossViewResult.per_view`.
     """
     own, first = next(iter(methods.items()))
-    identical = include_identical_view or first.has_one_view
-    comparable = measure == "rank" and rank == 1 and not (matched or identical or first.joint_gallery)
-    published = published_rows(dataset, size) if comparable else {}
+    published = {} if first.has_one_view else published_rows(dataset, size)
     published = {key: row for key, row in published.items() if row.keys() - {"mean"} == set(first.views)}
-    ours = {name: result.rows(rank, matched, include_identical_view, measure) for name, result in methods.items()}
+    ours = {name: result.rows() for name, result in methods.items()}
     lines = []
-    for probe in next(iter(ours.values())):
-        lines += [
-            _row(probe, f"{name} (paper)", published[probe, name]) for name in others if (probe, name) in published
-        ]
+    for probe in first.probes:
         for name, table in ours.items():
             mine = table[probe]["per_view"] | {"mean": table[probe]["mean"]}
             lines.append(_row(probe, name, mine))
@@ -161,85 +222,49 @@ def paper_table(
                 lines.append(_row(probe, f"{published_as} (paper)", {view: theirs[view] for view in mine}))
                 lines.append(_row(probe, _DIFFERENCE, _difference(mine, theirs)))
     height, width = size
-    number = f"rank-{rank}" if measure == "rank" else measure
-    rule = "every probe" if measure == "rank" and not matched else "probes with a match"
-    views = "cross-view gallery" if first.joint_gallery else f"identical views {'in' if identical else 'ex'}cluded"
-    measured = "; ".join([f"{shown_text(title)} {height}×{width}: {number} (%), {rule}, {views}", *remarks])
-    return Table(measured, first.views, tuple(lines))
+    rule = f"rank-1 (%), every probe, identical views {'in' if first.has_one_view else 'ex'}cluded"
+    return Table("; ".join([f"{shown_text(title)} {height}×{width}: {rule}", *remarks]), first.views, tuple(lines))
 
 
 def to_terminal(table: Table, width: int = 80) -> Group:
-    """For rich's `Console.print`: fits `width` characters, if need be as several blocks of views."""
-    cells = {row: [_short(number, row.is_difference) for number in row.numbers] for row in table.rows}
+    """Return what rich's `Console.print` shows in `width` characters, if need be as several blocks of views."""
+    numbers = [[_short(number, row.is_difference) for number in row.numbers] for row in table.rows]
     names = max(len(row.probe) for row in table.rows) + 1 + max(len("method"), *(len(row.method) for row in table.rows))
-    column = 1 + max(len("mean"), *map(len, table.views), *(len(cell) for line in cells.values() for cell in line))
+    column = 1 + max(len("mean"), *map(len, table.views), *(len(cell) for line in numbers for cell in line))
     blocks = math.ceil(len(table.views) / max(1, (width - names) // column - 1))  # a column is left for the mean
     size = math.ceil(len(table.views) / blocks)
-    shown: list[rich.table.Table | Text] = [Text(table.title, style="bold")]
+    firsts = _firsts(table)
+    quiet = [i for i, row in enumerate(table.rows) if row.is_difference]
+    parts: list[rich.table.Table | Text] = [Text(table.title, style="bold")]
     for start in range(0, len(table.views), size):
-        columns = list(range(start, min(start + size, len(table.views))))
-        last = columns[-1] == len(table.views) - 1
-        block = rich.table.Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-        block.add_column("", no_wrap=True)
-        block.add_column("method", no_wrap=True)
-        for i in columns:
-            block.add_column(Text(table.views[i]), justify="right", no_wrap=True)
-        if last:
-            block.add_column("mean", justify="right", style="bold", no_wrap=True)
-        for group in table.groups():
-            for row in group:
-                numbers = [cells[row][i] for i in (*columns, *([-1] if last else []))]
-                style = "dim" if row.is_difference else None
-                block.add_row(Text(row.probe if row is group[0] else ""), Text(row.method), *numbers, style=style)
-            block.add_section()
-        shown += [Text(), block]
-    return Group(*shown)
+        some = list(range(start, min(start + size, len(table.views))))
+        if some[-1] == len(table.views) - 1:
+            some.append(len(table.views))  # the mean
+        columns = ["", "method", *([*table.views, "mean"][i] for i in some)]
+        lines = [
+            [row.probe if i in firsts else "", row.method, *(numbers[i][k] for k in some)]
+            for i, row in enumerate(table.rows)
+        ]
+        block = render(columns, lines, "terminal", words=(0, 1), rules=firsts, quiet=quiet, tight=True)
+        parts += [Text(), block]
+    return Group(*parts)
 
 
-def to_markdown(table: Table) -> str:
-    """A pipe table, as GitHub and most editors show it, under its title."""
-    lines = [
-        ["probe", "method", *map(_markdown, table.views), "mean"],
-        ["---", "---", *["---:"] * (len(table.views) + 1)],
-        *([_markdown(row.probe), _markdown(row.method), *cells(row)] for row in table.rows),
-    ]
-    return "\n".join([f"**{_markdown(table.title)}**", "", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+def to_text(table: Table, format: str) -> str:
+    """Return the table as the content of a file: one of `TEXT_FORMATS`. In CSV, a missing value is an empty cell."""
+    firsts, lines = _firsts(table), []
+    for i, row in enumerate(table.rows):
+        probe = "" if format == "tex" and i not in firsts else row.probe
+        bare = ["" if number is None else f"{number:.1f}" for number in row.numbers]
+        lines.append([probe, row.method, *(bare if format == "csv" else cells(row))])
+    columns = ["probe", "method", *table.views, "mean"]
+    return render(columns, lines, format, title=table.title, words=(0, 1), rules=firsts)
 
 
-def to_latex(table: Table) -> str:
-    """A LaTeX table: with booktabs where the paper loads it, else with plain lines; needs no other package."""
-    lines = [
-        r"\begin{table*}",
-        r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        r"  % the rules of booktabs, or plain ones in a paper without it",
-        r"  \providecommand{\toprule}{\hline}\providecommand{\midrule}{\hline}\providecommand{\bottomrule}{\hline}",
-        rf"  \caption{{{_latex(table.title)}}}",
-        rf"  \begin{{tabular}}{{ll*{{{len(table.views)}}}{{r}}r}}",
-        r"    \toprule",
-        "    " + " & ".join(["Probe", "Method", *map(_latex, table.views), r"Mean \\"]),
-    ]
-    for group in table.groups():
-        lines.append(r"    \midrule")
-        for row in group:
-            names = [_latex(row.probe) if row is group[0] else "", _latex(row.method)]
-            lines.append("    " + " & ".join([*names, *map(_latex, cells(row))]).lstrip() + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"]
-    return "\n".join(lines) + "\n"
-
-
-def to_csv(table: Table) -> str:
-    """Comma-separated values under a comment line with the title; a missing value is an empty cell."""
-    text = io.StringIO()
-    text.write(f"# {_one_line(table.title)}\n")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["probe", "method", *table.views, "mean"])
-    for row in table.rows:
-        numbers = ["" if number is None else f"{number:.1f}" for number in row.numbers]
-        writer.writerow([row.probe, row.method, *numbers])
-    return text.getvalue()
-
-
-TEXT_FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv}  # by file ending
+def _firsts(table: Table) -> list[int]:
+    """Return the positions of the first row of each probe."""
+    probes = [row.probe for row in table.rows]
+    return [i for i, probe in enumerate(probes) if probe not in probes[:i]]
 
 
 def _row(probe: str, method: str, numbers: Mapping[str, float | None]) -> Row:
@@ -258,8 +283,8 @@ def _difference(ours: Mapping[str, float | None], theirs: Mapping[str, float]) -
     return differences
 
 
-def _shown(number: float | None, is_difference: bool) -> str:
-    """With one decimal; a difference with its sign."""
+def decimal(number: float | None, is_difference: bool = False) -> str:
+    """Return a number with one decimal, a difference with its sign."""
     if number is None:
         return MISSING
     if not is_difference:
@@ -269,13 +294,13 @@ def _shown(number: float | None, is_difference: bool) -> str:
 
 def _short(number: float | None, is_difference: bool) -> str:
     """In four characters: 100 and differences of ten and more go without a decimal."""
-    text = _shown(number, is_difference)
-    return text if len(text) <= 4 or number is None else _shown(float(round(number)), is_difference)[:-2]
+    text = decimal(number, is_difference)
+    return text if len(text) <= 4 or number is None else decimal(float(round(number)), is_difference)[:-2]
 
 
 def cells(row: Row) -> list[str]:
     """The numbers of a row as every table shows them: one decimal, a sign where it is a difference."""
-    return [_shown(number, row.is_difference) for number in row.numbers]
+    return [decimal(number, row.is_difference) for number in row.numbers]
 
 
 def _one_line(text: str) -> str:

@@ -135,7 +135,7 @@ class Pictures(Callback):
         assert isinstance(pl_module, GaitRecognizer)
         result = pl_module.result
         assert result is not None
-        rank1 = tables.rows(result)
+        rank1 = result.rows()
         scalars = {
             f"test/rank1/{probe}/{view}": value
             for probe in result.accuracy

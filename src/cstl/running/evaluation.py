@@ -66,8 +66,8 @@ def evaluate_and_write(
         say(f"the paper's rows are left out: {paper.left_out}")
     CONSOLE.print()
     CONSOLE.print(tables.summary(result), highlight=False)
-    for ending, render in tables.TEXT_FORMATS.items():
-        write_text(folder / f"table.{ending}", render(table))
+    for ending in tables.TEXT_FORMATS:
+        write_text(folder / f"table.{ending}", tables.to_text(table, ending))
 
     content = _content(settings, recognizer, data, seen, paper, methods, checkpoint, seconds)
     noticed = remarks(
@@ -129,9 +129,9 @@ def _content(
         "test_subjects": len(data.test_subjects),
         "gallery_sequences": int(result.gallery_sequences.sum()),
         "probe_sequences": {probe: int(count.sum()) for probe, count in result.probe_sequences.items()},
-        "rank1": tables.rows(result),
-        "rank1_matched": tables.rows(result, matched=True),
-        "measures": {method: tables.measures(found) for method, found in methods.items()},
+        "rank1": result.rows(),
+        "rank1_matched": result.rows(matched=True),
+        "measures": {method: found.measures() for method, found in methods.items()},
         "seconds": seconds,
         "checkpoint": str(checkpoint),
         "configuration": digest(trained),

@@ -25,6 +25,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from cstl import files
 from cstl.files import check_inside, read_text, write_text
+from cstl.reporting.tables import decimal, render
 from cstl.running.processes import is_multirun
 
 Row = dict[str, float]
@@ -238,8 +239,8 @@ class TensorBoardLog(TensorBoardLogger):
     @rank_zero_only
     def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
         """Log a table as text."""
-        lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in data)]
-        self.experiment.add_text(key, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
+        cells = [[value if isinstance(value, str) else decimal(value) for value in row] for row in data]
+        self.experiment.add_text(key, render(columns, cells, "md"), step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -271,7 +272,3 @@ def closing(loggers: Iterable[Logger]) -> Iterator[None]:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
