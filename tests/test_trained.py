@@ -15,7 +15,7 @@ from cstl.config import CONFIG_PATH
 from cstl.evaluate import evaluate
 from cstl.train import train
 from cstl.trained import NOBODY, Trained, people, ranges, to_plain, training_of
-from cstl.walkers.synthesis import subject_traits
+from cstl.walkers.traits import subject_traits
 
 Configure = Callable[..., DictConfig]
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.max_steps=1", "baseline=false")

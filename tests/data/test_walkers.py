@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from cstl.owner import InUseError, owner
+from cstl.walkers import body, camera, traits
 from cstl.walkers import synthesis as walkers
-from cstl.walkers.synthesis import CONDITIONS, FPS, VIEWS, joint_angle, render_sequence, synthesize
+from cstl.walkers.synthesis import CONDITIONS, FPS, VIEWS, render_sequence, synthesize
+from cstl.walkers.traits import joint_angle
 
 PHASE = np.arange(200) / 200
 TINY = {"subjects": 2, "seed": 5, "views": ("000", "090"), "conditions": ("nm-01", "cl-01"), "frames": 6}
@@ -68,47 +70,47 @@ def test_joint_angles_repeat_scale_shift_and_lag():
 @pytest.fixture
 def symmetric():
     """A walk of the mean person, whose sides are alike."""
-    traits = {
+    mean = {
         name: trait.mean
-        for table in (walkers.TRAITS, walkers.PATH, walkers.COAT, walkers.BAG)
+        for table in (traits.TRAITS, traits.PATH, traits.COAT, traits.BAG)
         for name, trait in table.items()
     }
-    return walkers.Walk(traits, coat=False, bag="", side=0, phase=0.0, length=60)
+    return traits.Walk(mean, coat=False, bag="", side=0, phase=0.0, length=60)
 
 
 def test_left_and_right_are_half_a_cycle_apart(symmetric):
-    now, later = (walkers.skeleton(symmetric, PHASE + shift) for shift in (0, 0.5))
-    for part in walkers.LIMBS:
+    now, later = (body.skeleton(symmetric, PHASE + shift) for shift in (0, 0.5))
+    for part in body.LIMBS:
         mirrored = now[f"{part}_left"].origin * (1, -1, 1)
         np.testing.assert_allclose(later[f"{part}_right"].origin, mirrored, atol=1e-9)
 
 
 def test_arms_swing_against_the_legs(symmetric):
-    segments = walkers.skeleton(symmetric, PHASE)
-    for side in walkers.SIDES:
+    segments = body.skeleton(symmetric, PHASE)
+    for side in body.SIDES:
         hand, foot = (segments[f"{part}_{side}"].origin[:, 0] for part in ("hand", "foot"))
         assert np.corrcoef(hand, foot)[0, 1] < -0.7
 
 
 def test_speed_follows_from_cadence_and_stride(symmetric):
-    gait = walkers.gait(symmetric)
+    gait = body.gait(symmetric)
     assert gait.frequency == pytest.approx(symmetric.traits["cadence"] / 120)
     assert 1.0 < gait.speed < 1.6
     quick = symmetric._replace(traits=symmetric.traits | {"cadence": 1.2 * symmetric.traits["cadence"]})
-    assert walkers.gait(quick).speed == pytest.approx(1.2 * gait.speed)
+    assert body.gait(quick).speed == pytest.approx(1.2 * gait.speed)
 
 
 def test_feet_stay_on_the_ground_and_the_head_at_the_stature(symmetric):
-    body = walkers.embody(symmetric)
-    reach = np.sqrt((body.shapes[:, :, 2] ** 2).sum(-1))  # (T, E), half heights
-    lowest = (body.centres[..., 2] - reach).min(1)
-    highest = (body.centres[..., 2] + reach).max(1)
+    walker = body.embody(symmetric)
+    reach = np.sqrt((walker.shapes[:, :, 2] ** 2).sum(-1))  # (T, E), half heights
+    lowest = (walker.centres[..., 2] - reach).min(1)
+    highest = (walker.centres[..., 2] + reach).max(1)
     assert np.abs(lowest).max() < 0.05
     assert np.abs(highest - symmetric.traits["stature"]).max() < 0.08
 
 
 def test_the_outline_has_the_period_of_the_cadence(symmetric):
-    frames = walkers.silhouettes(walkers.outlines(walkers.embody(symmetric), "090"))
+    frames = camera.silhouettes(camera.outlines(body.embody(symmetric), "090"))
     widths = np.array([np.ptp(np.flatnonzero(frame.any(0))) for frame in frames], float)
     widths -= widths.mean()
     lags = np.arange(5, 25)
@@ -155,10 +157,10 @@ def test_walkers_come_at_000_pass_at_090_and_go_at_180():
 
 def test_a_coat_widens_the_outline_at_the_thighs_and_leaves_the_head():
     for subject in ("001", "002", "003"):
-        walk = walkers.draw_walk(1, subject, "nm-01", 30)
+        walk = traits.draw_walk(1, subject, "nm-01", 30)
         for view in ("000", "090"):
             normal, coat = (
-                row_widths(walkers.silhouettes(walkers.outlines(walkers.embody(walk._replace(coat=c)), view)))
+                row_widths(camera.silhouettes(camera.outlines(body.embody(walk._replace(coat=c)), view)))
                 for c in (False, True)
             )
             assert (coat[10:13] > normal[10:13] + 1).all()
@@ -166,19 +168,19 @@ def test_a_coat_widens_the_outline_at_the_thighs_and_leaves_the_head():
 
 
 def test_bags_add_pixels_beside_the_same_walk():
-    walk = walkers.draw_walk(1, "001", "nm-01", 20)
-    for bag in walkers.BAGS:
+    walk = traits.draw_walk(1, "001", "nm-01", 20)
+    for bag in traits.BAGS:
         for view in ("072", "108"):
             bare, laden = (
-                (walkers.silhouettes(walkers.outlines(walkers.embody(walk._replace(bag=b)), view)) > 0).sum()
+                (camera.silhouettes(camera.outlines(body.embody(walk._replace(bag=b)), view)) > 0).sum()
                 for b in ("", bag)
             )
             assert laden > 1.01 * bare, (bag, view)
 
 
 def test_bags_vary():
-    kinds = {walkers.draw_walk(0, f"{i:03d}", "bg-01", 30).bag for i in range(20)}
-    assert kinds == set(walkers.BAGS)
+    kinds = {traits.draw_walk(0, f"{i:03d}", "bg-01", 30).bag for i in range(20)}
+    assert kinds == set(traits.BAGS)
 
 
 def test_noise_spoils_the_frames_but_leaves_the_person():
@@ -190,12 +192,12 @@ def test_noise_spoils_the_frames_but_leaves_the_person():
 
 
 def test_every_kind_of_noise_occurs(monkeypatch):
-    monkeypatch.setattr(walkers, "NOISE", dict.fromkeys(walkers.NOISE, 0.0))
+    monkeypatch.setattr(camera, "NOISE", dict.fromkeys(camera.NOISE, 0.0))
     whole = render_sequence(1, "001", "nm-01", "090", 10)
-    for kind in walkers.NOISE:
-        monkeypatch.setitem(walkers.NOISE, kind, 1.0)
+    for kind in camera.NOISE:
+        monkeypatch.setitem(camera.NOISE, kind, 1.0)
         spoilt = render_sequence(1, "001", "nm-01", "090", 10)
-        monkeypatch.setitem(walkers.NOISE, kind, 0.0)
+        monkeypatch.setitem(camera.NOISE, kind, 0.0)
         pixels, before = (spoilt > 0).sum((1, 2)), (whole > 0).sum((1, 2))
         if kind == "empty":
             assert not spoilt.any()
@@ -225,15 +227,15 @@ def test_views_show_the_same_moments():
 
 def test_subjects_differ_more_than_their_sequences():
     def mean_traits(subject, condition):
-        walk = walkers.draw_walk(0, subject, condition, 30)
-        return np.array([(walk.traits[n] - t.mean) / t.between for n, t in walkers.TRAITS.items()])
+        walk = traits.draw_walk(0, subject, condition, 30)
+        return np.array([(walk.traits[n] - t.mean) / t.between for n, t in traits.TRAITS.items()])
 
     drawn = np.array([[mean_traits(f"{s:03d}", c) for c in CONDITIONS[:4]] for s in range(1, 13)])  # (S, C, traits)
     assert drawn.std(1).mean() < 0.3 * drawn.mean(1).std(0).mean()
 
 
 def test_lengths_have_the_mean_asked_for():
-    lengths = [walkers.draw_walk(0, f"{s:03d}", "nm-01", 40).length for s in range(200)]
+    lengths = [traits.draw_walk(0, f"{s:03d}", "nm-01", 40).length for s in range(200)]
     assert np.mean(lengths) == pytest.approx(40, abs=1)
     assert 34 <= min(lengths) < max(lengths) <= 46
 
@@ -391,7 +393,7 @@ def test_other_settings_are_refused(tmp_path, monkeypatch):
     before = tree(tmp_path)
     with pytest.raises(FileExistsError, match="frames 6 there, 7 asked for"):
         synthesize(tmp_path, **(TINY | {"frames": 7}), workers=1, progress=False)
-    monkeypatch.setattr(walkers, "BETWEEN", 0.5)
+    monkeypatch.setattr(traits, "BETWEEN", 0.5)
     with pytest.raises(FileExistsError, match="renderer"):
         synthesize(tmp_path, **TINY, workers=1, progress=False)
     assert tree(tmp_path) == before
