@@ -38,12 +38,13 @@ from cstl.checkpoint import DamagedError, load_tensors, load_weights, transfer
 from cstl.compare import main as compare_main
 from cstl.config import CONFIG_PATH, Plain, plain
 from cstl.data import Protocol, Store, open_store
+from cstl.data.frames import read_grey
+from cstl.data.pickles import read_pickle
 from cstl.data.protocol import as_protocol
 from cstl.data.store import COLUMNS
 from cstl.evaluate import evaluate
 from cstl.files import shown
 from cstl.models import CSTL
-from cstl.preparation.frames import read_grey, read_pickle
 from cstl.preparation.sources import Source, read_sources
 from cstl.recognizer import cross_view_accuracy
 from cstl.reporting import charts, figures, findings, leaderboard, pictures, results, tables

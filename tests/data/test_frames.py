@@ -7,7 +7,8 @@ import fake_trees
 import numpy as np
 import pytest
 
-from cstl.preparation.frames import list_files, read_grey, read_pickle
+from cstl.data.frames import list_files, read_grey
+from cstl.data.pickles import read_pickle
 
 ARRAY = np.arange(5 * 64 * 44, dtype=np.uint8).reshape(5, 64, 44)
 

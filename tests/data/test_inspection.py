@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from cstl.data import Protocol, open_store
-from cstl.preparation.frames import list_files, reading_of_points
+from cstl.data.frames import list_files, reading_of_points
 from cstl.preparation.inspection import look_at_masks
-from cstl.preparation.prepare import Summary, prepare
+from cstl.preparation.join import Summary
+from cstl.preparation.prepare import prepare
 
 Spoil = Callable[[np.ndarray], np.ndarray]
 

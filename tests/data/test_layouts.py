@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import cstl.preparation.layouts as module
-from cstl.preparation.frames import list_files
+from cstl.data.frames import list_files
 from cstl.preparation.layouts import list_sequences
 
 

@@ -18,12 +18,15 @@ import fake_trees
 import numpy as np
 import pytest
 
-import cstl.preparation.frames as frames_module
+import cstl.data.frames as frames_module
 import cstl.preparation.inspection as inspection_module
 import cstl.preparation.plan as plan_module
 import cstl.preparation.prepare as module
 from cstl.data import Protocol, Store, align_silhouette, open_store
-from cstl.preparation.prepare import Summary, finished, join, plan_preparation, prepare, prepare_chunk, prepare_shard
+from cstl.preparation.chunks import finished, prepare_chunk
+from cstl.preparation.join import Summary, join
+from cstl.preparation.plan import plan_preparation
+from cstl.preparation.prepare import prepare, prepare_shard
 
 Draw = Callable[..., np.ndarray]
 Write = Callable[[Path, list[np.ndarray]], None]
@@ -207,16 +210,16 @@ def test_strict_after_a_run_that_was_not(
 KILL = """
 import os, signal, sys
 import cstl.preparation.plan
-import cstl.preparation.prepare as module
+from cstl.preparation import chunks, prepare as module
 from cstl.data import Protocol
 cstl.preparation.plan.CHUNK = 3
-calls, original = [], module._prepare_sequence
+calls, original = [], chunks.prepare_sequence
 def killed(*arguments):
     calls.append(arguments)
     if len(calls) == 14:  # in the middle of the fifth chunk
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments)
-module._prepare_sequence = killed
+chunks.prepare_sequence = killed
 protocol = Protocol(**eval(sys.argv[3]))
 module.prepare(sys.argv[1], sys.argv[2], dataset="tiny", protocol=protocol, res=64, workers=1)
 """
@@ -254,9 +257,9 @@ def test_killed_and_started_again(
 def test_no_worker_outlives_a_killed_parent(raw_tree: Path, tmp_path: Path, protocol: Protocol) -> None:
     code = (
         KILL.replace("workers=1", "workers=2")
-        .replace("_prepare_sequence", "_nothing")
+        .replace("chunks.prepare_sequence", "chunks.nothing")
         .replace(
-            "calls, original = [], module._nothing",
+            "calls, original = [], chunks.nothing",
             """
 original, pids = module.as_completed, []
 def as_completed(futures):

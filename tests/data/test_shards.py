@@ -15,10 +15,15 @@ import pytest
 from omegaconf import DictConfig
 
 import cstl.preparation.plan as plan_module
-import cstl.preparation.prepare as module
 from cstl.data import Protocol, Store, open_store
 from cstl.owner import InUseError
-from cstl.preparation.prepare import Summary, finished, join, plan_preparation, prepare, prepare_shard
+from cstl.preparation import chunks as chunks_module
+from cstl.preparation import join as join_module
+from cstl.preparation import prepare as prepare_module
+from cstl.preparation.chunks import finished, prepare_chunk
+from cstl.preparation.join import Summary, join
+from cstl.preparation.plan import plan_preparation
+from cstl.preparation.prepare import prepare, prepare_shard
 from cstl.prepare import prepare as prepare_command
 
 FILES = ("frames.npy", "sequences.csv", "dropped.csv", "short_sequences.csv")
@@ -183,8 +188,10 @@ def test_the_command_line_names_what_to_type(
 # --- Two at once ---------------------------------------------------------------------------------------------------
 
 
-def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, other: Callable[[], object], at: int = 1) -> None:
+def meanwhile(monkeypatch: pytest.MonkeyPatch, place: str, other: Callable[[], object], at: int = 1) -> None:
     """Let another process, for which `other` stands, do its work just before the `at`-th call of a function."""
+    module, name = place.split(".")
+    module = {"chunks": chunks_module, "join": join_module, "prepare": prepare_module}[module]
     original, calls = getattr(module, name), []
 
     def call(*arguments: object, **options: object) -> object:
@@ -196,28 +203,30 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, other: Callable[[], ob
     monkeypatch.setattr(module, name, call)
 
 
-@pytest.mark.parametrize("name", ["_prepare_sequence", "join", "_clear_abandoned", "_write_csv", "replacing"])
+@pytest.mark.parametrize(
+    "place", ["chunks.prepare_sequence", "prepare.join", "join.clear_abandoned", "join.write_csv", "chunks.replacing"]
+)
 def test_two_preparations_at_once(
-    name: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
+    place: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One does everything while the other is anywhere, and takes OUT.partial away."""
     others: list[Summary] = []
-    meanwhile(monkeypatch, name, lambda: others.append(prepare(raw_tree, tmp_path / "out", **options)))
+    meanwhile(monkeypatch, place, lambda: others.append(prepare(raw_tree, tmp_path / "out", **options)))
     summary = prepare(raw_tree, tmp_path / "out", **options)
     assert summary.sequences == others[0].sequences == 36
     assert same(tmp_path / "out", store.path)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name", ["_prepare_sequence", "replacing", "finished"])
+@pytest.mark.parametrize("place", ["chunks.prepare_sequence", "prepare.replacing", "chunks.finished"])
 def test_a_shard_while_another_joins(
-    name: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
+    place: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def all_of_it() -> None:
         prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
         prepare(raw_tree, tmp_path / "out", **options)
 
-    meanwhile(monkeypatch, name, all_of_it)
+    meanwhile(monkeypatch, place, all_of_it)
     prepare_shard(raw_tree, tmp_path / "out", shard=2, shards=4, **options)
     assert same(tmp_path / "out", store.path)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -258,7 +267,7 @@ def test_jobs_that_saw_different_files_do_not_mix_their_frames(
         frame.write_bytes(cv2.imencode(".png", draw_blob(5, 5))[1].tobytes())
         prepare_shard(raw, out, shard=0, shards=12, **options)
 
-    meanwhile(monkeypatch, "replacing", replaced, at=3)  # the note of the sharding, the frames, the outcome
+    meanwhile(monkeypatch, "chunks.replacing", replaced, at=2)  # the frames, the outcome
     prepare_shard(raw, out, shard=0, shards=12, **options)
     chunk = plan_preparation(raw, out, **{name: options[name] for name in ("dataset", "protocol", "res")}).chunk(0)
     outcome = finished(chunk)
@@ -279,7 +288,7 @@ def test_two_preparations_of_different_things_at_once_do_not_mix(
     """The other one has replaced some chunks by its own just before the first joins."""
     (raw / "001/bg-01/000/001.png").unlink()
     other = plan_preparation(raw, tmp_path / "out", dataset="tiny", protocol=options["protocol"], res=other_res)
-    meanwhile(monkeypatch, "join", lambda: module.prepare_chunk(other.chunk(0)))
+    meanwhile(monkeypatch, "prepare.join", lambda: prepare_chunk(other.chunk(0)))
     with pytest.raises(InUseError, match=r"another process prepares .*out of other files or with other options"):
         prepare(raw_tree, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
@@ -290,10 +299,10 @@ def test_a_killed_join_is_cleared_when_it_is_old(raw_tree: Path, tmp_path: Path,
     for name in ("store-old", "store-new"):
         (tmp_path / "out.partial" / name).mkdir()
         (tmp_path / "out.partial" / name / "frames.npy.part").write_bytes(b"half")
-    long_ago = (tmp_path / "out.partial").stat().st_mtime - module.ABANDONED - 100
+    long_ago = (tmp_path / "out.partial").stat().st_mtime - join_module.ABANDONED - 100
     for path in ("store-old/frames.npy.part", "store-old"):
         os.utime(tmp_path / "out.partial" / path, (long_ago, long_ago))
-    module._clear_abandoned(tmp_path / "out.partial")
+    join_module.clear_abandoned(tmp_path / "out.partial")
     assert [path.name for path in (tmp_path / "out.partial").glob("store-*")] == ["store-new"]
 
 
@@ -304,7 +313,7 @@ def test_a_full_disk_in_a_shard(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_prepare_sequence", full)
+        patch.setattr(chunks_module, "prepare_sequence", full)
         with pytest.raises(OSError, match=r"the disk of .* is full .*the same command goes on"):
             prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
     prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, **options)

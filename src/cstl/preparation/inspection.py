@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from cstl.data.alignment import clean_mask, is_cut
+from cstl.data.frames import list_files, name_patterns, read_frames, reading_of_points
 from cstl.data.store import Store
 from cstl.files import shown
-from cstl.preparation.frames import list_files, name_patterns, read_frames, reading_of_points
 from cstl.preparation.layouts import AUTO, LAYOUTS, RawSequence, list_sequences, spread
 
 FRAMES, SEQUENCES = "frames", "sequences"  # how many were looked at

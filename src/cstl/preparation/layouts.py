@@ -12,8 +12,8 @@ from pathlib import Path
 from sys import intern
 from typing import NamedTuple, TypeVar
 
+from cstl.data.frames import ARCHIVE, ARCHIVES, PICKLES, PICTURES, UNREADABLE_FOLDER, list_files
 from cstl.files import shown
-from cstl.preparation.frames import ARCHIVE, ARCHIVES, PICKLES, PICTURES, UNREADABLE_FOLDER, list_files
 
 AUTO = "auto"
 LOOP = "symbolic-link loop"
@@ -89,7 +89,7 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, patte
     Args:
         raw: folder of the tree.
         layout: a name in `LAYOUTS`, or "auto" for the one that the tree has.
-        pattern: of the names of the files that are frames, see `cstl.preparation.frames.list_files`.
+        pattern: of the names of the files that are frames, see `cstl.data.frames.list_files`.
 
     Raises:
         ValueError: an unknown layout, no folder given, an empty one, a tree of another layout, of none or of two; the

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from cstl.data.alignment import ALIGNED, check_mask_options, frame_size
+from cstl.data.frames import ARCHIVE, LOSSY, list_files, read_frames
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.data.store import partial_folder
 from cstl.files import shown
-from cstl.preparation.frames import ARCHIVE, LOSSY, list_files, read_frames
 from cstl.preparation.layouts import AUTO, LAYOUTS, Listing, RawSequence, describe, list_sequences, prevailing, spread
 
 CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of work

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from cstl.data.frames import Files
 from cstl.data.store import Store
 from cstl.files import read_text, shown
-from cstl.preparation.frames import Files
 from cstl.preparation.layouts import RawSequence
 
 FILE = "sources.csv"

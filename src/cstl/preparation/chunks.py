@@ -1,0 +1,186 @@
+"""A chunk of sequences: its frames aligned and written, and what became of each."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cstl.data.alignment import (
+    ALIGNED,
+    CUT,
+    NO_PERSON,
+    OFF_CENTRE,
+    align_or_reason,
+    clean_mask,
+    cut_sides,
+    fit_aligned,
+    is_cut,
+)
+from cstl.data.frames import Files, list_files, read_frames
+from cstl.data.store import FORMAT
+from cstl.files import read_json, replacing
+from cstl.preparation.inspection import EVERY, Seen, look_at_frame, look_at_names, note
+from cstl.preparation.layouts import LAYOUTS, RawSequence
+from cstl.preparation.plan import Chunk, names, relative
+from cstl.preparation.sources import Source, source_of
+
+SHORT = 15  # sequences of fewer usable frames are reported
+NATURAL = (NO_PERSON, OFF_CENTRE, CUT)  # frames dropped for any other reason are faulty
+EMPTY = "empty"
+FEW_FILES = "fewer than {} frame files"
+FEW_USABLE = "fewer than {} usable frames"
+OTHER_SIZE = "{}x{} among {}"
+_NAMES = ("subjects", "conditions", "views")  # settings that say which sequences are kept, and not what becomes of them
+
+
+@dataclass
+class Outcome:
+    """What became of a chunk's sequences. Paths are relative to the raw folder."""
+
+    digest: str  # of settings and names, then of the raw files
+    kept: list[tuple[str, str, str, int]] = field(default_factory=list)  # subject, condition, view, frames
+    dropped: list[tuple[str, str, str]] = field(default_factory=list)  # "frame" or "sequence", reason, path
+    short: list[tuple[str, str, str, int, int, str]] = field(default_factory=list)  # …, frames, usable, result
+    sizes: list[str] = field(default_factory=list)  # kept sequences whose frames differ in size
+    seen: Seen = field(default_factory=dict)  # what a sample of frames and names shows
+    unused: int = 0  # usable frames of dropped sequences
+    sources: list[Source] = field(default_factory=list)  # of every sequence
+
+    @property
+    def faulty(self) -> list[str]:
+        """Files that could not be used, and why."""
+        return [f"{path} ({why})" for what, why, path in self.dropped if what == "frame" and why not in NATURAL]
+
+
+def prepare_chunk(chunk: Chunk) -> str:
+    """Align a chunk's frames and write them; a chunk that is finished and whose raw files are the same is left alone.
+
+    Returns:
+        The digest of what it is made of.
+
+    Raises:
+        ValueError: with `strict`, a file that cannot be used.
+        OSError: the disk is full.
+    """
+    files_of = listed(chunk)
+    sources = [source_of(*pair) for pair in zip(chunk.sequences, files_of, strict=True)]
+    outcome = Outcome(_identity(chunk) + hashlib.sha256(json.dumps(sources).encode()).hexdigest(), sources=sources)
+    if (earlier := finished(chunk)) and earlier.digest == outcome.digest:
+        return outcome.digest
+    if (earlier := _outcome(chunk)) and earlier.digest != outcome.digest:  # of other files or settings
+        chunk.outcome_path.unlink(missing_ok=True)
+        chunk.frames_path(earlier.digest).unlink(missing_ok=True)
+    chunk.partial.mkdir(parents=True, exist_ok=True)
+    with replacing(chunk.frames_path(outcome.digest)) as file:
+        subjects: set[str] = set()
+        for number, (sequence, files) in enumerate(zip(chunk.sequences, files_of, strict=True)):
+            looked_at = number % EVERY == 0 or sequence.subject not in subjects
+            subjects.add(sequence.subject)
+            file.writelines(prepare_sequence(sequence, files, chunk, outcome, looked_at))
+    with replacing(chunk.outcome_path) as file:
+        file.write(json.dumps(asdict(outcome)).encode())
+    return outcome.digest
+
+
+def finished(chunk: Chunk) -> Outcome | None:
+    """What became of a chunk that was finished with these settings and sequences, else None.
+
+    With `strict`, a chunk that leaves out files that cannot be used is not finished.
+    """
+    if (outcome := _outcome(chunk)) is None or not outcome.digest.startswith(_identity(chunk)):
+        return None
+    try:
+        size = chunk.frames_path(outcome.digest).stat().st_size
+    except OSError:
+        return None
+    height, width = chunk.settings["height"], chunk.settings["width"]
+    whole = size == sum(kept[3] for kept in outcome.kept) * height * width
+    return outcome if whole and not (chunk.strict and outcome.faulty) else None
+
+
+def _outcome(chunk: Chunk) -> Outcome | None:
+    """What was written last of a chunk, with whatever settings; None where nothing can be read."""
+    try:
+        return Outcome(**read_json(chunk.outcome_path))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def prepare_sequence(
+    sequence: RawSequence, files: Files, chunk: Chunk, outcome: Outcome, looked_at: bool = False
+) -> list[bytes]:
+    """The bytes of the frames to keep, uint8 (H, W) each; none where the sequence is dropped."""
+    suffix = LAYOUTS[chunk.settings["layout"]].suffix
+    to_frame = partial(_to_frame, settings=chunk.settings)
+    frames, count, sizes = [], 0, set()
+    if looked_at:
+        look_at_names(outcome.seen, [relative(path, chunk.raw) for path in files.pictures])
+    chosen = {*files.pictures[:1], *files.pictures[-1:], *files.pictures[len(files.pictures) // 2 :][:1]}
+    for path, image in read_frames(sequence.folder, files, suffix, bool(chunk.settings["threshold"])):
+        count += 1
+        frame = image if isinstance(image, str) else to_frame(image)
+        if looked_at and not isinstance(image, str) and (path in chosen or (suffix == ".pkl" and count % 25 == 1)):
+            look_at_frame(outcome.seen, relative(path, chunk.raw), image, chunk.settings)
+        if not isinstance(frame, str):
+            frames.append(frame.tobytes())
+            if len(frames) > 1 and frames[-1] == frames[-2]:
+                note(outcome.seen, "repeated", relative(path, chunk.raw))
+            sizes.add(image.shape)  # type: ignore[union-attr]
+            continue
+        if chunk.strict and frame not in NATURAL:
+            raise ValueError(f"{path}: {frame}; mend or remove it, or leave such files out with strict=false")
+        outcome.dropped.append(("frame", frame, relative(path, chunk.raw)))
+
+    least = chunk.settings["min_frames"]
+    result = "kept"
+    if not count:
+        result = EMPTY
+    elif len(files.pictures) == count < least:
+        result = FEW_FILES.format(least)
+    elif len(frames) < least:
+        result = FEW_USABLE.format(least)
+    folder = relative(sequence.folder, chunk.raw)
+    if len(frames) < SHORT:
+        outcome.short.append((*names(sequence), count, len(frames), result))
+    if result != "kept":
+        outcome.dropped.append(("sequence", result, folder))
+        outcome.unused += len(frames)
+        return []
+    if len(sizes) > 1:
+        outcome.sizes.append(folder)
+    outcome.kept.append((*names(sequence), len(frames)))
+    return frames
+
+
+def _to_frame(image: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray | str:
+    """A store's frame, uint8 (height, width), of a raw or already aligned silhouette; or why there is none."""
+    source, height = settings["source"], settings["height"]
+    if source is not None and image.shape != tuple(source):
+        return OTHER_SIZE.format(*image.shape, f"silhouettes aligned to {source[0]}x{source[1]}")
+    if source is None and image.shape in ALIGNED and settings["aligned"] is not False:
+        return OTHER_SIZE.format(*image.shape, "raw silhouettes")
+    image = clean_mask(image, settings["threshold"], settings["clean"])
+    if source is None:
+        if settings["drop_cut"] and is_cut(image):
+            return CUT
+        square = align_or_reason(image, height)
+        return square if isinstance(square, str) else cut_sides(square)
+    frame = fit_aligned(image, height)
+    return frame if isinstance(frame, str) or frame.any() else OFF_CENTRE  # all of it was at the sides
+
+
+def _identity(chunk: Chunk) -> str:
+    """A digest of the settings and of what the chunk's sequences are called."""
+    settings = {name: value for name, value in chunk.settings.items() if name not in _NAMES}
+    sequences = [names(sequence) for sequence in chunk.sequences]
+    return hashlib.sha256(json.dumps([FORMAT, cv2.__version__, settings, sequences]).encode()).hexdigest()
+
+
+def listed(chunk: Chunk) -> list[Files]:
+    """The files of each of a chunk's sequences."""
+    return [list_files(sequence.folder, chunk.settings["files"]) for sequence in chunk.sequences]
