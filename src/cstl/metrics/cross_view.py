@@ -1,7 +1,7 @@
 """Cross-view recognition: the numbers that gait papers print, for every pair of probe and gallery view."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cstl.metrics.probes import ALL_VIEWS, ProbeTable, conditions_of
 from cstl.metrics.result import CrossViewResult
-from cstl.metrics.retrieval import ForEach, Ranked, own_threads, rank, total_distances
+from cstl.metrics.retrieval import RANKED, ForEach, Ranked, Sequences, blocks, own_threads, rank, total_distances
 
 _BLOCK = 1024  # stored sequences that are joined to one tensor
 _LARGEST = 1e18  # a norm whose square, and the squared distances with it, float32 still holds
@@ -203,35 +203,33 @@ class CrossViewAccuracy(Metric):
         for_each: ForEach,
     ) -> CrossViewResult:
         """Compare the probes of one protocol with its gallery; `joint`: all views are one gallery."""
-        gallery = self._sequences(gallery_conditions)
-        sought = self._sequences([name for members in probes.values() for name in members])
+        gallery, found = self._sequences(gallery_conditions)
+        sought, labels = self._sequences([name for members in probes.values() for name in members])
         views = range(len(self.views))
         columns = (  # of the distances, searched at once: those of each view, or all
-            {ALL_VIEWS: torch.arange(len(gallery.labels))}
+            {ALL_VIEWS: torch.arange(len(found))}
             if joint
-            else {view: (gallery.labels[:, 2] == view).nonzero().squeeze(1) for view in views}
+            else {view: (found[:, 2] == view).nonzero().squeeze(1) for view in views}
         )
         tables = []
-        block = max(1, self.chunk // max(1, len(gallery.labels)))
-        for first in range(0, len(sought.labels), block) if len(gallery.labels) else ():
-            some = sought.select(slice(first, first + block))
-            near = total_distances(some, gallery, "euclidean", for_each)
+        for some in blocks(len(labels), max(1, self.chunk // max(1, len(found)))) if len(found) else ():
+            near, mine = total_distances(sought.select(some), gallery, "euclidean", for_each), labels[some]
             if joint:
-                hidden = (some.labels[:, None, [0, 2]] == gallery.labels[None, :, [0, 2]]).all(2)
+                hidden = (mine[:, None, [0, 2]] == found[None, :, [0, 2]]).all(2)
                 near.masked_fill_(hidden.to(near.device), torch.inf)
             tables += [
-                _table(_ranked(near, some.labels, gallery.labels, of_view, for_each), some.labels, gallery.labels, view)
+                _table(_ranked(near, mine, found, of_view, for_each), mine, found, view)
                 for view, of_view in columns.items()
                 if len(of_view)
             ]
         table = ProbeTable(*(np.concatenate(column) for column in zip(*[_EMPTY, *tables], strict=True)))
         names = conditions_of(probes, self.conditions)
-        of_view = sought.labels[:, 2]
+        of_view = labels[:, 2]
         counts = {
-            name: of_view[torch.isin(sought.labels[:, 1], torch.tensor(members))].bincount(minlength=len(views))
+            name: of_view[torch.isin(labels[:, 1], torch.tensor(members))].bincount(minlength=len(views))
             for name, members in names.items()
         }
-        seen = gallery.labels[:, 2].bincount(minlength=len(views))
+        seen = found[:, 2].bincount(minlength=len(views))
         table = table.where(np.argsort(table.gallery, kind="stable"))
         return CrossViewResult(table, self.views, names, self.max_rank, seen, counts, joint)
 
@@ -242,18 +240,20 @@ class CrossViewAccuracy(Metric):
 
         The labels are subject, condition, view and sequence; the order is that of `sequence`.
         """
-        stored = self._sequences(self.conditions)
+        stored, labels = self._sequences(self.conditions)
         if not stored.batches:
-            return torch.empty(0, 0, dtype=torch.float16), stored.labels
-        parts = stored.batches[0].shape[1]
-        mean = torch.zeros(len(stored.labels), stored.batches[0].shape[2], device=stored.batches[0].device)
+            return torch.empty(0, 0, dtype=torch.float16), labels
+        n, parts, values = stored.shape
+        mean = torch.zeros(n, values, device=stored.batches[0].device)
+        one = torch.empty_like(mean)
         for part in range(parts):
-            mean += stored.parts(slice(part, part + 1))[0].float() / parts
+            stored.write(part, one)
+            mean += one / parts
         fits = float(mean.abs().max()) < torch.finfo(torch.float16).max
-        return mean.to(torch.float16 if fits else torch.float32).cpu(), stored.labels
+        return mean.to(torch.float16 if fits else torch.float32).cpu(), labels
 
-    def _sequences(self, conditions: Sequence[str]) -> "_Sequences":
-        """The stored sequences of some conditions."""
+    def _sequences(self, conditions: Sequence[str]) -> tuple[Sequences, Tensor]:
+        """Find the stored sequences of some conditions, in the order of their numbers, and their labels (n, 4)."""
         wanted = torch.tensor([self.conditions.index(name) for name in conditions])
         labels = torch.cat([torch.empty(0, 4, dtype=torch.int64), *(labels.cpu() for labels in self.labels)])
         sizes = torch.tensor([len(labels) for labels in self.labels], dtype=torch.int64)
@@ -261,7 +261,7 @@ class CrossViewAccuracy(Metric):
         row = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[batch]
         chosen = torch.isin(labels[:, 1], wanted).nonzero().squeeze(1)
         chosen = chosen[labels[chosen, 3].argsort(stable=True)]
-        return _Sequences(self.embeddings, batch[chosen], row[chosen], labels[chosen])
+        return Sequences(self.embeddings, batch[chosen], row[chosen]), labels[chosen]
 
     def _copy_state_dict(self) -> dict[str, Any]:
         """The sequences as they are: torchmetrics would clone them, but stored tensors never change, only the lists."""
@@ -324,40 +324,6 @@ def _merge(batches: list[Tensor]) -> None:
     batches.extend(blocks)
 
 
-class _Sequences(NamedTuple):
-    """Some of the stored sequences, in the order of their numbers."""
-
-    batches: list[Tensor]  # all that is stored, each (B, P, D)
-    batch: Tensor  # int64 (n,): which of them
-    row: Tensor  # int64 (n,): which row of it
-    labels: Tensor  # int64 (n, 4), on the CPU: subject, condition, view, sequence
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of sequences, parts and values."""
-        return len(self.labels), *self.batches[0].shape[1:]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the embeddings are."""
-        return self.batches[0].device
-
-    def select(self, some: slice) -> "_Sequences":
-        """Take some of them."""
-        return _Sequences(self.batches, self.batch[some], self.row[some], self.labels[some])
-
-    def parts(self, some: slice) -> Tensor:
-        """Lay some of the parts out one after the other, (parts, n, D): all of them would be a copy too large."""
-        dtype = torch.promote_types(self.batches[0].dtype, torch.float32)
-        n, parts, values = self.shape
-        found = torch.empty(len(range(parts)[some]), n, values, dtype=dtype, device=self.device)
-        for number in self.batch.unique().tolist():
-            places = (self.batch == number).nonzero().squeeze(1).to(self.device)
-            rows = self.batches[number][:, some].transpose(0, 1)
-            found[:, places] = rows.index_select(1, self.row[places.cpu()].to(self.device)).to(dtype)
-        return found
-
-
 def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_each: ForEach) -> Ranked:
     """Rank some columns of the distances (n, G) for the probes; labels int64 (n, 4) and (G, 4)."""
     subjects, sought, columns = (
@@ -371,7 +337,7 @@ def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_
         own = sought[rows, None] == subjects
         found[rows.start] = Ranked(*(column.cpu() for column in rank(near[rows].index_select(1, columns), own)))
 
-    for_each(work, len(near))
+    for_each(work, blocks(len(near), RANKED))
     return Ranked(*(torch.cat(column) for column in zip(*(found[start] for start in sorted(found)), strict=True)))
 
 

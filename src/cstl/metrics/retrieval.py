@@ -1,57 +1,52 @@
 """Distances between sequences, and how well the matches of a probe rank: functions over tensors.
 
-On the CPU the work is cut into blocks of probes, and each of several threads computes one block after the other by
-itself. Small operations that all threads share would wait for each other, thousands of times, and ten times as long
-where another program keeps one core busy. The blocks follow from the shapes alone, so that the number of threads
-changes no digit.
+On the CPU the work is cut into pieces that a matrix product fills, and each of several threads computes one piece after
+the other by itself. Small operations that all threads share would wait for each other, thousands of times, and ten
+times as long where another program keeps one core busy. The pieces follow from the shapes alone, so that the number of
+threads changes no digit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 DISTANCES = ("euclidean", "cosine")
-_ROWS, _COLUMNS = 128, 2048  # of a block of distances: a megabyte, which stays near its core
+_ROWS, _COLUMNS = 512, 2304  # of a block of distances, at most: 4.5 MB, which stay in a cache
+RANKED = 128  # rows that are ranked at once, whose copies stay there too
+_AT_ONCE = 8  # blocks come in multiples of so many, so that up to so many threads have equally much to do
 _VALUES = 2**23  # embedding values that are laid out part by part at once
 _MANY = 32  # matches of a probe from which on sorting the gallery is faster than a comparison for each
 
+ForEach = Callable[[Callable[[Any], None], Iterable[Any]], None]
 
-class Embeddings(Protocol):
-    """Sequences' embeddings, however they are stored: n of them, P parts, D values."""
+
+class Sequences(NamedTuple):
+    """The embeddings of n sequences, as they lie in batches (B, P, D): nothing is copied."""
+
+    batches: list[Tensor]
+    batch: Tensor  # int64 (n,): which of them
+    row: Tensor  # int64 (n,): which row of it
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Give n, P and D."""
+        """Give n, the number of parts and the number of values."""
+        return len(self.batch), *self.batches[0].shape[1:]
 
-    @property
-    def device(self) -> torch.device:
-        """Say where they are."""
+    def select(self, some: slice) -> "Sequences":
+        """Take some of them."""
+        return Sequences(self.batches, self.batch[some], self.row[some])
 
-    def parts(self, some: slice) -> Tensor:
-        """Lay some of the parts out one after the other: (parts, n, D), float32 or float64."""
-
-
-class Whole(NamedTuple):
-    """Embeddings in one tensor (n, P, D)."""
-
-    tensor: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int, int]:  # noqa: D102
-        return tuple(self.tensor.shape)  # type: ignore[return-value]
-
-    @property
-    def device(self) -> torch.device:  # noqa: D102
-        return self.tensor.device
-
-    def parts(self, some: slice) -> Tensor:  # noqa: D102
-        dtype = torch.promote_types(self.tensor.dtype, torch.float32)
-        return self.tensor[:, some].transpose(0, 1).to(dtype)
+    def write(self, part: int, out: Tensor) -> None:
+        """Copy one part of all of them into `out`, (n, D) of any floating dtype."""
+        for number, batch in enumerate(self.batches):
+            places = (self.batch == number).nonzero().squeeze(1)
+            rows = self.row[places].to(batch.device)
+            out[places.to(batch.device)] = batch[:, part].index_select(0, rows).to(out.dtype)
 
 
 def distances(probes: Tensor, gallery: Tensor, distance: str = "euclidean") -> Tensor:
@@ -78,23 +73,20 @@ def distances(probes: Tensor, gallery: Tensor, distance: str = "euclidean") -> T
             "expected embeddings (n, P, D) and (G, P, D) of the same parts and values, found "
             f"{tuple(probes.shape)} and {tuple(gallery.shape)}"
         )
+    x, y = (
+        Sequences([v.detach()], torch.zeros(len(v), dtype=torch.int64), torch.arange(len(v))) for v in (probes, gallery)
+    )
     with own_threads(probes.device) as for_each:
-        return total_distances(Whole(probes.detach()), Whole(gallery.detach()), distance, for_each)
-
-
-ForEach = Callable[[Callable[[slice], None], int], None]
+        return total_distances(x, y, distance, for_each)
 
 
 @contextmanager
 def own_threads(device: torch.device) -> Iterator[ForEach]:
-    """Give the function that calls another for every block of rows, on the CPU in threads of their own."""
+    """Give the function that calls another for every item, on the CPU in threads of their own."""
 
-    def blocks(rows: int, size: int) -> Iterator[slice]:
-        return (slice(first, first + size) for first in range(0, rows, size))
-
-    def here(work: Callable[[slice], None], rows: int) -> None:
-        for block in blocks(rows, _ROWS if device.type == "cpu" else 2**13):
-            work(block)
+    def here(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+        for item in items:
+            work(item)
 
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
@@ -102,16 +94,16 @@ def own_threads(device: torch.device) -> Iterator[ForEach]:
         return
     inference = torch.is_inference_mode_enabled()  # which threads do not inherit
 
-    def work_as_here(work: Callable[[slice], None], block: slice) -> None:
+    def work_as_here(work: Callable[[Any], None], item: Any) -> None:
         with torch.inference_mode(inference):
-            work(block)
+            work(item)
 
     torch.set_num_threads(1)  # each thread computes by itself
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
-            def for_each(work: Callable[[slice], None], rows: int) -> None:
-                for _ in pool.map(partial(work_as_here, work), blocks(rows, _ROWS)):
+            def for_each(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+                for _ in pool.map(partial(work_as_here, work), items):
                     pass
 
             yield for_each
@@ -119,44 +111,58 @@ def own_threads(device: torch.device) -> Iterator[ForEach]:
         torch.set_num_threads(threads)
 
 
-def total_distances(probes: Embeddings, gallery: Embeddings, distance: str, for_each: ForEach) -> Tensor:
+def blocks(count: int, most: int, multiple: int = 1) -> list[slice]:
+    """Cut a number of rows into blocks of equal size, at most `most`, and a multiple of some number of blocks."""
+    number = -(-count // (most * multiple)) * multiple
+    size = max(-(-count // max(number, 1)), 1)
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def total_distances(probes: Sequences, gallery: Sequences, distance: str, for_each: ForEach) -> Tensor:
     """Compute `distances` of embeddings that need not lie in one tensor, some parts at a time."""
     (n, parts, values), count = probes.shape, gallery.shape[0]
-    step = max(1, _VALUES // max(1, (n + count) * (values + 2)))
-    total: Tensor | None = None
-    for first in range(0, parts, step):
-        some = slice(first, first + step)
-        x, y = probes.parts(some), gallery.parts(some)
-        if distance == "cosine":
-            x, y = (torch.nn.functional.normalize(v, dim=2) for v in (x, y))
-        else:
-            x, y = _lifted(x), _lifted(y, -2)
-        if total is None:
-            total = x.new_zeros(n, count)
-        for_each(_adding(total, x, y, distance), n)
-    return torch.zeros(n, count) if total is None else total.div_(parts)
+    device = probes.batches[0].device
+    dtype = torch.promote_types(probes.batches[0].dtype, gallery.batches[0].dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    at_once = min(max(_VALUES // max((n + count) * (values + 2), 1), 1), parts)
+    total = torch.zeros(n, count, dtype=dtype, device=device)
+    x, y = (torch.empty(at_once, rows, values + 2, dtype=dtype, device=device) for rows in (n, count))
+    on_cpu = device.type == "cpu"
+    rows = blocks(n, _ROWS, _AT_ONCE) if on_cpu else blocks(n, 2**13)
+    columns = blocks(count, _COLUMNS) if on_cpu else [slice(0, count)]
+
+    def lay_out(job: tuple[Sequences, int, Tensor, bool]) -> None:
+        sequences, part, place, last = job
+        sequences.write(part, place[:, :-2])
+        _lift(place, distance, last)
+
+    for first in range(0, parts, at_once):
+        some = range(first, min(first + at_once, parts))
+        jobs = [(probes, part, x[i], False) for i, part in enumerate(some)]
+        for_each(lay_out, jobs + [(gallery, part, y[i], True) for i, part in enumerate(some)])
+
+        def add(mine: slice, count: int = len(some)) -> None:
+            for others in columns:
+                place = total[mine, others]
+                out = torch.empty_like(place, memory_format=torch.contiguous_format)
+                with torch.autocast(device.type, enabled=False):
+                    for a, b in zip(x[:count, mine], y[:count, others], strict=True):
+                        torch.addmm(out, a, b.T, beta=0, alpha=-2 if distance == "euclidean" else -1, out=out)
+                        place += out.relu_().sqrt_() if distance == "euclidean" else out
+
+        for_each(add, rows)
+    return total.div_(max(parts, 1))
 
 
-def _lifted(x: Tensor, factor: float = 1) -> Tensor:
-    """Append |x|² and 1 to vectors, so that one product with −2y, 1, |y|² is |x − y|²: (…, D) → (…, D + 2)."""
-    square, one = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square(), x.new_ones(*x.shape[:-1], 1)
-    return torch.cat([x, square, one] if factor == 1 else [x * factor, one, square], dim=-1)
-
-
-def _adding(total: Tensor, x: Tensor, y: Tensor, distance: str) -> Callable[[slice], None]:
-    """Make the function that adds the distances of x (p, n, D) and y (p, G, D) to some rows of `total` (n, G)."""
-
-    def add(rows: slice) -> None:
-        columns = _COLUMNS if total.device.type == "cpu" else len(total[0])
-        for first in range(0, total.shape[1], columns):
-            place = total[rows, first : first + columns]
-            out = torch.empty_like(place, memory_format=torch.contiguous_format)
-            with torch.autocast(total.device.type, enabled=False):
-                for a, b in zip(x[:, rows], y[:, first : first + columns], strict=True):
-                    torch.mm(a, b.T, out=out)
-                    place += out.relu_().sqrt_() if distance == "euclidean" else out.neg_().add_(1)
-
-    return add
+def _lift(x: Tensor, distance: str, last: bool) -> None:
+    """Fill the last two of D + 2 values, so that −2xy is |x − y|², and −xy 1 minus the cosine, in one product."""
+    vectors = x[:, :-2]
+    norm = torch.linalg.vector_norm(vectors, dim=1)
+    if distance == "cosine":
+        vectors /= norm[:, None].clamp_min(1e-12)
+        norm = torch.ones_like(norm)
+    half = norm.square() / -2
+    x[:, -2], x[:, -1] = (1, half) if last else (half, 1)
 
 
 class Ranked(NamedTuple):
