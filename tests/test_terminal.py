@@ -7,8 +7,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,18 +20,22 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
-import cstl.__main__ as overview
+import cstl
+import cstl.__main__
 from cstl.config import CONFIG_PATH
 from cstl.recognizer import GaitRecognizer
 from cstl.reporting.tables import Row, Table
 from cstl.running import command, terminal
-from cstl.train import train
+from cstl.running.help import commands, keys_of, overview
+from cstl.running.settings import choices
+from cstl.train import main, train
 
-CONF, SOURCE = Path(CONFIG_PATH), Path(overview.__file__).parent
+CONF = Path(CONFIG_PATH)
 COMMANDS = sorted(
-    file.stem for file in SOURCE.glob("*.py") if 'if __name__ == "__main__"' in file.read_text(encoding="utf-8")
+    file.stem
+    for file in Path(cstl.__file__).parent.glob("[!_]*.py")
+    if 'if __name__ == "__main__"' in file.read_text(encoding="utf-8")
 )
-WITH_CONFIGURATION = sorted(file.stem for file in CONF.glob("*.yaml"))
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "baseline=false")
 
 Configure = Callable[..., DictConfig]
@@ -42,25 +46,25 @@ def too_wide(text: str) -> list[str]:
 
 
 def test_the_overview_lists_every_command() -> None:
-    text = overview.overview()
-    assert sorted(overview.COMMANDS) == [name for name in COMMANDS if name != "__main__"]
-    assert all(find_spec(f"cstl.{name}") and f"python -m cstl.{name} " in text for name in overview.COMMANDS)
+    text = overview()
+    assert list(commands()) == COMMANDS
+    assert all(f"python -m cstl.{name} " in text for name in COMMANDS)
     assert too_wide(text) == []
 
 
 def test_a_command_is_a_word_after_cstl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["cstl", "train", "model.margn=1"])
     with pytest.raises(SystemExit) as ended:
-        overview.main()
+        cstl.__main__.main()
     assert ended.value.code == 1
     assert "did you mean margin" in capsys.readouterr().err
     for asked in (["--version"], ["evaluate", "--version"]):
         monkeypatch.setattr(sys, "argv", ["cstl", *asked])
-        overview.main()
+        cstl.__main__.main()
         assert capsys.readouterr().out == f"cstl {version('cstl')}\n"
     monkeypatch.setattr(sys, "argv", ["cstl", "trian"])
-    with pytest.raises(SystemExit, match=r"no command 'trian'; did you mean train\?.*train, evaluate"):
-        overview.main()
+    with pytest.raises(SystemExit, match=r"no command 'trian'; did you mean train\?.*evaluate, .*train"):
+        cstl.__main__.main()
 
 
 @pytest.mark.parametrize("asked", [[], ["--help"]])
@@ -68,22 +72,47 @@ def test_the_overview_is_printed(
     asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["cstl", *asked])
-    overview.main()
-    assert capsys.readouterr().out.strip() == overview.overview()
+    cstl.__main__.main()
+    assert capsys.readouterr().out.strip() == overview()
 
 
-@pytest.mark.parametrize("name", WITH_CONFIGURATION)
-def test_help_fits_and_names_every_choice(name: str) -> None:
-    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        text = compose(name, return_hydra_config=True).hydra.help.template
-    assert f"python -m cstl.{name} " in text
-    assert too_wide(text) == []
-    assert "$" not in text.replace("$$", "")
-    groups = [folder for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()]
-    if name == "train":
-        for group in groups:
-            part = text.split(f"  {group.name} ")[1]
-            assert [file.stem for file in group.glob("*.yaml") if not re.search(rf"\b{file.stem}\b", part)] == []
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_answers_help(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the keys of its file, and every file of the groups that it chooses from."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", [f"cstl.{name}", "--help"])
+    with suppress(SystemExit):
+        importlib.import_module(f"cstl.{name}").main()
+    shown = capsys.readouterr().out
+    assert too_wide(shown) == []
+    if not (file := CONF / f"{name}.yaml").exists():
+        assert "usage" in shown
+        return
+    assert f"python -m cstl.{name} " in shown
+    assert [key.name for key in keys_of(file) if "." not in key.name and f"  {key.name}=" not in shown] == []
+    for group in choices(name):
+        part = shown.split(f"  {group}=")[1]
+        assert [path.stem for path in CONF.glob(f"{group}/*.yaml") if not re.search(rf"\b{path.stem}\b", part)] == []
+
+
+def test_help_knows_the_users_files_and_explains_a_group(
+    user_conf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cstl.train", f"--config-dir={user_conf}", "--help", "dataset=tiny"])
+    main()
+    shown = capsys.readouterr().out
+    assert "  dataset=tiny " in shown
+    assert re.search(r"choices: casiab .*\btiny\b", shown)
+    monkeypatch.setattr(sys, "argv", ["cstl.train", "model", "--help", "model.margin=0.3"])
+    main()
+    shown = capsys.readouterr().out
+    assert re.search(r"^  model\.margin=0\.3 +of the triplet loss", shown, re.M)
+    assert too_wide(shown) == []
+    monkeypatch.setattr(sys, "argv", ["cstl.train", "modle", "--help"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
 
 
 @pytest.fixture

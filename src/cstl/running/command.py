@@ -37,6 +37,9 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
             print(f"cstl {__version__}")
             return
         try:
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print(typed.help_asked(name, sys.argv[1:]))
+                return
             sys.argv[1:] = typed.read(name, sys.argv[1:])
         except ValueError as error:
             print(f"error: {shown_lines(error)}", file=sys.stderr)

@@ -28,6 +28,7 @@ from omegaconf.errors import (
 )
 
 from cstl.config import CONFIG_PATH
+from cstl.running.help import help_on
 from cstl.running.settings import PATHS, arguments, choices, leaves, nearest, refuse_impossible, refuse_unknown, unknown
 
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
@@ -56,7 +57,7 @@ def read(command: str, words: list[str]) -> list[str]:
         raise ValueError("--resolve goes with --cfg: --cfg job --resolve")
     if given.multirun + given.run + (given.cfg is not None) + (given.info is not None) > 1:
         raise ValueError("--multirun, --run, --cfg and --info exclude each other: type one of them")
-    if given.help or given.hydra_help or given.shell_completion or given.experimental_rerun:
+    if given.hydra_help or given.shell_completion or given.experimental_rerun:
         return words
     sweeps = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
     for option, folder in {"dir": given.config_dir, "path": given.config_path}.items():
@@ -84,6 +85,21 @@ def read(command: str, words: list[str]) -> list[str]:
         except OmegaConfBaseException as error:
             raise _refused(error, name, overrides, loader) from None
     return [*(word for word in words if word not in given.overrides), *readable]  # Hydra takes no option amid settings
+
+
+def help_asked(command: str, words: list[str]) -> str:
+    """Return the answer to `--help`, with what else was typed: settings, the user's folder, groups to tell more of.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    given = _options_of(words)
+    loader = _loader(given)
+    topics = [word for word in given.overrides if word in choices(command)]
+    overrides = [_readable(word, command, loader, False) for word in given.overrides if word not in topics]
+    chosen = choices(command) | {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
+    groups = {group: (chosen[group] or "null", _options(loader, group)) for group in choices(command)}
+    return help_on(command, _composed(command, overrides, loader), groups, topics)
 
 
 def _options_of(words: list[str]) -> Any:
