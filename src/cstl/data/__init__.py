@@ -5,6 +5,7 @@
 
 from cstl.data.alignment import align_silhouette
 from cstl.data.protocol import Protocol
+from cstl.data.sequence import read_sequence
 from cstl.data.store import Store, open_store
 
-__all__ = ["Protocol", "Store", "align_silhouette", "open_store"]
+__all__ = ["Protocol", "Store", "align_silhouette", "open_store", "read_sequence"]

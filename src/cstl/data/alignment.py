@@ -140,3 +140,12 @@ def fit_aligned(silhouette: np.ndarray, size: int) -> np.ndarray | str:
         interpolation = cv2.INTER_AREA if height > size else cv2.INTER_CUBIC
         silhouette = cv2.resize(silhouette, (width * size // height, size), interpolation=interpolation)
     return cut_sides(silhouette) if silhouette.shape[1] == size else silhouette
+
+
+def fit_frame(mask: np.ndarray, size: int, aligned: bool) -> np.ndarray | str:
+    """Return a store's frame, uint8 (size, 11/16 size), of a raw or already aligned mask; or why there is none."""
+    if aligned:
+        frame = fit_aligned(mask, size)
+        return frame if isinstance(frame, str) or frame.any() else OFF_CENTRE  # all of it was at the sides
+    square = align_or_reason(mask, size)
+    return square if isinstance(square, str) else cut_sides(square)

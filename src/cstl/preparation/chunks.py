@@ -15,10 +15,8 @@ from cstl.data.alignment import (
     CUT,
     NO_PERSON,
     OFF_CENTRE,
-    align_or_reason,
     clean_mask,
-    cut_sides,
-    fit_aligned,
+    fit_frame,
     is_cut,
 )
 from cstl.data.frames import Files, list_files, read_frames
@@ -165,13 +163,9 @@ def _to_frame(image: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray | st
     if source is None and image.shape in ALIGNED and settings["aligned"] is not False:
         return OTHER_SIZE.format(*image.shape, "raw silhouettes")
     image = clean_mask(image, settings["threshold"], settings["clean"])
-    if source is None:
-        if settings["drop_cut"] and is_cut(image):
-            return CUT
-        square = align_or_reason(image, height)
-        return square if isinstance(square, str) else cut_sides(square)
-    frame = fit_aligned(image, height)
-    return frame if isinstance(frame, str) or frame.any() else OFF_CENTRE  # all of it was at the sides
+    if source is None and settings["drop_cut"] and is_cut(image):
+        return CUT
+    return fit_frame(image, height, source is not None)
 
 
 def _identity(chunk: Chunk) -> str:
