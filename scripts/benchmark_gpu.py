@@ -149,7 +149,7 @@ class Clock(Callback):
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last, self.seconds = first, last, 0.0
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:  # noqa: D102
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if trainer.global_step in (self.first, self.last):
             synchronise(module.device)
             self.seconds = time.perf_counter() - self.seconds

@@ -169,7 +169,7 @@ def refusal(configured: Configure, *overrides: str, **hydra: Any) -> str:
 
 def test_splits_that_do_not_come_out_even(configured: Configure) -> None:
     message = refusal(configured, "trainer.devices=3")
-    assert "4 subjects cannot be dealt evenly to 3 processes: take 1, 2, 4 of them" in message
+    assert "4 subjects cannot be split evenly across 3 processes: take 1, 2, 4 of them" in message
     assert "data.subjects=3 or data.subjects=6" in message
 
 

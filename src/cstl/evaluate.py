@@ -1,6 +1,8 @@
 """Evaluate a checkpoint: the paper's table on the data set it was trained on, or on another.
 
 python -m cstl.evaluate checkpoint=runs/NAME/checkpoints/step-0000200.ckpt
+python -m cstl.evaluate checkpoint=PATH dataset=casiab
+python -m cstl.evaluate checkpoint=AUTHORS.ptm dataset=casiab res=128
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Prepare raw silhouettes as a store, at once or in shards.
 
 python -m cstl.prepare dataset=casiab res=128 dataset.raw=PATH
+python -m cstl.prepare -m hydra/launcher=submitit_slurm 'shard=range(0,64)'
 """
 
 from omegaconf import DictConfig

@@ -109,7 +109,7 @@ class GaitRecognizer(LightningModule):
         """Lets Lightning log at every so many iterations of the run: its own count is one ahead after a resumption."""
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
-    def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:  # noqa: D102
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         self.buffers_before = [buffer.clone() for buffer in self.network.buffers()]
         embeddings, logits = self.network(self.augmented(batch.silhouettes), batch.lengths)
         # Every process has the triplets of the whole batch, and the gradients of all processes are averaged: with the
@@ -174,7 +174,7 @@ class GaitRecognizer(LightningModule):
         with suppress(_SkippedStep):
             super().optimizer_step(*args, **kwargs)
 
-    def validation_step(self, batch: TestBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
+    def validation_step(self, batch: TestBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if not len(batch.sequence):
             return  # this process has nothing to do
         embeddings, _ = self.embed(batch.silhouettes, batch.lengths)

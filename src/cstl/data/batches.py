@@ -61,7 +61,7 @@ CLIPS = {"consecutive": consecutive, "unordered": unordered, "with_repeats": wit
 class TrainBatches(Sampler[TrainIndex]):
     """P subjects × K sequences × T frames, for steps `start` … `steps` − 1; its length stays `steps`, for resumption.
 
-    The whole batch is drawn, then dealt: each process takes P / `processes` subjects of it, in the order of the ranks.
+    The whole batch is drawn, then sharded: each process takes P / `processes` subjects of it, in order of rank.
 
     Args:
         labels: class of every sequence of the store, int64 (N,), −1 for those that are not trained on.
@@ -79,7 +79,7 @@ class TrainBatches(Sampler[TrainIndex]):
         rank, processes: which share of each batch, of how many.
 
     Raises:
-        ValueError: fewer subjects than a batch needs, or ones that cannot be dealt evenly.
+        ValueError: fewer subjects than a batch needs, or ones that cannot be split evenly.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class TrainBatches(Sampler[TrainIndex]):
                 f"a batch needs {subjects} subjects, the store has training sequences of {len(self.counts)}; "
                 f"ask for fewer (data.subjects={max(len(self.counts), 1)}) or prepare more"
             )
-        check_deal(subjects, processes)
+        check_divisible(subjects, processes)
         if clip not in CLIPS:
             raise ValueError(f"data.clip is {clip!r}; choose one of {', '.join(CLIPS)}")
         self.subjects, self.sequences = subjects, sequences
@@ -158,20 +158,20 @@ class TrainBatches(Sampler[TrainIndex]):
         return self.steps
 
 
-def check_deal(subjects: int, processes: int) -> None:
-    """Refuses processes that a batch's subjects cannot be dealt to evenly: ValueError with what would work."""
+def check_divisible(subjects: int, processes: int) -> None:
+    """Raise ValueError where a batch's subjects cannot be split evenly across the processes, with what would work."""
     if subjects % processes:
         fitting = [str(n) for n in range(1, subjects + 1) if subjects % n == 0]
         below, above = subjects // processes * processes, -(-subjects // processes) * processes
         others = " or ".join(f"data.subjects={n}" for n in dict.fromkeys((below, above)) if n)
         raise ValueError(
-            f"a batch of {subjects} subjects cannot be dealt evenly to {processes} processes: take "
+            f"a batch of {subjects} subjects cannot be split evenly across {processes} processes: take "
             f"{', '.join(fitting)} of them (trainer.devices × trainer.num_nodes), or {others}"
         )
 
 
 def length_buckets(lengths: Sequence[int] | np.ndarray, budget: int, padding: float = 0.1) -> list[np.ndarray]:
-    """Deal sequences to batches by length, the longest first.
+    """Group sequences into batches by length, the longest first.
 
     Args:
         lengths: frames of every sequence, (N,).

@@ -219,13 +219,13 @@ class GaitDataModule(LightningDataModule):
         )
         return self._loader(batches)
 
-    def test_dataloader(self, dealt: bool = True) -> DataLoader:
+    def test_dataloader(self, sharded: bool = True) -> DataLoader:
         """`TestBatch`es of every gallery and probe sequence of the test subjects, each once.
 
         Args:
-            dealt: this process's share only; False: all of them.
+            sharded: this process's share only; False: all of them.
         """
-        return self._test_loader(self.test_subjects, "test subjects", dealt)
+        return self._test_loader(self.test_subjects, "test subjects", sharded)
 
     def val_dataloader(self) -> list[DataLoader]:
         """The test batches, for a curve only; and, where the protocol holds subjects out, theirs, to select by."""
@@ -272,8 +272,8 @@ class GaitDataModule(LightningDataModule):
             tensor.record_stream(computing)
         return moved
 
-    def _test_loader(self, subjects: list[str], whose: str, dealt: bool = True) -> DataLoader:
-        share = (self.rank, self.processes) if dealt else (0, 1)
+    def _test_loader(self, subjects: list[str], whose: str, sharded: bool = True) -> DataLoader:
+        share = (self.rank, self.processes) if sharded else (0, 1)
         batches = TestBatches(self.store, self.protocol, subjects, self.eval_frames, self.max_frames, *share)
         if not len(batches.sequences):
             raise ValueError(f"{self.path} has no gallery or probe sequence of the protocol's {whose}")

@@ -31,7 +31,7 @@ class Part(nn.Module):
         self.score_in, self.score_norm = conv(3 * C, 3 * C // r), nn.BatchNorm1d(3 * C // r)
         self.score_out, self.decay, self.class_norm = conv(3 * C // r, 1), conv(3 * C, C), nn.BatchNorm1d(C)
 
-    def forward(self, f: Tensor, class_weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: D102
+    def forward(self, f: Tensor, class_weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # MSTE: frame level, short term over 3 and 5 frames, long term over all of them
         t_f = f
         a = self.short1_norm(self.short1(f))
@@ -77,7 +77,7 @@ class Reference(nn.Module):
             if weight.ndim > 1:
                 nn.init.xavier_uniform_(weight)
 
-    def forward(self, silhouettes: Tensor) -> Output:  # noqa: D102
+    def forward(self, silhouettes: Tensor) -> Output:
         x = silhouettes.flatten(0, 1).unsqueeze(1)  # (B·T, 1, H, W)
         for number, convolution in enumerate(self.encoder, start=1):
             x = F.leaky_relu(convolution(x))

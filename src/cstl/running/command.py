@@ -82,12 +82,12 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
 
 
 def output_folder() -> Path:
-    """The folder that Hydra has made for this command."""
+    """Return the folder that Hydra has made for this command."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
 def typed_again(leave_out: str | None = None) -> str:
-    """What was typed after a command, to be typed again: in a sweep the job's own; without overrides of a pattern."""
+    """Return what was typed after a command, to be typed again: in a sweep the job's own; not those of a pattern."""
     hydra = HydraConfig.get()
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     overrides = [override for override in hydra.overrides.task if not (leave_out and re.match(leave_out, override))]
@@ -101,7 +101,7 @@ def write_command(folder: Path, name: str) -> None:
 
 
 def asked_checkpoint(config: DictConfig, command: str) -> Path:
-    """The checkpoint that was asked for; ValueError with the newest one, to be typed, where none or a folder was."""
+    """Return the checkpoint that was asked for; raise ValueError with the newest one, where none or a folder was."""
     asked = None if OmegaConf.is_missing(config, "checkpoint") else config.checkpoint
     if asked and not Path(asked).is_dir():
         return Path(asked)
@@ -117,7 +117,7 @@ def asked_checkpoint(config: DictConfig, command: str) -> Path:
 
 
 def go_on(name: str, config: DictConfig) -> str:
-    """The command line as it was typed and, where the run is named after the time, with that name."""
+    """Return the command line as it was typed and, where the run is named after the time, with that name."""
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
     words = sys.argv[1:]
     if name == "train" and "${now:" in unresolved["name"]:  # an evaluation begins again in any case

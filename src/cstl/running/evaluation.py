@@ -158,7 +158,7 @@ def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
     """Return the baseline: mean silhouettes of sequences, nearest neighbour (Han & Bhanu, TPAMI 2006)."""
     # an image of H·W values a sequence; the first process alone makes them
     metric = cross_view_accuracy(data.protocol, half_embeddings=True, sync_on_compute=False)
-    for batch in data.test_dataloader(dealt=False):
+    for batch in data.test_dataloader(sharded=False):
         sums = batch.silhouettes.sum(dim=1, dtype=torch.float32).flatten(1)  # (B, H·W); padding is zero
         images = sums / (255 * batch.lengths[:, None])
         metric.update(images[:, None], batch.subject, batch.condition, batch.view)

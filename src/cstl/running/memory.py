@@ -6,7 +6,7 @@ import sys
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep the memory of freed tensors for the next ones; with glibc on Linux, elsewhere nothing.
+    """Let this process keep the memory of freed tensors for the next ones; with glibc on Linux, elsewhere nothing.
 
     glibc gives every large block back to the kernel at once and asks for it again in the next step, where each page is
     cleared when it is first touched: on the CPU a third of a training step in bf16. (PyTorch's huge pages would take

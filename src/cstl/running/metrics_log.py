@@ -33,7 +33,7 @@ OFTEN = 20.0  # seconds between two writings of metrics.csv
 
 
 class CSVLog(Logger):
-    """Writes `metrics.csv`: a row for each logged iteration, a column for each name, `step` the first.
+    """Write `metrics.csv`: a row for each logged iteration, a column for each name, `step` the first.
 
     Lightning's own logger deletes the file when a run goes on, and a process killed while it rewrites the file leaves
     neither the old nor the new one. Here the file is replaced as a whole, with every checkpoint and every `OFTEN`
@@ -57,7 +57,7 @@ class CSVLog(Logger):
         """Write nothing: the configuration is in config.yaml."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # noqa: D102
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"step": step or 0, **metrics}
         of_the_step = takewhile(lambda known: known["step"] == row["step"], reversed(self.rows))
         if any(row.items() <= known.items() for known in of_the_step):
@@ -78,7 +78,7 @@ class CSVLog(Logger):
         self.written = time.monotonic()
 
     @rank_zero_only
-    def finalize(self, status: str) -> None:  # noqa: D102
+    def finalize(self, status: str) -> None:
         self.save()
 
     @rank_zero_only
@@ -97,7 +97,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 class WandbLog(WandbLogger):
-    """Lightning's logger for Weights & Biases: one run there for each run folder, and never in the way of training.
+    """Log to Weights & Biases through Lightning's logger: one run there for each run folder, never in training's way.
 
     A run that goes on continues its run there, see `wandb_id`. What comes after the checkpoint it goes on from is
     logged a second time, with the same values at the same iterations: better twice than lost with the process that was
@@ -134,7 +134,7 @@ class WandbLog(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run of wandb, begun when first asked for."""
+        """Return the run of wandb, begun when first asked for."""
         if self._experiment is not None:
             return self._experiment
         import wandb
@@ -211,7 +211,7 @@ def wandb_id(folder: Path) -> str:
 
 
 class TensorBoardLog(TensorBoardLogger):
-    """Lightning's logger for TensorBoard, in `FOLDER/tensorboard`, with pictures and tables as `WandbLogger` has them.
+    """Log to TensorBoard through Lightning's logger, in `FOLDER/tensorboard`; pictures and tables as in `WandbLogger`.
 
     Args:
         folder: of the run.

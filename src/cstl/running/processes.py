@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
-from cstl.data.batches import check_deal
+from cstl.data.batches import check_divisible
 from cstl.files import remove_parts
 from cstl.owner import owner
 
@@ -52,7 +52,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def obeying_signals() -> Iterator[None]:
-    """Lets SIGTERM and SIGUSR1 raise `Stopped` in the block, where training has no better use of them."""
+    """Let SIGTERM and SIGUSR1 raise `Stopped` in the block, where training has no better use of them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -66,7 +66,7 @@ def obeying_signals() -> Iterator[None]:
 
 
 def stop_at_once() -> Callable[[int, FrameType | None], None]:
-    """A handler of signals that raises `Stopped`; a process that is forked off later has no use of that and ends."""
+    """Return a handler of signals that raises `Stopped`; a process that is forked off later just ends."""
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -80,7 +80,7 @@ def stop_at_once() -> Callable[[int, FrameType | None], None]:
 
 @contextmanager
 def naming_what_was_lost() -> Iterator[None]:
-    """Says in a sentence that a process of ours was killed, or that memory ran out, and what to type then.
+    """Say in a sentence that a process of ours was killed, or that memory ran out, and what to type then.
 
     Raises:
         ChildProcessError: a process that gathers batches, or that prepares or draws frames, has ended.
@@ -125,7 +125,7 @@ def naming_what_was_lost() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes, of all processes of the run."""
+    """Return whether this is rank 0, the process that prints and writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -144,12 +144,12 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def started_elsewhere() -> bool:
-    """Whether torchrun, srun or Lightning has started this process beside others."""
+    """Return whether torchrun, srun or Lightning has started this process beside others."""
     return "LOCAL_RANK" in os.environ or (int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ)
 
 
 def check_processes(config: DictConfig, trainer: Trainer) -> None:
-    """Refuses what several processes cannot do: ValueError with what would work."""
+    """Raise ValueError for what several processes cannot do, with what would work."""
     processes = trainer.world_size
     if trainer.accumulate_grad_batches > 1:
         raise ValueError(
@@ -157,7 +157,7 @@ def check_processes(config: DictConfig, trainer: Trainer) -> None:
             "mined within a batch. Take a larger batch on more devices (trainer=ddp), or fewer frames a sequence"
         )
     if "steps" in config.data and trainer.max_steps > 0:
-        check_deal(config.data.subjects, processes)
+        check_divisible(config.data.subjects, processes)
     if processes == 1:
         return
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
@@ -176,13 +176,13 @@ def check_processes(config: DictConfig, trainer: Trainer) -> None:
 
 
 def is_multirun() -> bool:
-    """Whether this is a job of a sweep."""
+    """Return whether this is a job of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextmanager
 def as_one_run(config: DictConfig, folder: Path, processes: int) -> Iterator[None]:
-    """Lets Lightning start the other processes as this run: with this name, in this folder, also within a sweep.
+    """Let Lightning start the other ranks as this run: with this name, in this folder, also within a sweep.
 
     Lightning repeats the command line of this process for them. That of a sweep would start the whole sweep again, and
     a name made of the time would be another one.
@@ -214,6 +214,6 @@ def as_one_run(config: DictConfig, folder: Path, processes: int) -> Iterator[Non
 
 
 def wait_for(path: Path) -> None:
-    """Waits until the first process has made a file or folder; whoever started the processes ends this one, too."""
+    """Wait until rank 0 has made a file or folder; whoever started the processes ends this one, too."""
     while not path.exists():
         time.sleep(0.2)

@@ -50,7 +50,7 @@ class Rule(NamedTuple):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that was most likely meant: spelt alike, or with the same last part (`margn` → `model.margin`)."""
+    """Return the choice most likely meant: spelt alike, or with the same last part (`margn` → `model.margin`)."""
     choices = list(choices)
     plain = {re.sub(r"[\W_]", "", choice.lower()): choice for choice in choices}
     letters = re.sub(r"[\W_]", "", word.lower())
@@ -66,7 +66,7 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str] = ()) -> ValueError:
-    """The error for a word that there is not: with the nearest of the choices or of further ones, and the choices."""
+    """Return the error for a word that there is not: with the nearest of the choices or of further ones, and all."""
     choices = sorted({choice for choice in choices if not choice.startswith("_")})
     further = [choice for choice in further if choice.rpartition(".")[0]]
     elsewhere = min((choice for choice in further if choice.rpartition(".")[2] == word), key=len, default=None)
@@ -77,7 +77,7 @@ def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str]
 
 
 def refuse_unknown(config: DictConfig, command: str) -> None:
-    """Refuses keys that nothing reads, wherever they come from: ValueError with the nearest key and the list."""
+    """Raise ValueError for keys that nothing reads, wherever they come from, with the nearest key and the list."""
     read_elsewhere = _references(config)
     every = [key for key, _ in leaves(config)]
 
@@ -121,7 +121,7 @@ def refuse_unknown(config: DictConfig, command: str) -> None:
 
 
 def refuse_impossible(config: DictConfig, command: str) -> None:
-    """Refuses values that cannot work: ValueError that says what was expected and what was found."""
+    """Raise ValueError for values that cannot work, with what was expected and what was found."""
     for key in ("dataset", "dataset.protocol", "dataset.recipe"):
         found = OmegaConf.select(config, key, throw_on_missing=False)
         if not isinstance(found, DictConfig) and key.rpartition(".")[2] in (
@@ -160,7 +160,7 @@ def refuse_impossible(config: DictConfig, command: str) -> None:
 
 
 def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key of a configuration with its unresolved value, the keys of nodes too."""
+    """Yield every dotted key of a configuration with its unresolved value, the keys of nodes too."""
     for name, child in config.items_ex(resolve=False):
         key = prefix + str(name)
         yield key, child
@@ -208,7 +208,7 @@ def _refuse_impossible_training(config: DictConfig) -> None:
 
 
 def _references(config: DictConfig) -> set[str]:
-    """The keys that interpolations read, without leading dots."""
+    """Return the keys that interpolations read, without leading dots."""
     text = OmegaConf.to_yaml(config, resolve=False)
     return set(re.findall(r"\$\{\.*([\w.]+)\}", text)) | set(re.findall(r"oc\.select:\s*\.*([\w.]+)", text))
 
@@ -234,7 +234,7 @@ def _dispensable(command: str) -> list[str]:
 
 @cache
 def _shipped(key: str) -> tuple[str, ...]:
-    """The keys that our own data sets have at a place."""
+    """Return the keys that our own data sets have at a place."""
     found: dict[str, None] = {}
     for file in sorted(Path(CONFIG_PATH, "dataset").glob("*.yaml")):
         node: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
@@ -255,7 +255,7 @@ def _is_part(node: Any) -> bool:
 
 
 def arguments(key: str, node: DictConfig) -> list[str] | None:
-    """The arguments that the class or function of a node takes; None: any."""
+    """Return the arguments that the class or function of a node takes; None: any."""
     try:
         found = _locate(node._target_)
     except Exception as error:

@@ -21,7 +21,6 @@ class _Unfailing(io.FileIO):
     """A file descriptor that drops what it cannot write: a closed pipe (`| head`), a full disk, a lost terminal."""
 
     def write(self, data: Any, /) -> int:
-        """Takes everything."""
         try:
             while (written := super().write(data)) is None:  # a pipe that is full and does not wait by itself
                 select.select([], [self], [])
@@ -31,7 +30,7 @@ class _Unfailing(io.FileIO):
 
 
 def never_fail() -> None:
-    """Makes standard output and error take every sign and survive their reader; silences matplotlib's first run."""
+    """Make standard output and error take every sign and survive their reader; silence matplotlib's first run."""
     codecs.register_error("cstl", _in_other_signs)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -56,9 +55,9 @@ def _in_other_signs(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a slip with one sentence, the nearest option in it, and exit code 1."""
+    """Answer a slip with one sentence, the nearest option in it, and exit code 1."""
 
-    def error(self, message: str) -> NoReturn:  # noqa: D102
+    def error(self, message: str) -> NoReturn:
         known = [option for action in self._actions for option in action.option_strings]
         wrong = re.findall(r"(--?\w[\w-]*)", message) if message.startswith("unrecognized") else []
         meant = [near for word in wrong for near in get_close_matches(word, known, n=1)]

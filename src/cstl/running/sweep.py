@@ -26,15 +26,15 @@ atexit.register(_OWNED.close)
 
 
 class Sweep(Callback):
-    """What Hydra calls before and after all jobs of `python -m cstl.train -m …`."""
+    """Check a sweep before its first job, and say after the last one which jobs failed; Hydra calls it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuses a search that is no sweep, where it is not one of a job's own processes."""
+        """Refuse a search that is no sweep, where it is not one of a job's own processes."""
         if is_search(config.hydra) and "LOCAL_RANK" not in os.environ:
             refuse("a search is a sweep, add -m: python -m cstl.train -m hparams_search=optuna")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuses a search without held-out subjects; keeps all jobs in one folder, whatever their names are."""
+        """Refuse a search without held-out subjects; keep all jobs in one folder, whatever their names are."""
         if is_search(config.hydra):
             logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage, of which nothing is used
             held_out = OmegaConf.select(config, "dataset.protocol.validation") or 0
@@ -67,7 +67,7 @@ class Sweep(Callback):
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{place}'")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Names the jobs that failed, and ends with exit code 1 where there are any."""
+        """Name the jobs that failed, and end with exit code 1 where there are any."""
         _OWNED.close()
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
@@ -87,7 +87,7 @@ class Sweep(Callback):
 
 
 def job(train: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
-    """Trains one job of a sweep → its score in a search; an error goes to `error.txt` and no further."""
+    """Train one job of a sweep; return its score in a search. An error goes to `error.txt` and no further."""
     from cstl.running.processes import is_first  # here: it needs PyTorch, which the start of a sweep does not
 
     hydra = HydraConfig.get()
@@ -125,7 +125,7 @@ def last_words(folder: Path) -> str:
 
 
 def is_search(hydra: Any) -> bool:
-    """Whether a sweep is a search, which needs a score of each job."""
+    """Return whether a sweep is a search, which needs a score of each job."""
     return hydra.runtime.choices.get("hydra/sweeper") == "optuna"
 
 
@@ -141,7 +141,7 @@ def held_out_score(run: Path) -> float | None:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message in one line, with its kind unless it speaks to the user."""
+    """Return an error's message in one line, with its kind unless it speaks to the user."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # what went wrong, without Hydra's account of where
     message = shown(" ".join(str(error).split()), 5000)

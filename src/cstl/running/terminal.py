@@ -46,7 +46,6 @@ class RunProgress(RichProgressBar):
         self.shown: dict[str, str] = {}
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
-        """Return the columns."""
         one_line = Column(no_wrap=True)
         return [
             TextColumn("{task.description}"),
@@ -77,9 +76,10 @@ class RunProgress(RichProgressBar):
 
 
 class Lines(Callback):
-    """Says in plain lines how far a run is: at its start, every half minute, at every evaluation and when it ends.
+    """Say in plain lines how far a run is: at its start, every half minute, at every evaluation and when it ends.
 
-    They go to the run's log, and to the output where that is no terminal.
+    They go to the run's log, and to the output where that is no terminal. The loss is read only when a line is due, so
+    that a GPU need not be waited for.
 
     Args:
         file: the log, which is added to.
@@ -92,7 +92,6 @@ class Lines(Callback):
         self.step = self.batches = 0  # what it was then; batches evaluated so far
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is trained, on what, and how far it is."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         device, several = trainer.strategy.root_device, trainer.world_size
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -104,7 +103,6 @@ class Lines(Callback):
         self._count(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """A step further; the loss is looked at only when a line is due, so that a GPU need not be waited for."""
         if time.monotonic() - self.told < EVERY:
             return
         step, seconds = trainer.global_step, time.monotonic() - self.since
@@ -118,18 +116,15 @@ class Lines(Callback):
         self._count(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts batches from here."""
         self.batches, self.began = 0, time.monotonic()
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """A batch further."""
         self.batches += 1
         if time.monotonic() - self.told >= EVERY:
             total = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
             self._say(f"evaluating: {self.batches:,} of {total:,} batches")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What it found."""
         found: dict[str, list[str]] = {}
         for name, value in trainer.callback_metrics.items():
             split, _, probe = name.partition("/rank1/")
@@ -141,11 +136,9 @@ class Lines(Callback):
         self._count(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last step."""
         self._say(f"trained for {trainer.global_step:,} steps")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Why it ends."""
         write_line(self.file, f"{type(exception).__name__}: {exception}".rstrip(": "))  # the command prints it
 
     on_test_start = on_validation_start
@@ -169,7 +162,7 @@ def log_file(folder: Path) -> Path:
 
 
 def write_line(log: Path, text: str) -> None:
-    """Adds text to a run's log; a disk that is full is no reason to stop."""
+    """Add text to a run's log; a disk that is full is no reason to stop."""
     with suppress(OSError), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
 
@@ -180,13 +173,11 @@ class _Metrics(ProgressColumn):
         self.shown = shown
 
     def render(self, task: Task) -> Text:
-        """Loss and rank-1 so far, of training."""
         return Text(" ".join(f"{name} {value}" for name, value in self.shown.items() if task.description == "train"))
 
 
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Steps a second with three digits."""
         speed = task.finished_speed or task.speed
         unit = "steps/s" if task.description == "train" else "batches/s"
         return Text("" if not speed else f"{speed:.0f} {unit}" if speed >= 100 else f"{speed:.3g} {unit}")
@@ -196,7 +187,6 @@ class _TimeLeft(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        """Hours, minutes and seconds."""
         if task.finished:
             return Text(f"in {_clock(task.finished_time or 0)}")
         return Text("" if task.time_remaining is None else f"{_clock(task.time_remaining)} left")
@@ -215,7 +205,7 @@ def closing(
     remarks: Sequence[str] = (),
     method: str = "CSTL",
 ) -> str:
-    """The summary at the end of a run: its result and the paper's, where everything lies, what to type next.
+    """Return the summary at the end of a run: its result and the paper's, where everything lies, what to type next.
 
     Args:
         folder: what the run leaves lies there.
@@ -251,7 +241,7 @@ def leftovers(folder: Path, checkpoint: Path) -> str:
 
 
 def near(path: Path) -> Path:
-    """A path as one would type it here."""
+    """Return a path as one would type it here."""
     path, here = path.absolute(), Path.cwd()
     return path.relative_to(here) if here in path.parents else path
 

@@ -23,7 +23,7 @@ from cstl.running.processes import is_first
 
 
 def _name_subjects(config: DictConfig) -> None:
-    """Puts the subjects of a split file into the configuration: a checkpoint must not depend on the file."""
+    """Put the subjects of a split file into the configuration: a checkpoint must not depend on the file."""
     if config.dataset.get("split_file"):
         with open_dict(config):
             config.dataset.protocol = asdict(as_protocol(plain(config.dataset.protocol)))
@@ -49,7 +49,7 @@ def make_data(config: DictConfig, from_file: bool = False) -> GaitDataModule:
 
 
 def make_trainer(config: DictConfig, folder: Path) -> Trainer:
-    """Lightning's trainer as configured."""
+    """Return Lightning's trainer as configured."""
     quiet_lightning()
     keep_freed_memory()
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
@@ -75,7 +75,7 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
 
 
 def check_device(accelerator: str) -> None:
-    """Refuses a GPU where PyTorch sees none."""
+    """Refuse a GPU where PyTorch sees none."""
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"trainer=gpu, but PyTorch {torch.__version__} sees no GPU here: use trainer=cpu or trainer=auto, or "
@@ -84,7 +84,7 @@ def check_device(accelerator: str) -> None:
 
 
 def quiet_lightning() -> None:
-    """Silences what Lightning says of a choice that is ours: the batch sampler resumes by itself, a CPU is fine.
+    """Silence what Lightning says of a choice that is ours: the batch sampler resumes by itself, a CPU is fine.
 
     And what matplotlib and fontTools tell of their work when a figure becomes a PDF.
     """

@@ -43,7 +43,7 @@ _WORD = re.compile(r"([+~]*)([\w./@:$-]+)=(.*)", re.DOTALL)
 
 
 def read(command: str, words: list[str]) -> list[str]:
-    """The words as Hydra takes them, after the configuration that they ask for has been composed and looked through.
+    """Return the words as Hydra takes them, once the configuration that they ask for is composed and looked through.
 
     Raises:
         ValueError: a word, key, choice or value that cannot be meant; the message says what can be.
@@ -68,8 +68,8 @@ def read(command: str, words: list[str]) -> list[str]:
     name = given.config_name or command
     jobs, drawn = _jobs(readable, loader) if sweeps else ([readable], [])
     if drawn:
-        choices = loader.load_configuration(name, jobs[0], RunMode.MULTIRUN).hydra.runtime.choices
-        if choices["hydra/sweeper"] == "basic":
+        chosen = loader.load_configuration(name, jobs[0], RunMode.MULTIRUN).hydra.runtime.choices
+        if chosen["hydra/sweeper"] == "basic":
             raise ValueError(
                 f"{drawn[0]}: numbers are drawn from an interval by a search alone: add hparams_search=optuna, or type "
                 f"the values to try, such as {drawn[0]}=0.1,0.2"
@@ -103,7 +103,7 @@ def help_asked(command: str, words: list[str]) -> str:
 
 
 def _options_of(words: list[str]) -> Any:
-    """Hydra's own options, refused in a sentence."""
+    """Return Hydra's own options; raise ValueError in a sentence."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -114,7 +114,7 @@ def _options_of(words: list[str]) -> Any:
 
 
 def expected(error: Exception) -> str | None:
-    """The message of an error that a user can mend; None where it is a fault of the program."""
+    """Return the message of an error that a user can mend; None where it is a fault of the program."""
     if isinstance(error, InstantiationException):  # Hydra's account of a class that refused its arguments
         where = re.search(r"full_key: (\S+)", str(error))
         cause = error.__cause__
@@ -134,7 +134,7 @@ def expected(error: Exception) -> str | None:
 
 
 def expand_home(config: DictConfig) -> None:
-    """Makes `~` in a path, as in a YAML file, the user's own folder."""
+    """Make `~` in a path, as in a YAML file, the user's own folder."""
     for key in PATHS:
         node, _, last = key.rpartition(".")
         parent = OmegaConf.select(config, node, throw_on_missing=False) if node else config
@@ -145,7 +145,7 @@ def expand_home(config: DictConfig) -> None:
 
 
 def _without_home(word: str) -> str:
-    """`--config-dir=~/my` as a path: a shell leaves a ~ after = as it is."""
+    """Return `--config-dir=~/my` as a path: a shell leaves a ~ after = as it is."""
     key, equals, value = word.partition("=")
     if equals and value.startswith("~") and (key in PATHS or key in ("--config-dir", "--config-path", "-cd", "-cp")):
         return f"{key}={os.path.expanduser(value)}"
@@ -153,7 +153,7 @@ def _without_home(word: str) -> str:
 
 
 def _check_flags(command: str, words: list[str]) -> None:
-    """Refuses `--res 128`, `dataset = casiab` and words without a value."""
+    """Refuse `--res 128`, `dataset = casiab` and words without a value."""
     options = {name: action for action in get_args_parser()._actions for name in action.option_strings}
     expects = False
     for i, word in enumerate(words):
@@ -185,7 +185,7 @@ def _check_flags(command: str, words: list[str]) -> None:
 
 
 def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -> str:
-    """A word as Hydra's grammar takes it: with quotes where a value has signs of the grammar or of other alphabets."""
+    """Return a word as Hydra's grammar takes it: with quotes where a value has its signs or other alphabets'."""
     if word.startswith("~") and "=" not in word:
         if not re.fullmatch(_KEY, word[1:], re.ASCII):
             raise ValueError(f"{word!r} is no setting: to leave something out type ~KEY, such as ~callbacks.pictures")
@@ -247,7 +247,7 @@ def _parsed(word: str) -> Override:
 
 
 def _text(value: str) -> str:
-    """A value that Hydra reads as text, null apart."""
+    """Return a value that Hydra reads as text, null apart."""
     try:
         found = _parsed(f"x={value}").value()
     except (HydraException, ValueError):
@@ -260,7 +260,7 @@ def _quoted(value: str) -> str:
 
 
 def _no_setting(word: str, command: str, loader: ConfigLoaderImpl) -> str:
-    """What is said of a word without =."""
+    """Return what is said of a word without =."""
     expected = f"{word!r} is no setting: expected KEY=VALUE"
     if match := re.fullmatch(r"([\w./]+)[:＝]\s*(\S.*)", word):
         return f"{expected}, such as {match[1]}={match[2]}"
@@ -276,7 +276,7 @@ def _no_setting(word: str, command: str, loader: ConfigLoaderImpl) -> str:
 
 
 def _jobs(words: list[str], loader: ConfigLoaderImpl) -> tuple[list[list[str]], list[str]]:
-    """The overrides of every job of a sweep, without what a search draws by itself, and the keys of that."""
+    """Return the overrides of every job of a sweep, without what a search draws itself, and the keys of that."""
     parsed = OverridesParser.create(loader).parse_overrides(words)
     for override in parsed:
         if override.is_sweep_override() and not override.is_interval_sweep() and not [*override.sweep_iterator()]:
@@ -301,7 +301,7 @@ def _loader(given: Any) -> ConfigLoaderImpl:
 
 
 def _composed(command: str, words: list[str], loader: ConfigLoaderImpl) -> DictConfig:
-    """The configuration, without Hydra's own part."""
+    """Compose the configuration, without Hydra's own part."""
     try:
         config = loader.load_configuration(command, words, RunMode.RUN, from_shell=True)
     except MissingConfigException as error:
@@ -337,7 +337,7 @@ def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderIm
 
 
 def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
-    """What Hydra says of overrides, in one of our sentences."""
+    """Return what Hydra says of overrides, in one of our sentences."""
     text = str(error)
     if match := re.search(r"In '([^']+)': Could not override '(?:[^'@]*@)?([^']+)'", text):
         group, groups = match[2], choices(command)
@@ -393,7 +393,7 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
 
 
 def _not_utf8(words: list[str], loader: ConfigLoaderImpl) -> str:
-    """The YAML files that are not UTF-8: of those that were chosen, or else of all."""
+    """Return the YAML files that are not UTF-8: of those that were chosen, or else of all."""
     found: list[Path] = []
     for source in loader.get_search_path().get_path():
         for file in sorted(Path(source.path.removeprefix("file://")).glob("*/*.yaml")):
@@ -406,7 +406,7 @@ def _not_utf8(words: list[str], loader: ConfigLoaderImpl) -> str:
 
 
 def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
-    """What is said of a key that the chosen files do not have."""
+    """Return what is said of a key that the chosen files do not have."""
     groups = choices(command)
     chosen = [word for word in words if (match := _WORD.fullmatch(word)) and match[2] in groups]
     config = loader.load_configuration(command, chosen, RunMode.RUN)
@@ -430,7 +430,7 @@ def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) 
 
 
 def _bad_yaml(error: yaml.YAMLError) -> str:
-    """What is wrong with a YAML file, and where."""
+    """Return what is wrong with a YAML file, and where."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f"{mark.name.strip('<>')}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a YAML file"
     problem = getattr(error, "problem", None) or str(error)

@@ -40,7 +40,7 @@ class MeanAggregation(nn.Module):
 class MaxAggregation(MeanAggregation):
     """Take the maximum of the cumulative sums over scales and frames."""
 
-    def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, None]:  # noqa: D102
+    def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, None]:
         u = at_least_float32(cumulative(t))  # (P, B, T, S, C)
         if mask is not None:
             u = u.masked_fill(~mask[None, :, :, None, None], -float("inf"))
@@ -54,7 +54,7 @@ class ConcatenatedAggregation(MeanAggregation):
         super().__init__(parts, channels, reduction, scales)
         self.width = scales * channels
 
-    def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, None]:  # noqa: D102
+    def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, None]:
         return F.leaky_relu(_means(t, mask).flatten(2)), None
 
 

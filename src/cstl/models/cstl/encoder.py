@@ -31,7 +31,7 @@ class Encoder(nn.Module):
         # twice as fast as the plain layout, on the CPU and on the GPU
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, frames: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, frames: Tensor) -> Tensor:
         x = frames[:, None].contiguous(memory_format=torch.channels_last)  # (frames, 1, H, W)
         x = F.leaky_relu(self.conv1(x), inplace=True)
         x = F.max_pool2d(self.conv2(x), 2)  # before its LReLU, which keeps the order and has a quarter to do then

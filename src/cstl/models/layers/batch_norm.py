@@ -48,7 +48,7 @@ class PartBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(parts * channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         dtype, x = x.dtype, at_least_float32(x)
         slices, sharers = divide_batch(self.population, self.ghosts, x.shape[1]) if self.training else (1, 1)
         x = x.unflatten(1, (slices, -1))  # (P, S, N/S, T, C)

@@ -30,7 +30,7 @@ class PartConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(parts * out_channels, in_channels, kernel))
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, *inputs: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, *inputs: Tensor) -> Tensor:
         _, channels, kernel = self.weight.shape
         weight = self.weight.view(self.parts, -1, channels, kernel)  # (P, out, in, kernel)
         weight = weight.permute(0, 3, 2, 1).flatten(1, 2)  # (P, kernel·in, out)
