@@ -22,9 +22,10 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from cstl.losses import TripletLoss
 from cstl.recognizer import GaitRecognizer
+from cstl.run_folder import read_metrics as read_rows
 from cstl.running import dashboards as dashboard
 from cstl.running.dashboards import Speed, commit, dashboards
-from cstl.running.metrics_log import TensorBoardLog, WandbLog, read_rows
+from cstl.running.metrics_log import TensorBoardLog, WandbLog
 from cstl.running.settings import refuse_impossible
 from cstl.running.trainer import make_trainer
 from cstl.train import train

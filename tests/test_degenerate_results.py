@@ -11,9 +11,10 @@ from torch import Tensor
 
 from cstl.files import write_json, write_text
 from cstl.metrics import CrossViewAccuracy
-from cstl.reporting import comparison, figures, leaderboard, pictures, results, tables
+from cstl.reporting import comparison, figures, leaderboard, pictures, tables
 from cstl.reporting.page import report_run
 from cstl.reporting.remarks import remarks
+from cstl.run_folder import write_embeddings, write_probes
 
 CONDITIONS, PROBES = ["nm-01", "nm-02", "bg-01"], {"NM": ["nm-02"], "BG": ["bg-01"]}
 Keep = Callable[[Tensor, Tensor, Tensor], Tensor]  # of subject, condition, view
@@ -47,9 +48,10 @@ def write_run(folder: Path, name: str) -> None:
     metric.update(1 + scale * torch.randn(len(subject), 2, 4), subject, condition, view)
     result, (embeddings, labels) = metric.compute(), metric.mean_embeddings()
     folder.mkdir()
-    results.write_probes(result, [f"{i:03d}" for i in range(subjects)], CONDITIONS, folder / "probes.npz")
-    results.write_embeddings(embeddings, labels, folder / "embeddings.npz")
-    results.cross_view(result).draw_without_rendering()
+    found = {"subjects": [f"{i:03d}" for i in range(subjects)], "conditions": CONDITIONS, "views": result.views}
+    write_probes(folder / "probes.npz", result.arrays(), **found)
+    write_embeddings(folder / "embeddings.npz", embeddings.numpy(), labels.numpy())
+    figures.rank1(result).draw_without_rendering()
     table = tables.paper_table({"CSTL": result}, "Tiny", None, (64, 44))
     for ending in tables.TEXT_FORMATS:
         write_text(folder / f"table.{ending}", tables.to_text(table, ending))

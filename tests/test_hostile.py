@@ -47,12 +47,13 @@ from cstl.files import shown
 from cstl.models import CSTL
 from cstl.preparation.sources import Source, read_sources
 from cstl.recognizer import cross_view_accuracy
-from cstl.reporting import charts, figures, findings, leaderboard, pictures, results, tables
-from cstl.reporting.comparison import compare, load_run
+from cstl.reporting import charts, figures, findings, leaderboard, pictures, tables
+from cstl.reporting.comparison import Entry, compare
 from cstl.reporting.comparison_page import compare_runs
 from cstl.reporting.folder import read_run
 from cstl.reporting.leaderboard import to_markdown, to_terminal
 from cstl.reporting.page import _file_name, report_run
+from cstl.run_folder import write_embeddings, write_probes
 from cstl.running.loading import load_recognizer, trained_data
 from cstl.running.metrics_log import wandb_id
 
@@ -493,9 +494,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, whole: dict[str, Any], 
     metric = cross_view_accuracy(protocol)
     metric.update(torch.eye(12)[:, None], *label.T, torch.arange(12))
     result = metric.compute()
-    results.write_probes(result, subjects, protocol.conditions, folder / "probes.npz")
+    found = {"subjects": subjects, "conditions": protocol.conditions, "views": result.views}
+    write_probes(folder / "probes.npz", result.arrays(), **found)
     labels = torch.cat([label, torch.arange(12)[:, None]], dim=1)
-    results.write_embeddings(torch.randn(12, 4).half(), labels, folder / "embeddings.npz")
+    write_embeddings(folder / "embeddings.npz", torch.randn(12, 4).half().numpy(), labels.numpy())
     (folder / "config.yaml").write_text(yaml.safe_dump(whole["config"]), encoding="utf-8")
     content = {
         "dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], "test_subjects": 2, "seconds": {"a": 1.0},
@@ -624,7 +626,7 @@ def test_a_link_out_of_the_folder_is_not_followed(name: str, spoilt: Path, tmp_p
     (spoilt / name).symlink_to(tmp_path / "private")
     for linked in (spoilt / name, spoilt / ".hydra"):
         assert SECRET not in str(read_run(spoilt))
-        assert SECRET not in str(load_run(spoilt))
+        assert SECRET not in str(Entry(spoilt))
         shutil.rmtree(spoilt / ".hydra", ignore_errors=True)
         (tmp_path / "hydra").mkdir(exist_ok=True)
         (tmp_path / "hydra" / "config.yaml").write_text(f"token: {SECRET}\n")
@@ -637,7 +639,7 @@ def test_a_named_pipe_is_not_waited_for(name: str, spoilt: Path) -> None:
     (spoilt / name).unlink()
     os.mkfifo(spoilt / name)
     read_run(spoilt)
-    load_run(spoilt)
+    Entry(spoilt)
 
 
 def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> None:
@@ -651,14 +653,14 @@ def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> 
         "data: {seed: '${oc.select:seed,0}'}", "dataset: {name: tiny, title: '${dataset.name}'}", "name: '${now:%Y}'",
     ]  # fmt: skip
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines))
-    assert load_run(spoilt).config == {}  # of itself it has no end
+    assert Entry(spoilt).config == {}  # of itself it has no end
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines).replace("b: '${model.b}', ", ""))
-    config = load_run(spoilt).config
+    config = Entry(spoilt).config
     assert config["model"] == {"margin": 64, "a": "${oc.env:SECRET}", "c": "${nowhere}"}
     assert (config["data"]["seed"], config["dataset"]["title"]) == (7, "tiny")
     bomb = [f"a{i}: ['${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}']" for i in range(15)]
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join([*bomb, "a15: 1"]))
-    assert load_run(spoilt).config == {}
+    assert Entry(spoilt).config == {}
     read(spoilt)
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from cstl.running.metrics_log import CSVLog, read_rows
+from cstl.run_folder import read_metrics as read_rows
+from cstl.running.metrics_log import CSVLog
 
 
 def test_rows_and_columns_as_they_come(tmp_path: Path) -> None:

@@ -94,9 +94,8 @@ class Killed:
     @staticmethod
     def after_the_last_evaluation() -> None:
         """When its row is in the log, and nothing else tells of it."""
-        from cstl.reporting import results
-
-        results.write_probes = lambda *arguments: kill()
+        replace = os.replace
+        os.replace = lambda part, target: kill() if target.name == "probes.npz" else replace(part, target)
 
     @staticmethod
     def writing_the_table() -> None:

@@ -15,7 +15,7 @@ from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.owner import InUseError, owner
 from cstl.recognizer import GaitRecognizer
-from cstl.reporting.comparison import load_run
+from cstl.reporting.comparison import Entry
 from cstl.reporting.page import report_run
 from cstl.run_folder import check_name
 from cstl.running.command import command, output_folder
@@ -239,7 +239,7 @@ def test_a_run_that_was_begun_is_not_written_over(
     said = " ".join(capsys.readouterr().out.split())
     assert "results.json is damaged" in said
     assert (folder / "results.json.damaged").read_text() == '{"rank1"'
-    assert load_run(folder).state == "finished"
+    assert Entry(folder).state == "finished"
 
     config = (folder / "config.yaml").read_text()
     for damage in ("", "a: [", "- 1", "a: ${b}\n"):
@@ -254,7 +254,7 @@ def test_a_run_that_was_begun_is_not_written_over(
 
     # a copy from another machine, where its process may still run
     (folder / "owner.json").write_text(json.dumps({"host": "node7", "process": 7, "since": "now", "machine": "x"}))
-    assert load_run(folder).state == "finished"
+    assert Entry(folder).state == "finished"
     assert report_run(folder).exists()
     again = configured("evaluate", checkpoint, "trainer=cpu", "baseline=false", folder="again")
     evaluate(again)

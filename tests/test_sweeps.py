@@ -107,7 +107,7 @@ def test_a_sweep_that_is_started_again_does_what_is_left(
     other = configured("train", *TINY, "hydra.job.num=3", "model.margin=0.3")
     assert sweep.job(train_one, other) is None
     assert "model.margin: 0.2 before, 0.3 now" in error.read_text().splitlines()[-1]
-    assert comparison.load_run(tmp_path / "run").state == "finished"
+    assert comparison.Entry(tmp_path / "run").state == "finished"
 
 
 def test_a_search_chooses_by_held_out_training_subjects(train: Callable[..., None], tmp_path: Path) -> None:

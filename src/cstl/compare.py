@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from cstl.files import shown_lines
-from cstl.reporting.comparison import compare, find_runs
+from cstl.reporting.comparison import compare
 from cstl.reporting.leaderboard import to_terminal, wrapped, write
+from cstl.run_folder import find_runs
 from cstl.running.streams import Parser, never_fail
 
 

@@ -18,6 +18,7 @@ CONFIG_PATH = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAG
 # What may change between two starts of one run: it does not change the result.
 _FREE = (
     "name",
+    "runs",
     "logger",
     "data.workers",
     "data.store",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cstl.files import shown_lines
 from cstl.reporting.comparison_page import compare_runs
-from cstl.reporting.folder import find_runs
 from cstl.reporting.page import report_run
+from cstl.run_folder import find_runs
 from cstl.running.streams import Parser, never_fail
 
 

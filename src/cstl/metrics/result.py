@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cstl.metrics.probes import MEASURES, ProbeTable, compact_subjects, mean_over_galleries, nanmean, tally
+from cstl.metrics.probes import MEASURES, ProbeTable, compact_subjects, mean_over_galleries, nanmean, tally, to_arrays
 
 Row = dict[str, Any]  # {"mean": percent or None, "per_view": {view: percent or None}}
 
@@ -67,6 +67,10 @@ class CrossViewResult:
         rows, subjects = compact_subjects(self.table.of(self.probes[probe], self.joint_gallery))
         found = tally(rows, len(self.views), len(subjects), measure, k, matched, self.joint_gallery)
         return torch.from_numpy(found.percent())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Lay out what every probe found as `probes.npz` holds it."""
+        return to_arrays(self.table, len(self.views)) | {"gallery_sequences": self.gallery_sequences.numpy()}
 
     def per_view(
         self,

@@ -22,9 +22,9 @@ from cstl.reporting.figures import (
     unit,
 )
 from cstl.reporting.findings import Confusion, Map
-from cstl.reporting.folder import Curve
 from cstl.reporting.pictures import Look
 from cstl.reporting.tables import Row
+from cstl.run_folder import Curve
 
 POINTS = 1000  # of a curve, at most
 FEW = 10  # whole numbers with a tick each; among more Plotly finds whole ticks by itself

@@ -1,141 +1,156 @@
 """What a comparison of runs says: which belong together, rows of equal settings, differences with intervals, notes.
 
 Runs that differ in nothing but the seed are one row: mean ± standard deviation, best first, the difference to a
-baseline with an interval from resampling the test subjects, and of the settings only those that differ.
+baseline with an interval from resampling the test subjects, and of the settings only those that differ. Of two runs
+that are named each is a row, and the first is the baseline.
 """
 
 import json
 import shlex
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
 
-from cstl.config import CONFIG_PATH, Plain, checked, decisive, followed
+from cstl.config import CONFIG_PATH, Plain, decisive
 from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import Protocol, as_protocol
-from cstl.files import check_inside, read_rows, read_yaml, shown
-from cstl.reporting.folder import read_probes, read_results, shown_settings
+from cstl.files import shown
+from cstl.metrics.probes import Tally, from_arrays, mean_over_galleries, nanmean, tally
 from cstl.reporting.published import method_of_files
 from cstl.reporting.remarks import remarks_of
-from cstl.running.sweep import ERROR, held_out_score, last_words
+from cstl.run_folder import PROBES, Run, find_runs
 
-MISSING, UNKNOWN = "–", "?"
-MOST_CELLS = 10**8  # subjects × views × views × probes, each a number in memory
+UNKNOWN = "?"
+MOST_CELLS = 5 * 10**7  # subjects × views × views × probes, each two numbers in memory
 RULE = "rank-1 (%), every probe counted, identical views excluded"
 FEW_SUBJECTS = 20  # fewer than these, and an interval from resampling them is too narrow
-# Settings by which no row is told from another: the seed makes the runs of a row, the others change no result or
-# follow from another setting.
-_NO_SETTING = (
-    *("seed", "data.seed", "baseline", "evaluate_every", "dataset.recipe.evaluate_every"),
-    *("dataset.recipe.checkpoint_every", "dataset.title", "trainer.log_every_n_steps"),
-    *("data.protocol", "data.steps", "model.network.num_classes"),
+# Keys that do not distinguish rows: seeds vary within a row, the rest follows from other keys (in runs of 0.1).
+IGNORED_WHEN_GROUPING = (
+    *("seed", "data.seed", "data.protocol", "data.steps", "data.res", "data.dataset", "dataset.recipe"),
+    *("model.network.num_classes", "model.network.height"),
 )
 
 Identity = tuple[Any, ...]  # what two runs must share to be compared: data set, resolution, protocol, test subjects
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Which probes of each test subject were recognised: S subjects, V views.
+class Outcome(NamedTuple):
+    """Which probes of each test subject were recognised: sums of `cstl.metrics.probes` for each probe set."""
 
-    Attributes:
-        subjects: the S names.
-        hits: probe → float64 (S, V probe views, V gallery views), sequences recognised at rank 1.
-        seen: probe → float64 (S, V), probe sequences.
-        gallery: bool (V,), the views that have gallery sequences.
-    """
+    subjects: list[str]
+    views: list[str]
+    tallies: dict[str, Tally]
 
-    subjects: tuple[str, ...]
-    hits: dict[str, np.ndarray]
-    seen: dict[str, np.ndarray]
-    gallery: np.ndarray
+    def per_view(self, probe: str, weights: np.ndarray | None = None) -> np.ndarray:
+        """Average over the gallery views, identical ones left out where there are others: (…, V), percent."""
+        return mean_over_galleries(self.tallies[probe].percent(weights), len(self.views) > 1)
 
-    def rank1(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Rank-1 of each probe set when subject s counts `weights[r, s]` times: (R, S) → float64 (R,), percent.
-
-        Every probe counts, identical views are excluded where there are others; the mean over the gallery views, then
-        over the probe views. The gallery stays whole.
-        """
-        scores, views = {}, len(self.gallery)
-        compared = self.gallery & (~np.eye(views, dtype=bool) if views > 1 else np.ones((1, 1), bool))
-        for probe, hits in self.hits.items():
-            recognised = (weights @ hits.reshape(len(hits), -1)).reshape(-1, views, views)  # (R, V, V)
-            sought = (weights @ self.seen[probe])[:, :, None]  # (R, V, 1)
-            cells = np.where(compared & (sought > 0), 100 * recognised / np.maximum(sought, 1), np.nan)
-            scores[probe] = _mean(_mean(cells))
-        return scores
+    def rank1(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Rank-1 of each probe set, float64 (R,), percent, when subject s counts `weights[r, s]` times."""
+        return {probe: nanmean(self.per_view(probe, weights)) for probe in self.tallies}
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run's folder, as far as it got.
-
-    Attributes:
-        config: the resolved configuration, {} where it is not known.
-        whole: the configuration is that of `config.yaml`; else what Hydra noted before the run began.
-        results: of `results.json`; None: not finished.
-        state: finished, failed or unfinished.
-        message: the error of a failed run, where an unfinished one is.
-        outcome: None where `probes.npz` is not there or does not fit.
-        held_out: mean rank-1 on held-out training subjects, where there are any.
-    """
-
-    folder: Path
-    config: Plain
-    whole: bool
-    results: Plain | None
-    state: str
-    message: str = ""
-    outcome: Outcome | None = None
-    held_out: float | None = None
+class Entry(Run):
+    """A run in a comparison."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key → value of what may tell the run from others."""
-        every = decisive(self.config)
-        settings = {key: value for key, value in every.items() if not _is_no_setting(key)}
-        if self.config.get("callbacks", {}).get("checkpoints", {}).get("best"):
+        settings = {key: value for key, value in decisive(self.known).items() if not key.endswith("_target_")}
+        if self.known.get("callbacks", {}).get("checkpoints", {}).get("best"):
             settings["callbacks.checkpoints.best"] = True
-            settings["evaluate_every"] = every.get("evaluate_every")  # decides which checkpoints there are to choose
         if self.results and self.results["trained_on"] != self.results["dataset"]:
             settings["trained_on"] = self.results["trained_on"]
-        return {
-            shown(key): value for key, value in settings.items() if value not in ("???", None)
-        }  # null is as good as absent
+        # null is as good as absent
+        return {"method": self.method} | {shown(key): v for key, v in settings.items() if v not in ("???", None)}
+
+    @cached_property
+    def known(self) -> Plain:
+        """Its configuration, or what Hydra noted of it before it began."""
+        return self.config or self.composed
 
     @cached_property
     def method(self) -> str:
         """What its network is called."""
-        return method_of_files(self.results, self.config)
+        return method_of_files(self.results, self.known)
 
     @cached_property
     def means(self) -> dict[str, float]:
         """Probe → rank-1, percent, of the probes that have any sequence."""
-        rows = self.results["rank1"] if self.results else {}
+        rows = self.results.get("rank1", {})
         return {probe: row["mean"] for probe, row in rows.items() if row["mean"] is not None}
+
+    @cached_property
+    def protocol(self) -> Protocol | None:
+        """What was tested; None where it is not known, or names a file to read."""
+        protocol = self.known.get("dataset", {}).get("protocol", {})
+        try:
+            return None if protocol.get("split_file") is not None else as_protocol(protocol)
+        except ValueError:
+            return None
+
+    @cached_property
+    def outcome(self) -> Outcome | None:
+        """Who was recognised; None where that is not known, and `problems` says why."""
+        if not self.results:
+            return None
+        if (found := self.probes) is None or (protocol := self.protocol) is None:
+            older = "not there (from an older version; evaluate the checkpoint again)"
+            self.problems.setdefault(PROBES, older if found is None else "of no use without a protocol in config.yaml")
+            return None
+        size = (len(found.subjects), len(found.views), len(found.views))
+        if size[1] > 128 or np.prod(size, dtype=float) * len(protocol.probes) > MOST_CELLS:
+            self.problems[PROBES] = f"of {size[0]:,} subjects in {size[1]:,} views, more than can be resampled"
+            return None
+        tallies = {}
+        for probe, members in protocol.probes.items():
+            chosen = np.isin(found.condition, [i for i, name in enumerate(found.conditions) if name in members])
+            arrays = {key: getattr(found, key)[chosen] for key in found._fields[:9]}
+            tallies[probe] = tally(from_arrays(arrays, found.gallery_sequences > 0), size[1], size[0])
+        outcome = Outcome(found.subjects, found.views, tallies)
+        for probe, rank1 in outcome.rank1().items():
+            mean = self.means.get(probe, np.nan)
+            if not np.isclose(rank1, mean, atol=1e-6, equal_nan=True):
+                self.problems[PROBES] = (
+                    f"of another result than results.json: {rank1:.2f} % on {probe}, there {mean:.2f}"
+                )
+                return None
+        return outcome
 
     @cached_property
     def identity(self) -> Identity | None:
         """What it must share with a run that it is compared with; None: not known."""
-        try:
-            protocol = _protocol(self.config) if self.config else None
-        except ValueError:
-            protocol = None
-        tested = self.outcome.subjects if self.outcome else protocol.test_subjects if protocol else ()
+        protocol = self.protocol
+        tested = tuple(self.outcome.subjects) if self.outcome else protocol.test_subjects if protocol else ()
         rules = (protocol.views, protocol.gallery, tuple(protocol.probes.items())) if protocol else ()
         if self.results:
             return self.results["dataset"], tuple(self.results["resolution"]), tested, rules
-        res = self.config.get("res")
+        res = self.known.get("res")
         if protocol is None or res not in WIDTHS:
             return None
-        return self.config["dataset"]["name"], (res, WIDTHS[res]), tested, rules
+        return self.known["dataset"]["name"], (res, WIDTHS[res]), tested, rules
+
+    @property
+    def message(self) -> str:
+        """What a reader must know of a run without results."""
+        if self.state == "failed":
+            return self.error or "no message"
+        if self.state == "damaged":
+            name, reason = next(iter(self.problems.items()))
+            return f"{name} is damaged or from elsewhere: {reason}"
+        done, asked = self.steps
+        return f"at step {done} of {asked or UNKNOWN}"
+
+    @property
+    def title(self) -> str:
+        """The folder, as short as it stays clear: from the current one, else its last two parts."""
+        here, folder = Path.cwd().resolve(), self.folder.resolve()
+        return shown(folder.relative_to(here) if folder.is_relative_to(here) else Path(*folder.parts[-2:]))
 
 
 @dataclass(frozen=True)
@@ -148,20 +163,20 @@ class Row:
         interval: the same → the lowest and highest that resampling gives; empty: not known.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[Entry, ...]
     means: dict[str, list[float]] = field(default_factory=dict)
     difference: dict[str, float] = field(default_factory=dict)
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of its runs, and what their network is called."""
-        return {"method": self.runs[0].method} | self.runs[0].settings
+        """Those of its runs."""
+        return self.runs[0].settings
 
     @property
     def finished(self) -> bool:
         """Whether it has results."""
-        return self.runs[0].state == "finished"
+        return self.runs[0].is_finished
 
 
 @dataclass(frozen=True)
@@ -170,7 +185,8 @@ class Table:
 
     Attributes:
         probes: those that every finished run has results of.
-        settings: key → the keys that differ in just the same way, of each setting that differs.
+        settings: keys of the settings that differ.
+        same: key → value of those that do not.
         baseline: which row; None: none.
         notes: what a reader must know, a sentence or two each.
     """
@@ -178,7 +194,8 @@ class Table:
     title: str
     rows: list[Row]
     probes: list[str]
-    settings: dict[str, list[str]]
+    settings: list[str]
+    same: dict[str, Any]
     baseline: int | None
     notes: list[str]
 
@@ -186,12 +203,12 @@ class Table:
 def compare(
     folders: Sequence[Path], baseline: Sequence[str] = (), resamples: int = 2000, seed: int = 0
 ) -> tuple[list[Table], list[str]]:
-    """Tables of the runs in some folders, one for each set of test subjects, and what else is to be said.
+    """Return tables of the runs in some folders, one for each set of test subjects, and what else is to be said.
 
     Args:
         folders: runs, sweeps, or folders that hold some.
-        baseline: what is compared with: a run's folder, or settings such as `model.margin=0.2`. Nothing: the first row
-            with the paper's model, else the first.
+        baseline: what is compared with: a run's folder, or settings such as `model.margin=0.2`. Nothing: of two runs
+            the first; else the first row with the paper's model, or the first.
         resamples: how often the test subjects are drawn again, with replacement.
         seed: of the drawing.
 
@@ -201,23 +218,28 @@ def compare(
     """
     if resamples < 1:
         raise ValueError(f"--resamples: expected 1 or more, found {resamples}")
-    found, remarks = [], []
     chosen = [Path(part) for part in baseline if Path(part).is_dir()]
     if chosen and len(baseline) > 1:
         raise ValueError("--baseline: give one run folder, or settings, not both")
+    paths, remarks = [], []
     for folder in (*folders, *chosen):
         if not folder.exists():
-            raise FileNotFoundError(f"{folder} does not exist (from {Path.cwd()}); expected a run or a sweep in runs/")
-        here = find_runs(folder)
-        found += here
+            raise FileNotFoundError(
+                f"{folder} does not exist (from {Path.cwd()}); expected a run or a sweep; "
+                "`python -m cstl.runs` lists them"
+            )
+        paths += (here := find_runs(folder))
         if not here:
             remarks.append(f"{folder} is left out: no run is in it")
-    runs = [load_run(path) for path in dict.fromkeys(path.resolve() for path in found)]
+    runs = [Entry(path) for path in dict.fromkeys(path.resolve() for path in paths)]
     if not runs:
         raise ValueError(f"no run in {', '.join(map(str, folders))}; expected folders that `python -m cstl.train` made")
+    pair = len(runs) == len(folders) == 2
+    if pair and not baseline:
+        chosen = [runs[0].folder]
 
     parts = _apart(runs)
-    tables = [_table(part, len(parts) > 1, baseline, chosen, resamples, seed) for part in parts]
+    tables = [_table(part, pair, len(parts) > 1, baseline, chosen, resamples, seed) for part in parts]
     if baseline and all(table.baseline is None for table in tables):
         differing = dict.fromkeys(key for table in tables for key in table.settings)
         raise ValueError(
@@ -225,7 +247,8 @@ def compare(
             f"{', '.join(differing) or 'none'}"
         )
     if len(parts) > 1:
-        kinds = zip(("data sets", "resolutions", "test subjects", "protocols"), *_identities(parts), strict=True)
+        identities = [part[0].identity for part in parts if part[0].identity]
+        kinds = zip(("data sets", "resolutions", "test subjects", "protocols"), *identities, strict=True)
         differ = [kind for kind, *values in kinds if len(set(values)) > 1]
         remarks.insert(
             0,
@@ -235,135 +258,35 @@ def compare(
     return tables, remarks
 
 
-def find_runs(folder: Path, depth: int = 2) -> list[Path]:
-    """The run folders in a folder: itself, or those it holds (a sweep's jobs), in the order of their names."""
-    if any((folder / name).exists() for name in ("config.yaml", "results.json", ERROR, ".hydra")):
-        return [folder]
-    if depth == 0 or not folder.is_dir():
-        return []
-    children = sorted(folder.iterdir(), key=lambda path: (not path.name.isdecimal(), path.name.zfill(9)))
-    return [run for child in children if child.is_dir() for run in find_runs(child, depth - 1)]
-
-
-def load_run(folder: Path) -> Run:
-    """What a run's folder holds, however far it got."""
-    config, whole = _read_config(folder / "config.yaml"), True
-    if not config:
-        config, whole = _read_config(folder / ".hydra" / "config.yaml"), False
-    if (folder / "results.json").exists():
-        try:
-            results = read_results(folder / "results.json")
-            wanted = ("dataset", "resolution", "test_subjects", "trained_on", "rank1")
-            if missing := [key for key in sorted(wanted) if results.get(key) is None]:
-                raise ValueError(f"it has no {', '.join(missing)}")
-        except (ValueError, OSError) as error:
-            message = f"results.json is damaged or from elsewhere: {shown(error)}"
-            return Run(folder, config, whole, None, "failed", message)
-        outcome, reason = _read_outcome(folder / "probes.npz", config, results)
-        held_out = None
-        with suppress(ValueError, OSError):  # a damaged metrics.csv is no reason to fail
-            held_out = held_out_score(folder)
-        return Run(folder, config, whole, results, "finished", reason, outcome, held_out)
-    if (folder / ERROR).is_file():
-        return Run(folder, config, whole, None, "failed", last_words(folder))
-    steps = config.get("trainer", {}).get("max_steps", UNKNOWN)
-    message = f"at step {_last_step(folder)} of {steps}; still being written, or stopped"
-    return Run(folder, config, whole, None, "unfinished", message)
-
-
-def _read_config(path: Path) -> Plain:
-    """A configuration in plain containers, {} where there is none; what cannot be resolved outside a run is left."""
-    if not path.exists():
-        return {}
-    try:
-        for inside in (path, *([path.parent] if path.parent.name == ".hydra" else [])):
-            check_inside(inside)
-        config = shown_settings(read_yaml(path))
-        if path.parent.name != ".hydra":
-            return config
-        # As composed: what names the run's folder is known to the run alone.
-        config = followed({key: config[key] for key in config if key not in ("name", "logger", "callbacks")})
-        return checked(config, resolved=False)
-    except (OSError, ValueError):
-        return {}
-
-
-def _protocol(config: Plain) -> Protocol:
-    """The protocol of a configuration from a file: ValueError where it is none, or names a file to read."""
-    protocol = config.get("dataset", {}).get("protocol", {})
-    if protocol.get("split_file") is not None:
-        raise ValueError("the protocol names a split file")
-    return as_protocol(protocol)
-
-
-def _read_outcome(path: Path, config: Plain, results: Plain) -> tuple[Outcome | None, str]:
-    """Who was recognised, and if that is not known, why."""
-    if not path.exists():
-        return None, "no probes.npz (from an older version; evaluate the checkpoint again)"
-    if not config.get("dataset", {}).get("protocol", {}).get("probes"):
-        return None, "no configuration, which says what the probes are"
-    try:
-        found, protocol = read_probes(path), _protocol(config)
-        shape = len(found.subjects), len(found.views), len(found.views)
-        if shape[1] > 128 or np.prod(shape, dtype=float) * len(protocol.probes) > MOST_CELLS:
-            raise ValueError(f"{shape[0]:,} subjects in {shape[1]:,} views are more than can be resampled")
-        hits, seen = {}, {}
-        for probe, members in protocol.probes.items():
-            numbers = [i for i, name in enumerate(found.conditions) if name in members]
-            some = np.isin(found.condition, numbers)  # names of millions of sequences would take gigabytes
-            where = found.subject[some], found.view[some]
-            hits[probe], seen[probe] = np.zeros(shape), np.zeros(shape[:2])
-            np.add.at(hits[probe], where, found.wrong[some] == 0)
-            np.add.at(seen[probe], where, 1)
-        outcome = Outcome(tuple(found.subjects), hits, seen, found.gallery_sequences > 0)
-    except (OSError, ValueError) as error:
-        return None, f"probes.npz cannot be read ({shown(error)})"
-    for probe, rank1 in outcome.rank1(np.ones((1, shape[0]))).items():
-        told = results["rank1"].get(probe, {}).get("mean")
-        if not np.isclose(rank1[0], np.nan if told is None else told, atol=1e-6, equal_nan=True):
-            return (
-                None,
-                f"probes.npz gives {rank1[0]:.2f} % on {probe}, results.json {told}: they do not belong together",
-            )
-    return outcome, ""
-
-
-def _last_step(folder: Path) -> int:
-    """The last iteration that a run's log or checkpoints know of."""
-    names = (path.stem.removeprefix("step-") for path in folder.glob("checkpoints/step-*.ckpt"))
-    steps = [int(name) for name in names if name.isdecimal() and len(name) < 20]
-    with suppress(OSError, ValueError, OverflowError):
-        steps += [int(float(row["step"])) for row in read_rows(folder / "metrics.csv") if row.get("step")]
-    return max(steps, default=0)
-
-
-def _identities(parts: Iterable[Sequence[Run]]) -> list[Identity]:
-    return [part[0].identity for part in parts if part[0].identity]
-
-
-def _apart(runs: Iterable[Run]) -> list[list[Run]]:
-    """The runs that can be compared with each other; runs without a result come to those they belong to."""
-    parts: dict[Identity | None, list[Run]] = {}
+def _apart(runs: Iterable[Entry]) -> list[list[Entry]]:
+    """Return the runs that can be compared with each other; runs without a result come to those they belong to."""
+    parts: dict[Identity | None, list[Entry]] = {}
     for run in runs:
-        if run.state == "finished":
+        if run.is_finished:
             parts.setdefault(run.identity, []).append(run)
     only = next(iter(parts)) if len(parts) == 1 else None  # where one goes of which too little is known
     for run in runs:
-        if run.state != "finished":
+        if not run.is_finished:
             parts.setdefault(run.identity or only, []).append(run)
     return list(parts.values())
 
 
 def _table(
-    runs: list[Run], several: bool, wanted: Sequence[str], folders: Sequence[Path], resamples: int, seed: int
+    runs: list[Entry],
+    pair: bool,
+    several: bool,
+    asked: Sequence[str],
+    folders: Sequence[Path],
+    resamples: int,
+    seed: int,
 ) -> Table:
-    finished = [run for run in runs if run.state == "finished"]
+    finished = [run for run in runs if run.is_finished]
     all_probes = list(dict.fromkeys(probe for run in finished for probe in run.means))
     probes = [probe for probe in all_probes if all(probe in run.means for run in finished)]
-    grouped: dict[str, list[Run]] = {}
+    grouped: dict[str, list[Entry]] = {}
     for run in finished:
-        named = {"method": run.method} | run.settings
-        key = json.dumps(named, sort_keys=True, default=str) if run.whole else str(run.folder)
+        distinct = {key: value for key, value in run.settings.items() if not _is_ignored(key)}
+        key = str(run.folder) if pair or not run.config else json.dumps(distinct, sort_keys=True, default=str)
         grouped.setdefault(key, []).append(run)
     rows = []
     for group in grouped.values():
@@ -371,26 +294,33 @@ def _table(
         if probes:
             means["mean"] = [fmean(run.means[probe] for probe in probes) for run in group]
         rows.append(Row(tuple(group), means))
-    settings = _differing(runs)
-    if len({run.method for run in finished}) > 1:
-        settings = {"method": []} | settings
+    settings, same = _differing(runs, pair)
 
-    notes = []
-    number = _baseline(rows, settings, wanted, folders)
+    number = _baseline(rows, settings, asked, folders)
     if number is not None and probes:
         rows = _with_differences(rows, number, probes, resamples, seed)
-    order = sorted(range(len(rows)), key=lambda i: -fmean(rows[i].means.get("mean", [0.0])))
+    order = sorted(range(len(rows)), key=lambda i: 0.0 if pair else -fmean(rows[i].means.get("mean", [0.0])))
     place = order.index(number) if number is not None else None
     rows = [rows[i] for i in order]
+    notes = _notes(rows, settings, probes, all_probes, place, resamples)
+    if place is None and finished and asked and several:
+        notes.append(f"no differences: --baseline {' '.join(asked)} is in another table")
+    rows += [Row((run,)) for run in runs if not run.is_finished]
+    return Table(_title(runs), rows, probes, settings, same, place, notes)
 
-    several_runs = any(len(row.runs) > 1 for row in rows)
+
+def _notes(
+    rows: list[Row], settings: list[str], probes: list[str], all_probes: list[str], place: int | None, resamples: int
+) -> list[str]:
+    finished, notes = [run for row in rows for run in row.runs], []
     if probes:
+        several = any(len(row.runs) > 1 for row in rows)
         notes.append(
             f"mean: over {listed(probes)}"
-            + (". ±: standard deviation over the runs of a row, which differ in the seed" if several_runs else "")
+            + (". ±: standard deviation over the runs of a row, which differ in the seed" if several else "")
         )
     if gone := [probe for probe in all_probes if probe not in probes]:
-        without = [name_of(run) for run in finished if any(probe not in run.means for probe in gone)]
+        without = [run.title for run in finished if any(probe not in run.means for probe in gone)]
         notes.append(f"{listed(gone)} left out: no such probes in {listed(without)}")
     if place is not None and len(rows) > 1:
         label = label_of(rows[place], settings)
@@ -404,83 +334,70 @@ def _table(
             if tested < FEW_SUBJECTS:
                 text += f". {tested} subjects are few: the interval is narrower than it should be"
         notes.append(text)
-    elif wanted and several:
-        notes.append(f"no differences: --baseline {' '.join(wanted)} is in another table")
     seeds = [[run.config.get("seed") for run in row.runs if run.config] for row in rows]
     if twice := [f"#{i}" for i, some in enumerate(seeds, 1) if len(set(some)) < len(some)]:
         notes.append(f"{listed(twice)}: several runs with the same seed, so ± says less")
-    notes += [
-        f"{key} stands also for {', '.join(others)}, which differ in the same way"
-        for key, others in settings.items()
-        if others
-    ]
     if finished and all(run.held_out is not None for run in finished):
         best = max(range(len(rows)), key=lambda i: fmean(run.held_out or 0.0 for run in rows[i].runs))
         notes.append(
             f"held-out: rank-1 on held-out training subjects, highest for #{best + 1}. Choose settings by it; the test "
             "subjects are for the report"
         )
-    notes += [f"{name_of(run)}: {remark}" for run in finished for remark in remarks_of(run.results or {})]
-    notes += [f"{name_of(run)}: without an interval: {run.message}" for run in finished if run.outcome is None]
-    rows += [Row((run,)) for run in runs if run.state != "finished"]
-    return Table(_title(runs), rows, probes, settings, place, notes)
+    notes += [f"{run.title}: {remark}" for run in finished for remark in remarks_of(run.results)]
+    notes += [
+        f"{run.title}: without an interval: {PROBES} is {run.problems[PROBES]}" for run in finished if not run.outcome
+    ]
+    return notes
 
 
-def _differing(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that differ; of those that differ in just the same way the one that a user sets names them."""
-    known = [run for run in runs if run.config]
-    keys = dict.fromkeys(key for run in known for key in run.settings)
-    columns: dict[str, list[str]] = {}
-    for key in keys:
-        values = [json.dumps(run.settings.get(key), default=str) for run in known if key in run.settings or run.whole]
-        if len(set(values)) > 1:
-            columns.setdefault(json.dumps([run.settings.get(key) for run in known], default=str), []).append(key)
-    given = {key for run in known for key in _overridden(run.folder)}
-    differing = {}
-    for same in columns.values():
-        first = min(same, key=lambda key: (key not in given, key.count("."), same.index(key)))
-        differing[first] = [key for key in same if key != first and key.rpartition(".")[2] != first.rpartition(".")[2]]
-    return differing
+def _differing(runs: Sequence[Entry], pair: bool) -> tuple[list[str], dict[str, Any]]:
+    """Return the keys of the settings that differ, and the settings that do not; of two runs the seed is one of them.
 
-
-def _overridden(folder: Path) -> list[str]:
-    """The keys that the command line of a run set."""
-    try:
-        overrides = read_yaml(folder / ".hydra" / "overrides.yaml")
-    except (OSError, ValueError):
-        return []
-    return [str(line).partition("=")[0].lstrip("+~") for line in (overrides if isinstance(overrides, list) else [])]
+    What the names of the networks tell already is in neither.
+    """
+    known = [run for run in runs if run.known]
+    methods = {run.method for run in known if run.results or "network" in run.known.get("model", {})}
+    differing, same = ["method"] if len(methods) > 1 else [], {}
+    for key in dict.fromkeys(key for run in known for key in run.settings):
+        if key == "method" or (_is_ignored(key) and not (pair and key == "seed")):
+            continue
+        values = {run: json.dumps(run.settings.get(key), default=str) for run in known}
+        if len({value for run, value in values.items() if key in run.settings or run.config}) < 2:
+            same[key] = next(run.settings[key] for run in known if key in run.settings)
+        elif not key.startswith("model.network.") or len({(run.method, values[run]) for run in known}) > len(methods):
+            differing.append(key)
+    return differing, same
 
 
 def _baseline(
-    rows: Sequence[Row], settings: Iterable[str], wanted: Sequence[str], folders: Sequence[Path]
+    rows: Sequence[Row], settings: Iterable[str], asked: Sequence[str], folders: Sequence[Path]
 ) -> int | None:
-    """Which row the others are compared with."""
+    """Return which row the others are compared with."""
     if not rows:
         return None
     if folders:
         home = folders[0].resolve()
         matching = [i for i, row in enumerate(rows) if any(home in (r.folder, r.folder.parent) for r in row.runs)]
-    elif wanted:
-        asked = decisive(OmegaConf.to_container(OmegaConf.from_dotlist(_split(wanted)), resolve=True))  # type: ignore[arg-type]
-        matching = [i for i, row in enumerate(rows) if all(row.settings.get(k, UNKNOWN) == v for k, v in asked.items())]
     else:
-        paper = {key: value for key, value in _paper().items() if key in settings}
-        matching = [i for i, row in enumerate(rows) if all(row.settings.get(k) == v for k, v in paper.items())]
-        return matching[0] if matching else 0
+        expected = _typed_settings(asked) if asked else {k: v for k, v in _paper().items() if k in settings}
+        matching = [
+            i for i, row in enumerate(rows) if all(row.settings.get(k, UNKNOWN) == v for k, v in expected.items())
+        ]
+        if not asked:
+            return matching[0] if matching else 0
     if len(matching) > 1:
         labels = "; ".join(label_of(rows[i], settings) for i in matching)
-        raise ValueError(f"--baseline {' '.join(wanted)}: {len(matching)} rows are that, name one: {labels}")
+        raise ValueError(f"--baseline {' '.join(asked)}: {len(matching)} rows are that, name one: {labels}")
     return matching[0] if matching else None
 
 
-def _split(wanted: Sequence[str]) -> list[str]:
-    parts = [part for text in wanted for part in shlex.split(text)]
+def _typed_settings(asked: Sequence[str]) -> dict[str, Any]:
+    parts = [part for text in asked for part in shlex.split(text)]
     if wrong := [part for part in parts if "=" not in part]:
         raise ValueError(
             f"--baseline {wrong[0]}: expected a run's folder that is there, or settings such as 'model.margin=0.2'"
         )
-    return parts
+    return decisive(OmegaConf.to_container(OmegaConf.from_dotlist(parts), resolve=True))  # type: ignore[arg-type]
 
 
 def _paper() -> dict[str, Any]:
@@ -516,19 +433,13 @@ def _with_differences(rows: Sequence[Row], number: int, probes: Sequence[str], r
     return compared
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis, NaN left out; NaN where there is nothing else."""
-    there = ~np.isnan(values)
-    return np.where(there.any(-1), np.where(there, values, 0).sum(-1) / np.maximum(there.sum(-1), 1), np.nan)
+def _is_ignored(key: str) -> bool:
+    return any(key == other or key.startswith(other + ".") for other in IGNORED_WHEN_GROUPING)
 
 
-def _is_no_setting(key: str) -> bool:
-    return any(key == other or key.startswith(other + ".") for other in _NO_SETTING)
-
-
-def _title(runs: Sequence[Run]) -> str:
+def _title(runs: Sequence[Entry]) -> str:
     run = next((run for run in runs if run.results), runs[0])
-    name = run.config.get("dataset", {}).get("title") or (run.results or {}).get("dataset", "unknown data set")
+    name = run.known.get("dataset", {}).get("title") or run.results.get("dataset", "unknown data set")
     name = shown(name)
     if not run.results:
         return f"{name}: no finished run"
@@ -538,12 +449,6 @@ def _title(runs: Sequence[Run]) -> str:
     method = f"; {methods.pop()}" if len(methods) == 1 else ""
     span = f" ({tested[0]} to {tested[-1]})" if tested else ""
     return f"{name} {height}×{width}, {run.results['test_subjects']} test subjects{span}: {RULE}{method}"
-
-
-def name_of(run: Run) -> str:
-    """The folder, as short as it stays clear: from the current one, else its last two parts."""
-    here = Path.cwd().resolve()
-    return shown(run.folder.relative_to(here) if run.folder.is_relative_to(here) else Path(*run.folder.parts[-2:]))
 
 
 def label_of(row: Row, settings: Iterable[str]) -> str:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from cstl.config import differences
 from cstl.files import write_text
 from cstl.reporting import charts, figures, findings, pictures
-from cstl.reporting.folder import Run, read_run
+from cstl.reporting.folder import ShownRun as Run
+from cstl.reporting.folder import read_run
 from cstl.reporting.page import render, signed, state_of
 from cstl.reporting.tables import MISSING, Row
 

@@ -16,10 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cstl.files import replacing
+from cstl.metrics import CrossViewResult
 from cstl.reporting.findings import Confusion, HardProbe, Map, over_gallery_views
-from cstl.reporting.folder import Curve
 from cstl.reporting.pictures import Look, recombine, sources, strip, tinted
 from cstl.reporting.tables import MISSING, Row, Table
+from cstl.run_folder import Curve
 
 WIDTH = 6.9  # inches: both columns of a paper
 STYLE = matplotlib.rc_params_from_file(str(files("cstl").joinpath("paper.mplstyle")), use_default_template=False)
@@ -137,6 +138,11 @@ def _finish_curve(axes: Axes, label: str) -> None:
 def whole_numbers(ticks: int) -> MaxNLocator:
     """So many ticks at most, none between two whole numbers: of iterations, frames and parts."""
     return MaxNLocator(ticks, integer=True, min_n_ticks=1)
+
+
+def rank1(result: CrossViewResult) -> Figure:
+    """Return heat maps of rank-1 over probe view × gallery view, one for each set of probes."""
+    return cross_view({probe: cells[:, :, 0].numpy() for probe, cells in result.accuracy.items()}, result.views)
 
 
 @styled

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cstl.reporting.folder import Embeddings, Probes, Run
+from cstl.reporting.folder import ShownRun as Run
+from cstl.run_folder import Embeddings, Probes
 
 MAPPED = 2000  # sequences on the map of the embeddings, at most
 SUBJECTS = 24  # subjects on it, at most: as many as colours and signs can tell apart

@@ -16,8 +16,9 @@ from rich import box
 from rich.text import Text
 
 from cstl.files import write_text
-from cstl.reporting.comparison import MISSING, UNKNOWN, Row, Table, label_of, name_of, typed_value
+from cstl.reporting.comparison import UNKNOWN, Row, Table, label_of, typed_value
 from cstl.reporting.figures import COLOURS, condition_colours
+from cstl.reporting.tables import MISSING
 
 _MARKERS = "osD^vP"
 
@@ -31,7 +32,7 @@ def _signed(value: float) -> str:
 
 
 def _setting(row: Row, key: str) -> str:
-    return typed_value(row.settings.get(key)) if key in row.settings or row.runs[0].whole else UNKNOWN
+    return typed_value(row.settings.get(key)) if key in row.settings or row.runs[0].config else UNKNOWN
 
 
 def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
@@ -55,7 +56,7 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
     shown = [tuple(cells) for cells in zip(*columns.values(), strict=True)] if columns else [()] * len(table.rows)
     told = [cells for cells, row in zip(shown, table.rows, strict=True) if row.finished]
     if len(set(told)) < len(told):  # nothing else tells these rows from each other
-        columns["run"] = [name_of(row.runs[0]) for row in table.rows]
+        columns["run"] = [row.runs[0].title for row in table.rows]
     room = width - sum(sizes) - 3 - 5  # the place and the number of runs
     if sum(max(len(short), *map(len, cells)) + 1 for short, cells in columns.items()) > room:
         merged = zip(*([f"{short}={cell}" for cell in cells] for short, cells in columns.items()), strict=True)
@@ -79,9 +80,9 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
 def _without_result(row: Row, settings: Iterable[str]) -> str:
     run = row.runs[0]
     label = " ".join(
-        filter(None, [label_of(row, settings), f"seed={run.config['seed']}" if "seed" in run.config else ""])
+        filter(None, [label_of(row, settings), f"seed={run.config['seed']}" if "seed" in run.known else ""])
     )
-    return f"{run.state}: {name_of(run)} ({label or 'settings unknown'}): {run.message}"
+    return f"{run.state}: {run.title} ({label or 'settings unknown'}): {run.message}"
 
 
 def _difference(row: Row) -> str:
@@ -113,7 +114,7 @@ def to_markdown(table: Table) -> str:
             cells += [str(len(row.runs)), *means, "baseline" if i == table.baseline else difference, interval]
         else:
             cells += ["", *[""] * len(table.probes), f"{row.runs[0].state}: {row.runs[0].message}", "", ""]
-        lines.append([*cells, ", ".join(map(name_of, row.runs))])
+        lines.append([*cells, ", ".join(run.title for run in row.runs)])
     text = "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
     return f"**{_escaped(table.title)}**\n\n{text}\n\n" + "".join(f"- {_escaped(note)}\n" for note in table.notes)
 
@@ -137,7 +138,7 @@ def to_csv(tables: Sequence[Table]) -> str:
             line: dict[str, Any] = {"table": table.title, "state": row.runs[0].state, "runs": len(row.runs)}
             line |= {"place": i + 1} if row.finished else {"message": row.runs[0].message}
             line |= {key: typed_value(row.settings[key]) for key in table.settings if key in row.settings}
-            line["seeds"] = " ".join(str(run.config["seed"]) for run in row.runs if "seed" in run.config)
+            line["seeds"] = " ".join(str(run.known["seed"]) for run in row.runs if "seed" in run.known)
             if all(run.held_out is not None for run in row.runs):
                 line["held_out"] = f"{fmean(run.held_out or 0.0 for run in row.runs):.4f}"
             for probe, means in row.means.items():
@@ -147,7 +148,10 @@ def to_csv(tables: Sequence[Table]) -> str:
                 line[f"{probe} difference"] = f"{difference:.4f}"
             for probe, ends in row.interval.items():
                 line[f"{probe} low"], line[f"{probe} high"] = (f"{end:.4f}" for end in ends)
-            line |= {"baseline": "yes" if i == table.baseline else "", "folders": " ".join(map(name_of, row.runs))}
+            line |= {
+                "baseline": "yes" if i == table.baseline else "",
+                "folders": " ".join(run.title for run in row.runs),
+            }
             writer.writerow(line)
     return text.getvalue()
 
@@ -161,7 +165,7 @@ def draw(tables: Sequence[Table]) -> Figure:
     for table, rows, (scores, differences) in zip(tables, finished, grid, strict=True):
         places = np.arange(len(rows))
         names = [*table.probes, *(["mean"] if len(table.probes) > 1 else [])]
-        every = [probe for row in rows for run in row.runs if run.results for probe in run.results["rank1"]]
+        every = [probe for row in rows for run in row.runs for probe in run.results["rank1"]]
         colours = condition_colours(list(dict.fromkeys(every)))
         for i, name in enumerate(names):
             offset = 0.5 * ((i + 0.5) / len(names) - 0.5)
@@ -175,7 +179,7 @@ def draw(tables: Sequence[Table]) -> Figure:
                 markersize=5,
                 color=colours[name],
             )
-        labels = [label_of(row, table.settings) or name_of(row.runs[0]) for row in rows]
+        labels = [label_of(row, table.settings) or row.runs[0].title for row in rows]
         scores.set_yticks(
             places, [textwrap.shorten(f"#{i} {label}", 60, placeholder=" …") for i, label in enumerate(labels, 1)]
         )

@@ -21,7 +21,8 @@ from cstl.checkpoint import build_network
 from cstl.files import write_text
 from cstl.reporting import charts, figures, findings, pictures, tables
 from cstl.reporting.findings import HardProbe
-from cstl.reporting.folder import Run, read_run
+from cstl.reporting.folder import ShownRun as Run
+from cstl.reporting.folder import read_run
 from cstl.reporting.tables import MISSING
 
 HARDEST = 4  # probes of each set

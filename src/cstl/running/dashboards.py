@@ -20,8 +20,9 @@ from cstl.data.datamodule import GaitDataModule, TrainBatch
 from cstl.metrics import CrossViewResult
 from cstl.models import CSTL
 from cstl.recognizer import GaitRecognizer
-from cstl.reporting import results, tables
+from cstl.reporting import figures, tables
 from cstl.reporting.published import method_name, published
+from cstl.run_folder import versions
 from cstl.running.metrics_log import Dashboard, WandbLog
 
 try:
@@ -148,7 +149,7 @@ class Pictures(Callback):
             "rank1": paper_sheet(result, pl_module, data),
             **{probe: view_sheet(result, probe) for probe in result.accuracy},
         }
-        pictures = {"heat_maps": rendered(results.cross_view(result))}
+        pictures = {"heat_maps": rendered(figures.rank1(result))}
         if (salient := draw_salient_frames(pl_module, samples(trainer))) is not None:
             pictures["salient_frames"] = salient
         step = trainer.global_step
@@ -175,7 +176,7 @@ class Pictures(Callback):
 def settings(recognizer: LightningModule) -> dict[str, Any]:
     """The configuration of a run, with the versions of the packages and the commit of the code where that is known."""
     assert isinstance(recognizer, GaitRecognizer)
-    return {**(recognizer.config or {}), "versions": results.versions(), "commit": commit()}
+    return {**(recognizer.config or {}), "versions": versions(), "commit": commit()}
 
 
 def commit(package: Path = Path(__file__).parent) -> str | None:

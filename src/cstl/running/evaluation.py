@@ -13,13 +13,22 @@ from cstl.data.datamodule import GaitDataModule
 from cstl.files import shown, write_json, write_text
 from cstl.metrics import CrossViewResult
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
-from cstl.reporting import results, tables
+from cstl.reporting import figures, tables
 from cstl.reporting.published import BASELINE, Published, caveats, coverage, method_name, published
 from cstl.reporting.remarks import remarks
-from cstl.run_folder import RESULTS
+from cstl.run_folder import (
+    EMBEDDINGS,
+    METRICS,
+    PROBES,
+    RESULTS,
+    curves_of,
+    read_metrics,
+    versions,
+    write_embeddings,
+    write_probes,
+)
 from cstl.running import terminal
 from cstl.running.console import CONSOLE, say
-from cstl.running.metrics_log import read_rows
 from cstl.running.processes import is_first
 from cstl.trained import AUTHORS, Met, met, ranges
 
@@ -70,20 +79,22 @@ def evaluate_and_write(
         write_text(folder / f"table.{ending}", tables.to_text(table, ending))
 
     content = _content(settings, recognizer, data, seen, paper, methods, checkpoint, seconds)
+    logged = read_metrics(folder / METRICS)
     noticed = remarks(
         result,
         *recognizer.mean_embeddings,
         gallery=[data.protocol.conditions.index(name) for name in data.protocol.gallery],
         margin=trained["model"].get("margin"),
         baseline=methods.get("GEI"),
-        logged=read_rows(folder / "metrics.csv"),
+        logged=logged,
     )
     content["remarks"] = noticed
-    results.write_probes(result, data.test_subjects, data.protocol.conditions, folder / "probes.npz")
-    results.write_embeddings(*recognizer.mean_embeddings, folder / "embeddings.npz")
-    results.draw_cross_view(result, folder / "cross_view.png")
-    if (metrics := folder / "metrics.csv").exists():
-        results.draw_curves(metrics, list(result.accuracy), folder / "curves.png")
+    names = {"subjects": data.test_subjects, "conditions": data.protocol.conditions, "views": result.views}
+    write_probes(folder / PROBES, result.arrays(), **names)
+    write_embeddings(folder / EMBEDDINGS, *(part.numpy() for part in recognizer.mean_embeddings))
+    figures.rank1(result).savefig(folder / "cross_view.png")
+    if logged:
+        figures.curves(curves_of(logged), list(result.accuracy)).savefig(folder / "curves.png")
     write_json(folder / RESULTS, content)
     if settings["report"]:
         write_report(folder)
@@ -135,7 +146,7 @@ def _content(
         "seconds": seconds,
         "checkpoint": str(checkpoint),
         "configuration": digest(trained),
-        "versions": results.versions(),
+        "versions": versions(),
     }
 
 

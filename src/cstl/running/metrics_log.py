@@ -23,9 +23,9 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
-from cstl import files
 from cstl.files import check_inside, read_text, write_text
 from cstl.reporting.tables import decimal, render
+from cstl.run_folder import METRICS, read_metrics
 from cstl.running.processes import is_multirun
 
 Row = dict[str, float]
@@ -48,7 +48,7 @@ class CSVLog(Logger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        self.file = Path(folder) / "metrics.csv"
+        self.file = Path(folder) / METRICS
         self.rows: list[Row] = []
         self.written = time.monotonic()
 
@@ -84,16 +84,8 @@ class CSVLog(Logger):
     @rank_zero_only
     def resume(self, step: int) -> None:
         """Keep the rows up to an iteration; those after it are about to come again."""
-        self.rows = [row for row in read_rows(self.file) if row["step"] <= step]
+        self.rows = [row for row in read_metrics(self.file) if row["step"] <= step]
         self.save() if self.rows else self.file.unlink(missing_ok=True)
-
-
-def read_rows(file: Path) -> list[Row]:
-    """Return the rows of a `metrics.csv`, each with the values it has; a last line that was cut short is left out."""
-    if not file.exists():
-        return []
-    rows = files.read_rows(file, whole_lines=True)
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 class WandbLog(WandbLogger):

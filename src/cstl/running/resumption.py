@@ -9,7 +9,18 @@ from pytorch_lightning.loggers import Logger
 from cstl.config import Plain, checked, differences
 from cstl.files import read_yaml, shown, write_text
 from cstl.reporting.tables import TEXT_FORMATS
-from cstl.run_folder import REPORT, RESULTS, begin_anew, check_kind, is_begun, is_finished, put_aside
+from cstl.run_folder import (
+    EMBEDDINGS,
+    METRICS,
+    PROBES,
+    REPORT,
+    RESULTS,
+    begin_anew,
+    check_kind,
+    is_begun,
+    is_finished,
+    put_aside,
+)
 from cstl.running.checkpoints import checkpoints, last_intact_checkpoint
 from cstl.running.command import write_command
 from cstl.running.console import say
@@ -90,8 +101,8 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
 
 def missing_files(folder: Path, settings: Plain) -> list[str]:
     """Return the files that a finished run has and this one lacks: it may have been killed while it wrote them."""
-    names = [RESULTS, *(f"table.{ending}" for ending in TEXT_FORMATS), "probes.npz", "embeddings.npz"]
-    names += ["cross_view.png", *(["curves.png"] if (folder / "metrics.csv").exists() else [])]
+    names = [RESULTS, *(f"table.{ending}" for ending in TEXT_FORMATS), PROBES, EMBEDDINGS]
+    names += ["cross_view.png", *(["curves.png"] if (folder / METRICS).exists() else [])]
     names += [REPORT] if settings["report"] else []
     return [name for name in names if not (folder / name).exists()]
 

@@ -15,12 +15,11 @@ from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from cstl.files import check_inside, read_rows, shown, write_text
+from cstl.files import shown, write_text
 from cstl.owner import InUseError, is_in_use, owner
-from cstl.run_folder import check_kind, make_folder, refuse, starts_first
+from cstl.run_folder import ERROR, Run, check_kind
+from cstl.running.folder import make_folder, refuse, starts_first
 
-ERROR = "error.txt"  # in the folder of a job that failed; its last line is the error's message
-SCORE = "validation/rank1/mean"
 _OWNED = ExitStack()  # the sweep's folder, until its end; not in the callback, which is sent to the jobs' processes
 atexit.register(_OWNED.close)
 
@@ -105,39 +104,16 @@ def job(train: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
             write_text(folder / ERROR, f"{lines.rstrip()}\n\n{message}\n")
             print(f"error: job {hydra.job.num}: {message}", file=sys.stderr)
         return 0.0 if is_search(hydra) else None
-    return held_out_score(folder) if is_search(hydra) else None
+    return Run(folder).held_out if is_search(hydra) else None
 
 
 class AlreadyFinishedError(ValueError):
     """A run of the same name and settings is finished: a sweep that is started again passes over it."""
 
 
-def last_words(folder: Path) -> str:
-    """The last line of a failed job's `error.txt`."""
-    try:
-        check_inside(folder / ERROR)
-    except ValueError as error:
-        return str(error)
-    with (folder / ERROR).open("rb") as file:
-        file.seek(max(file.seek(0, os.SEEK_END) - 2**14, 0))
-        lines = file.read().decode("utf-8", "replace").split("\n")
-    return shown(next((line for line in reversed(lines) if line.strip()), ""), 1000)
-
-
 def is_search(hydra: Any) -> bool:
     """Return whether a sweep is a search, which needs a score of each job."""
     return hydra.runtime.choices.get("hydra/sweeper") == "optuna"
-
-
-def held_out_score(run: Path) -> float | None:
-    """Mean rank-1 on held-out training subjects, percent, of the checkpoint that a run reports; None: not measured."""
-    if not (run / "metrics.csv").exists():
-        return None
-    scores = [float(row[SCORE]) for row in read_rows(run / "metrics.csv", whole_lines=True) if row.get(SCORE)]
-    scores = [score for score in scores if 0 <= score <= 100]
-    if not scores:
-        return None
-    return max(scores) if (run / "checkpoints" / "best.ckpt").exists() else scores[-1]
 
 
 def one_line(error: Exception) -> str:
