@@ -653,14 +653,14 @@ def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> 
         "data: {seed: '${oc.select:seed,0}'}", "dataset: {name: tiny, title: '${dataset.name}'}", "name: '${now:%Y}'",
     ]  # fmt: skip
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines))
-    assert Entry(spoilt).config == {}  # of itself it has no end
+    assert Entry(spoilt).known == {}  # of itself it has no end
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines).replace("b: '${model.b}', ", ""))
-    config = Entry(spoilt).config
+    config = Entry(spoilt).known
     assert config["model"] == {"margin": 64, "a": "${oc.env:SECRET}", "c": "${nowhere}"}
     assert (config["data"]["seed"], config["dataset"]["title"]) == (7, "tiny")
     bomb = [f"a{i}: ['${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}']" for i in range(15)]
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join([*bomb, "a15: 1"]))
-    assert Entry(spoilt).config == {}
+    assert Entry(spoilt).known == {}
     read(spoilt)
 
 

@@ -22,8 +22,9 @@ from cstl.models import AblatedCSTL
 from cstl.preparation.prepare import prepare
 from cstl.reporting import figures, findings, pictures
 from cstl.reporting.comparison_page import compare_runs
-from cstl.reporting.folder import Probes, Run, read_run
+from cstl.reporting.folder import ShownRun, read_run
 from cstl.reporting.page import report_run
+from cstl.run_folder import Embeddings, Probes
 from cstl.train import train
 
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "evaluate_every=3")
@@ -151,7 +152,7 @@ def test_heat_maps_and_table_agree(finished: Path) -> None:
         np.testing.assert_allclose(findings.over_gallery_views(rank1), expected)
 
 
-def hand_made() -> Run:
+def hand_made() -> ShownRun:
     """Three probes of three subjects in two gallery views; lines 10, 11, 12 are the gallery's of subjects 0, 1, 2."""
     view = np.array([0, 0, 0])
     nearest = np.array([[10, 11], [11, 10], [12, 12]])
@@ -164,8 +165,6 @@ def hand_made() -> Run:
         subjects=["a", "b", "c"], conditions=["nm-01", "nm-02"], views=["000", "090"],
         gallery_sequences=np.array([3, 3]),
     )  # fmt: skip
-    from cstl.reporting.folder import Embeddings
-
     lines = np.array([0, 1, 2, 10, 11, 12])
     embeddings = Embeddings(
         np.zeros((6, 2), np.float16),
@@ -174,7 +173,9 @@ def hand_made() -> Run:
         np.array([1, 1, 1, 0, 0, 0]),
         np.zeros(6, int),
     )
-    return Run(Path("hand"), probes=probes, embeddings=embeddings)
+    run = ShownRun("hand")
+    run.probes, run.embeddings = probes, embeddings
+    return run
 
 
 def test_who_is_taken_for_whom() -> None:

@@ -212,12 +212,15 @@ class Run:
 
     @cached_property
     def steps(self) -> tuple[int, int | None]:
-        """The last iteration that its log or a checkpoint knows of, and how many were asked for."""
+        """The last iteration that was logged, and how many were asked for."""
+        asked = (self.config or self.composed).get("trainer", {}).get("max_steps") or 0
+        return max((steps[-1] for steps, _ in self.curves.values()), default=0), asked if asked > 0 else None
+
+    @property
+    def last_step(self) -> int:
+        """The last iteration that its log or a checkpoint knows of."""
         names = (path.stem.removeprefix("step-") for path in self.folder.glob(f"{CHECKPOINTS}/step-*.ckpt"))
-        done = [int(name) for name in names if name.isdecimal() and len(name) < 20]
-        done += [steps[-1] for steps, _ in self.curves.values() if steps]
-        asked = (self.config or self.composed).get("trainer", {}).get("max_steps")
-        return max(done, default=0), asked if isinstance(asked, int) and asked > 0 else None
+        return max([self.steps[0], *(int(name) for name in names if name.isdecimal() and len(name) < 20)])
 
     @cached_property
     def held_out(self) -> float | None:

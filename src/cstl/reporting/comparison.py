@@ -143,8 +143,7 @@ class Entry(Run):
         if self.state == "damaged":
             name, reason = next(iter(self.problems.items()))
             return f"{name} is damaged or from elsewhere: {reason}"
-        done, asked = self.steps
-        return f"at step {done} of {asked or UNKNOWN}"
+        return f"at step {self.last_step} of {self.steps[1] or UNKNOWN}"
 
     @property
     def title(self) -> str:
