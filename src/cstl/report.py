@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", metavar="FILE", help="where it goes; RUN/report.html, of several runs report.html")
     given = parser.parse_args(arguments)
     try:
-        folders = [run for folder in given.runs for run in find_runs(Path(folder))]
+        folders = [run for folder in given.runs for run in find_runs(Path(folder)) or [Path(folder)]]
         if len(folders) == 1:
             written = report_run(folders[0], given.out)
         elif folders:
