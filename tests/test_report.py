@@ -370,7 +370,7 @@ def test_the_command(
         (["neither", "nowhere"], r"error: there is no run to compare: .*\n"),
         (
             [str(tmp_path / "sweep" / "0" / "checkpoints")],
-            r"error: no run in .*name folders that cstl\.train wrote.*\n",
+            r"error: .* is no run folder: .*name the folder that python -m cstl\.train .*\n",
         ),
     ):
         with pytest.raises(SystemExit) as exit_:

@@ -65,7 +65,7 @@ def read_run(folder: Path) -> ShownRun:
         FileNotFoundError: no such folder, or one that no run has written.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"no run folder at {folder}; runs lie in runs/NAME where they were started: python -m cstl.runs")
+        raise FileNotFoundError(f"no run folder at {folder}; runs lie in runs/NAME (python -m cstl.runs lists them)")
     if not is_run(folder):
         raise FileNotFoundError(
             f"{folder} is no run folder: expected {CONFIG}, {RESULTS}, {METRICS} or one of them, found none; "
