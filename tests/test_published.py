@@ -221,7 +221,7 @@ def test_every_output_names_the_network(
 ) -> None:
     """An ablation, as it is named in the table, its files, results.json, the report and the leaderboard."""
     name = "CSTL (ssfl: none)"
-    report = train(configured("train", *TINY, "model=without_ssfl", "trainer.max_steps=1"))
+    report = train(configured("train", *TINY, "ablation=without_ssfl", "trainer.max_steps=1"))
     assert (report["method"], report["published"], report["published_left_out"]) == (name, None, None)
     assert report["measures"].keys() == {name, "GEI"}
     assert report["coverage"]["test_subjects"] == {"present": 2, "protocol": 2}
@@ -243,7 +243,7 @@ def test_every_output_names_the_network(
 
 
 def test_a_run_of_an_earlier_version_is_shown_without_the_papers_rows(configured: Configure, tmp_path: Path) -> None:
-    train(configured("train", *TINY, "model=mean_pooling", "trainer.max_steps=1"))
+    train(configured("train", *TINY, "ablation=mean_pooling", "trainer.max_steps=1"))
     folder = tmp_path / "run"
     results = json.loads((folder / "results.json").read_text())
     new = ("method", "published", "published_left_out", "coverage", "trained_subjects", "seen_test_subjects")

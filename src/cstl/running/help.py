@@ -150,8 +150,9 @@ def keys_of(file: Path, conf: Path = Path(CONFIG_PATH)) -> list[Key]:
                     yield Key(name, "", meaning)
                 yield from walk(value, f"{name}.")
 
-    is_global = group == "." or lines[0].startswith("# @package _global_")
-    return [key for key in walk(root, "" if is_global else f"{group}.") if not key.name.endswith(".defaults")]
+    package = lines[0].removeprefix("# @package ") if lines[0].startswith("# @package ") else group
+    keys = walk(root, "" if package in (".", "_global_") else f"{package}.") if root else ()  # none: it sets nothing
+    return [key for key in keys if not key.name.endswith(".defaults")]
 
 
 def comment_of(lines: list[str], line: int, start: int, own: bool) -> str:

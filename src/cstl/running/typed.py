@@ -32,7 +32,13 @@ from cstl.running.help import help_on
 from cstl.running.settings import PATHS, arguments, choices, leaves, nearest, refuse_impossible, refuse_unknown, unknown
 
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
-_ONE = ("dataset", "data", "model", "trainer")  # several files of a group would be merged into one that nobody wrote
+_ONE = (
+    "dataset",
+    "data",
+    "model",
+    "ablation",
+    "trainer",
+)  # several files of a group would be merged into one that nobody wrote
 _FUNCTIONS = {
     "choice": "choice(1,2)", "range": "range(1,4)", "interval": "interval(0.1,0.4)", "glob": "glob(*)",
     "sort": "sort(1,2)", "shuffle": "shuffle(1,2)", "tag": "tag(log,interval(0.1,0.4))",
@@ -333,6 +339,11 @@ def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderIm
         )
     if not options:
         return unknown(f"there is no group {group}{where}", group, choices(command))
+    for other in choices(command):
+        if name in _options(loader, other):
+            return ValueError(
+                f"there is no {group}={name}{where}; it is a choice of another group: type {other}={name}"
+            )
     return unknown(f"there is no {group}={name}{where}", name, options)
 
 
