@@ -18,7 +18,7 @@ from cstl.recognizer import GaitRecognizer
 from cstl.reporting.comparison import Entry
 from cstl.reporting.page import report_run
 from cstl.run_folder import check_name
-from cstl.running.command import command, output_folder
+from cstl.running.command import command
 from cstl.running.metrics_log import wandb_id
 from cstl.running.sweep import ERROR, AlreadyFinishedError
 from cstl.train import train
@@ -93,7 +93,7 @@ def test_commands_of_the_same_second_have_folders_of_their_own(
     folders = []
 
     def look(config: DictConfig) -> None:
-        folders.append(output_folder())
+        folders.append(Path(config.folder))
 
     instead(monkeypatch, words[0], look)
     for _ in range(3):
@@ -150,7 +150,7 @@ def test_a_sweep_that_is_started_twice_at_once(
 
     job = tmp_path / "runs" / "twice" / "1"
     job.mkdir()
-    instead(monkeypatch, "train", lambda config: owner(output_folder()).__enter__())
+    instead(monkeypatch, "train", lambda config: owner(Path(config.folder)).__enter__())
     with owner(job), pytest.raises(SystemExit, match="1"):  # a job of an earlier start that still runs
         typed("train", "-m", "name=twice", "seed=1,2")
     said = capsys.readouterr()

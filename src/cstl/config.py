@@ -19,6 +19,7 @@ CONFIG_PATH = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAG
 _FREE = (
     "name",
     "runs",
+    "folder",
     "logger",
     "data.workers",
     "data.store",

@@ -15,7 +15,7 @@ from cstl.data.datamodule import GaitDataModule
 from cstl.files import shown, write_text
 from cstl.reporting.published import check_label, method_name
 from cstl.run_folder import EVALUATED, check_kind, is_finished
-from cstl.running.command import asked_checkpoint, command, output_folder, write_command
+from cstl.running.command import asked_checkpoint, command, write_command
 from cstl.running.console import say
 from cstl.running.evaluation import evaluate_and_write
 from cstl.running.loading import load_recognizer, trained_data
@@ -26,14 +26,13 @@ from cstl.trained import met, refuse_seen
 
 
 @naming_what_was_lost()
-def evaluate(config: DictConfig, folder: Path | None = None) -> Plain:
+def evaluate(config: DictConfig) -> Plain:
     """Evaluate a checkpoint, on the data set it was trained on or another; return what `results.json` says.
 
     Args:
-        config: of `conf/evaluate.yaml`, composed.
-        folder: the evaluation's; None: Hydra's output folder.
+        config: `conf/evaluate.yaml`, composed; the evaluation goes to its `folder`.
     """
-    folder = folder or output_folder()
+    folder = Path(config.folder)
     with owned(folder):
         check_device(config.trainer.accelerator)
         refuse_impossible(config, "evaluate")

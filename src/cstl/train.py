@@ -21,7 +21,7 @@ from cstl.recognizer import GaitRecognizer
 from cstl.reporting.published import check_label, method_name
 from cstl.run_folder import CHECKPOINTS, REPORT, RESULTS
 from cstl.running.checkpoints import BEST, check_best, checkpoints
-from cstl.running.command import command, output_folder
+from cstl.running.command import command
 from cstl.running.console import say
 from cstl.running.evaluation import evaluate_and_write, write_report
 from cstl.running.metrics_log import closing
@@ -35,14 +35,13 @@ from cstl.trained import NOBODY, Trained, met, refuse_seen, trained_by, training
 
 
 @naming_what_was_lost()
-def train(config: DictConfig, folder: Path | None = None) -> Plain:
+def train(config: DictConfig) -> Plain:
     """Train the configured run, or go on with it, and evaluate its last model; return what `results.json` says.
 
     Args:
-        config: of `conf/train.yaml`, composed.
-        folder: the run's; None: Hydra's output folder.
+        config: `conf/train.yaml`, composed; the run goes to its `folder`.
     """
-    folder = folder or output_folder()
+    folder = Path(config.folder)
     with owned(folder):
         prolong(config)
         check_device(config.trainer.accelerator)

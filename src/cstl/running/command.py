@@ -81,11 +81,6 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
     return main
 
 
-def output_folder() -> Path:
-    """Return the folder that Hydra has made for this command."""
-    return Path(HydraConfig.get().runtime.output_dir)
-
-
 def typed_again(leave_out: str | None = None) -> str:
     """Return what was typed after a command, to be typed again: in a sweep the job's own; not those of a pattern."""
     hydra = HydraConfig.get()

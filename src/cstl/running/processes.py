@@ -166,8 +166,15 @@ def check_processes(config: DictConfig, trainer: Trainer) -> None:
             f"the {processes} processes that torchrun or srun started would each make a run of their own, named after "
             "the time: give the run a name with name=NAME, which also lets it go on after a stop"
         )
+    if started_elsewhere():
+        return
+    if not HydraConfig.initialized():
+        raise ValueError(
+            f"from Python a run has one process, and trainer.devices={config.trainer.devices} asks for {processes}: "
+            "start it with the command, python -m cstl.train trainer=ddp, or take trainer.devices=1"
+        )
     launcher = HydraConfig.get().launcher._target_.rsplit(".", 1)[-1]
-    if is_multirun() and not started_elsewhere() and launcher != "BasicLauncher":
+    if is_multirun() and launcher != "BasicLauncher":
         raise ValueError(
             f"a sweep with {launcher} starts several jobs at once, and each of them would start {processes} processes "
             "of its own, which it cannot. Leave hydra/launcher= out (one job after the other), use "
@@ -187,7 +194,7 @@ def as_one_run(config: DictConfig, folder: Path, processes: int) -> Iterator[Non
     Lightning repeats the command line of this process for them. That of a sweep would start the whole sweep again, and
     a name made of the time would be another one.
     """
-    if processes == 1:
+    if processes == 1 or not HydraConfig.initialized():
         yield
         return
     hydra: Any = HydraConfig.get()

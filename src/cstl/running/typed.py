@@ -57,6 +57,8 @@ def read(command: str, words: list[str]) -> list[str]:
     words = [_without_home(word) for word in words]
     _check_flags(command, words)
     given = _options_of(words)
+    if placed := [word for word in given.overrides if word.lstrip("+").startswith("folder=")]:
+        raise ValueError(f"{placed[0]}: a run's folder follows from its name; type name=NAME")
     if given.package is not None and given.cfg is None:
         raise ValueError("--package goes with --cfg: --cfg job --package model")
     if given.resolve and given.cfg is None:
@@ -106,6 +108,12 @@ def help_asked(command: str, words: list[str]) -> str:
     chosen = choices(command) | {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
     groups = {group: (chosen[group] or "null", _options(loader, group)) for group in choices(command)}
     return help_on(command, _composed(command, overrides, loader), groups, topics)
+
+
+def composed(command: str, words: list[str]) -> DictConfig:
+    """Return the configuration of `conf/COMMAND.yaml` with these words, `read` before; nothing global is set for it."""
+    given = _options_of(words)
+    return _composed(command, given.overrides, _loader(given))
 
 
 def _options_of(words: list[str]) -> Any:

@@ -1,0 +1,74 @@
+"""The house: what may import what, and that the core stands without what is around it (docs/the_code.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import cstl
+
+ROOT = Path(cstl.__file__).parent
+FLOORS = (  # from the ground up; what stands on one floor imports from it and from those below
+    {"files", "config", "distributed", "owner", "run_folder", "workers", "progress"},
+    {"models", "losses", "metrics", "data"},
+    {"recognizer", "checkpoint", "trained"},
+    {"preparation", "walkers"},
+    {"reporting"},
+    {"running"},
+)
+HEAVY = {"pytorch_lightning", "lightning", "hydra", "rich", "wandb", "matplotlib", "plotly"}
+
+
+def imported() -> dict[str, set[str]]:
+    """Module of ours → modules it imports, the whole file through: `models.cstl.ata` → `models.layers.parts`, …"""
+    files = {".".join(("cstl", *path.relative_to(ROOT).with_suffix("").parts)): path for path in ROOT.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    found = {}
+    for name, path in files.items():
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                full = [f"{node.module}.{alias.name}" for alias in node.names]
+                names |= {word if word in files else node.module for word in full}
+        found[name] = {word for word in names if word.partition(".")[0] == "cstl"} - {name}
+    return found
+
+
+def floor(module: str) -> int:
+    """The number of a module's floor; commands are above all others, `cstl` itself is below."""
+    if module == "cstl":
+        return -1
+    room = module.split(".")[1]
+    return next((i for i, rooms in enumerate(FLOORS) if room in rooms), len(FLOORS))
+
+
+def test_nothing_imports_upwards() -> None:
+    up = [f"{a} imports {b}" for a, names in imported().items() for b in sorted(names) if floor(b) > floor(a)]
+    assert not up
+
+
+def test_there_is_no_circle() -> None:
+    left = {name: set(names) for name, names in imported().items()}
+    for name, names in left.items():  # a package's own __init__ re-exports what is in it
+        names -= {other for other in names if name.startswith(f"{other}.")}
+    while ready := [name for name, names in left.items() if not names & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert not left
+
+
+def test_models_losses_and_metrics_are_plain_pytorch() -> None:
+    """In a process of their own: no Lightning, no Hydra, no rich, not even through another module of ours."""
+    code = "import sys, cstl.models, cstl.models.reference, cstl.losses, cstl.metrics.retrieval, cstl.metrics.probes; "
+    code += f"print(sorted({HEAVY} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_files_are_short_or_say_why() -> None:
+    for path in ROOT.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > 450:
+            assert "450 lines" in (ast.get_docstring(ast.parse(text)) or ""), f"{path.name}: {len(text.splitlines())}"
