@@ -83,7 +83,7 @@ def test_names_of_the_time_are_taken_once(composed: Callable[..., DictConfig]) -
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("trainer.max_stepz=1",), "did you mean trainer.max_steps"),
+        (("trainer.max_stepz=1",), "did you mean max_steps"),
         (("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"), "from Python a run has one process"),
         (("name=a/b",), "Choose another name="),
         (("folder=elsewhere",), "folder="),

@@ -16,7 +16,7 @@ FLOORS = (  # from the ground up; what stands on one floor imports from it and f
     {"reporting"},
     {"running"},
 )
-HEAVY = {"pytorch_lightning", "lightning", "hydra", "rich", "wandb", "matplotlib", "plotly"}
+HEAVY = {"pytorch_lightning", "lightning", "hydra", "rich", "wandb", "plotly"}
 
 
 def imported() -> dict[str, set[str]]:
