@@ -17,8 +17,7 @@ from cstl.config import Plain
 from cstl.files import read_json, read_text
 from cstl.report import report_run
 from cstl.reporting import figures
-from cstl.reporting.folder import read_curves
-from cstl.run_folder import REPORT, RESULTS, check_name
+from cstl.run_folder import METRICS, REPORT, RESULTS, check_name, curves_of, read_metrics
 from cstl.running import typed
 
 __all__ = ["Run", "compose", "evaluate", "load_network", "train"]
@@ -113,7 +112,7 @@ class Run:
 
     def curves(self) -> "Curves":
         """Return what was logged: column of `metrics.csv` → iterations and values."""
-        return Curves(read_curves(self.folder / "metrics.csv"), list(self.results["rank1"]))
+        return Curves(curves_of(read_metrics(self.folder / METRICS)), list(self.results["rank1"]))
 
     def report(self) -> "Page":
         """Return the report's page, which is written where it is absent."""
