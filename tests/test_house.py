@@ -65,10 +65,3 @@ def test_models_losses_and_metrics_are_plain_pytorch() -> None:
     code += f"print(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_files_are_short_or_say_why() -> None:
-    for path in ROOT.rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        if len(text.splitlines()) > 450:
-            assert "450 lines" in (ast.get_docstring(ast.parse(text)) or ""), f"{path.name}: {len(text.splitlines())}"
