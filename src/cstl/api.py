@@ -15,8 +15,8 @@ import cstl.train
 from cstl.checkpoint import load_network
 from cstl.config import Plain
 from cstl.files import read_json, read_text
-from cstl.reporting.page import report_run
 from cstl.reporting import figures
+from cstl.reporting.page import report_run
 from cstl.run_folder import METRICS, REPORT, RESULTS, check_name, curves_of, read_metrics
 from cstl.running import typed
 
