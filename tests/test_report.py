@@ -18,6 +18,7 @@ from omegaconf import OmegaConf, open_dict
 from cstl import report
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store
+from cstl.metrics.probes import mean_over_galleries
 from cstl.models import AblatedCSTL
 from cstl.preparation.prepare import prepare
 from cstl.reporting import figures, findings, pictures
@@ -127,7 +128,7 @@ def test_one_file_says_everything(page: Path, finished: Path) -> None:
         "Map of the embeddings", "How it was made",
     ):  # fmt: skip
         assert heading in content.text
-    assert "What to know first" not in content.text
+    assert "What to know " not in content.text
     results = json.loads((finished / "results.json").read_text())
     for probe, row in results["rank1"].items():
         assert f"{probe} rank-1 {row['mean']:.1f} %" in content.text
@@ -135,6 +136,30 @@ def test_one_file_says_everything(page: Path, finished: Path) -> None:
     assert "python -m cstl.train dataset=tiny name=first-again model.margin=0.2" in content.text
     assert f"torch {results['versions']['torch']}" in content.text
     assert "margin: 0.2" in content.text
+
+
+def test_the_verdict_comes_first(page: Path, finished: Path, spoilt: Path) -> None:
+    """The result, an interval, what guessing and GEI give, what the network costs, and whether something is wrong."""
+    results = json.loads((finished / "results.json").read_text())
+    text = read_page(page).text.partition("How it was made ")[2].partition(" Results ")[0]
+    mean = np.mean([row["mean"] for row in results["rank1"].values()])
+    assert text.startswith(f"Verdict {mean:.1f} % rank-1, the mean of NM, BG interval over subjects")
+    for fact in (
+        "guessing 50.0 %",
+        "of so few it is too narrow",
+        "baseline ",
+        "parameters ",
+        "FLOP ",
+        "Nothing looks w",
+    ):
+        assert fact in text
+    cost = results["network"]
+    assert (cost["frames"], cost["flops"] > 1e5, cost["seconds_a_sequence"] > 0) == (4, True, True)
+    change(spoilt / "results.json", remarks=["It cannot be told from guessing."], network={"parameters": 12345})
+    text = read_page(report_run(spoilt)).text
+    assert "What looks wrong It cannot be told from guessing." in text
+    assert "Nothing looks wrong" not in text
+    assert "12.3 k" in text
 
 
 def test_figures_for_papers(page: Path) -> None:
@@ -149,7 +174,7 @@ def test_heat_maps_and_table_agree(finished: Path) -> None:
     for probe, row in found.results["rank1"].items():
         rank1 = findings.cross_view(found, probe)
         expected = [np.nan if value is None else value for value in row["per_view"].values()]
-        np.testing.assert_allclose(findings.over_gallery_views(rank1), expected)
+        np.testing.assert_allclose(mean_over_galleries(rank1), expected)
 
 
 def hand_made() -> ShownRun:

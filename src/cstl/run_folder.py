@@ -301,7 +301,7 @@ def read_results(path: Path) -> Plain:
         **dict.fromkeys(("method", "published", "published_left_out"), str),
         **dict.fromkeys(("coverage", "trained_subjects", "seen_test_subjects"), dict),
         **dict.fromkeys(("train_subjects", "test_subjects", "gallery_sequences"), int),
-        **dict.fromkeys(("probe_sequences", "rank1_matched", "measures", "seconds", "versions"), dict),
+        **dict.fromkeys(("probe_sequences", "rank1_matched", "measures", "seconds", "versions", "network"), dict),
     }
     for key, kind in expected.items():
         if type(content.get(key)) not in (kind, type(None)):
@@ -322,6 +322,10 @@ def read_results(path: Path) -> Plain:
                 for value in measures.values() if isinstance(measures, dict) else [""]:
                     if value == [] or not all(map(_is_percent, value if isinstance(value, list) else [value])):
                         raise ValueError(f"the measures of {shown(method, 40)} are no percentages")
+    for what, number in content.get("network", {}).items():
+        fits = type(number) is str if what == "left_out" else type(number) in (int, float) and 0 <= number < 1e18
+        if not fits:
+            raise ValueError(f"the {shown(what, 40)} of the network is {shown(number, 40)}")
     for what, seconds in (content.get("seconds") or {}).items():
         if type(seconds) not in (int, float) or not 0 <= seconds < 1e10:
             raise ValueError(f"the seconds of {shown(what, 40)} are {shown(seconds, 40)}")

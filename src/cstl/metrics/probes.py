@@ -129,6 +129,25 @@ def mean_over_galleries(percent: np.ndarray, leave_out_identical: bool = True) -
     return nanmean(percent)
 
 
+def resampled(
+    tallies: Mapping[str, Tally], leave_out_identical: bool = True, resamples: int = 1000, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Average again over the same subjects drawn with replacement, for intervals: name → percent (resamples,).
+
+    Args:
+        tallies: name → sums over the same S subjects in the same order.
+        leave_out_identical: as `mean_over_galleries`.
+        resamples: how many.
+        seed: of the draws.
+    """
+    subjects = max((len(found.score) for found in tallies.values()), default=0)
+    draws = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / max(subjects, 1)), resamples)
+    return {
+        name: nanmean(mean_over_galleries(found.percent(draws.astype(np.float64)), leave_out_identical))
+        for name, found in tallies.items()
+    }
+
+
 def nanmean(values: np.ndarray) -> np.ndarray:
     """Average over the last axis what is there: NaN, and no warning, where nothing is."""
     there = ~np.isnan(values)

@@ -108,7 +108,7 @@ def _curve_chart(title: str, lines: Sequence[_Line], smooth: bool) -> Chart:
     only = every.pop() if smooth and len(every) == 1 else 0.0  # round it Plotly would draw an axis from −1 to 1
     figure.update_layout(
         xaxis={"title": {"text": "iteration"}, **_whole_numbers(first, last)},
-        yaxis={"title": {"text": title}, **({} if smooth else {"range": [0, 102]})}
+        yaxis={"exponentformat": "power", **({} if smooth else {"range": [0, 102]})}  # its title is the chart's
         | ({"range": sorted((0, 2 * only))} if only else {}),
         showlegend=len(lines) > 1,
         hovermode="x" if len(lines) > 1 else "closest",
@@ -145,7 +145,7 @@ def cross_view(
             **scale,
             xgap=1,
             ygap=1,
-            colorbar=_bar(measure),
+            colorbar=BAR,
             hovertemplate=f"probe view %{{y}}, gallery view %{{x}}: %{{z:.1f}} {measure}<extra></extra>",
         )
     )
@@ -209,7 +209,7 @@ def confusion(found: Confusion) -> Chart:
             z=_cells(wrong),
             colorscale="Cividis",
             zmin=0,
-            colorbar=_bar("% of comparisons"),
+            colorbar=BAR,
             hovertemplate="%{y} taken for %{x}: %{z:.1f} % of comparisons<extra></extra>",
         )
     )
@@ -220,7 +220,7 @@ def confusion(found: Confusion) -> Chart:
     )
     said = "; ".join(f"{who} for {other} in {share:.1f} %" for who, other, share in found.pairs[:3]) or "nobody"
     text = f"Matrix of who is taken for whom among {len(found.subjects)} subjects. Most often: {said}."
-    return Chart("Who is taken for whom", text, _plain(figure), tall=True)
+    return Chart("% of a subject's comparisons", text, _plain(figure), tall=True)
 
 
 def embedding_map(found: Map) -> list[Chart]:
@@ -238,7 +238,7 @@ def embedding_map(found: Map) -> list[Chart]:
         _points(by_kind, x, y, names, found.kind == kind, kind, colours[kind], sign)
     views = sorted(set(found.view.tolist()))
     position = {view: i for i, view in enumerate(views)}
-    bar = _bar(f"view{unit(views)}") | {"tickvals": list(range(len(views))), "ticktext": views}
+    bar = BAR | {"tickvals": list(range(len(views))), "ticktext": views}
     by_view.add_scatter(
         x=x.tolist(), y=y.tolist(), text=names.tolist(), mode="markers", showlegend=False,
         hovertemplate="%{text}<extra></extra>",
@@ -248,7 +248,7 @@ def embedding_map(found: Map) -> list[Chart]:
         },
     )  # fmt: skip
     charts = []
-    for title, figure in (("by subject", by_subject), ("by view", by_view), ("by condition", by_kind)):
+    for title, figure in (("by subject", by_subject), (f"by view{unit(views)}", by_view), ("by condition", by_kind)):
         figure.update_layout(
             xaxis={"title": {"text": "t-SNE 1 (no unit)"}, "showticklabels": False, "zeroline": False},
             yaxis={"title": {"text": "t-SNE 2 (no unit)"}, "showticklabels": False, "zeroline": False},
@@ -289,7 +289,9 @@ def attention(found: Look) -> list[Chart]:
             f"parts: mean {weights.mean():.2f}, {100 * share:.0f} % of all scales; highest at frame {at[0]}, "
             f"part {at[1]}."
         )
-        charts.append(Chart(f"ATA: {name}", text, _plain(_frames_by_parts(weights, low, high, "importance"))))
+        charts.append(
+            Chart(f"ATA: importance, {name}", text, _plain(_frames_by_parts(weights, low, high, "importance")))
+        )
     if found.scores is not None and found.source is not None:
         figure = _frames_by_parts(found.scores, float(found.scores.min()), float(found.scores.max()), "score")
         figure.add_scatter(
@@ -315,7 +317,7 @@ def _frames_by_parts(weights: np.ndarray, low: float, high: float, what: str) ->
             colorscale="Cividis",
             zmin=low,
             zmax=high,
-            colorbar=_bar(what),
+            colorbar=BAR,
             hovertemplate=f"frame %{{x}}, part %{{y}}: {what} %{{z:.3f}}<extra></extra>",
         )
     )
@@ -337,8 +339,7 @@ def _names_axis(title: str, grid: bool = False) -> dict[str, Any]:
     return {"title": {"text": title}, "type": "category", "showgrid": grid}
 
 
-def _bar(title: str) -> dict[str, Any]:
-    return {"thickness": 10, "outlinewidth": 0, "title": {"text": title, "side": "right"}}
+BAR = {"thickness": 10, "outlinewidth": 0}  # of colours; the title of the chart says of what
 
 
 def _cells(values: np.ndarray, digits: int = 1) -> list[list[float | None]]:

@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from cstl.files import replacing
 from cstl.metrics import CrossViewResult
-from cstl.reporting.findings import Confusion, HardProbe, Map, over_gallery_views
+from cstl.metrics.probes import mean_over_galleries, nanmean
+from cstl.reporting.findings import Confusion, HardProbe, Map
 from cstl.reporting.pictures import Look, recombine, sources, strip, tinted
 from cstl.reporting.tables import MISSING, Row, Table
 from cstl.run_folder import Curve
@@ -367,9 +368,9 @@ def numbers(row: Row) -> list[float]:
 
 
 def mean_excluding_identical(cells: np.ndarray) -> float | None:
-    """The mean that papers print, of rank-1 (V, V); None where nothing can be averaged."""
-    values = over_gallery_views(cells)
-    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+    """Return the mean that papers print, of rank-1 (V, V); None where nothing can be averaged."""
+    mean = float(nanmean(mean_over_galleries(cells, leave_out_identical=len(cells) > 1)))
+    return mean if np.isfinite(mean) else None
 
 
 def percent(value: float | None) -> str:

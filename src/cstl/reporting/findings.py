@@ -1,14 +1,25 @@
 """What a run's probes say: rank-1 by pair of views, who is taken for whom, which probes are hardest, a map."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from cstl.metrics.probes import (
+    ProbeTable,
+    compact_subjects,
+    from_arrays,
+    mean_over_galleries,
+    nanmean,
+    resampled,
+    tally,
+)
 from cstl.reporting.folder import ShownRun as Run
 from cstl.run_folder import Embeddings, Probes
 
 MAPPED = 2000  # sequences on the map of the embeddings, at most
 SUBJECTS = 24  # subjects on it, at most: as many as colours and signs can tell apart
+MOST_CELLS = 10**8  # subjects × views × views × sets of probes, each a number in memory
 CONFUSED = 60  # subjects in the confusion matrix, at most
 
 
@@ -56,33 +67,54 @@ class Map:
     of: int
 
 
-def members(run: Run, probe: str) -> np.ndarray:
-    """Which probes belong to a set, bool (N,)."""
+def members(run: Run, probe: str) -> list[int]:
+    """Return the positions of a probe set's conditions in those of `run.probes`."""
     assert run.probes is not None
-    conditions = run.probe_sets[probe]
-    return np.isin(run.probes.condition, [i for i, name in enumerate(run.probes.conditions) if name in conditions])
+    return [i for i, name in enumerate(run.probes.conditions) if name in run.probe_sets[probe]]
+
+
+def table_of(p: Probes) -> ProbeTable:
+    """Return what every probe found, a row for each probe and gallery view."""
+    return from_arrays(p._asdict(), p.gallery_sequences > 0)
 
 
 def cross_view(run: Run, probe: str) -> np.ndarray:
-    """Rank-1, every probe counted, float64 (V probe views, V gallery views), percent; NaN with nothing to count."""
+    """Return rank-1, every probe counted, float64 (V probe views, V gallery views), percent; NaN: nothing to count."""
     p = run.probes
     assert p is not None
-    hit, cells = p.wrong < 1, np.full((len(p.views), len(p.views)), np.nan)
-    chosen = members(run, probe)
-    for i in range(len(p.views)):
-        if (rows := chosen & (p.view == i)).any():
-            cells[i] = 100 * hit[rows].mean(0)
-    cells[:, p.gallery_sequences == 0] = np.nan
-    return cells
+    rows = table_of(p).of(members(run, probe))
+    return tally(rows._replace(subject=np.zeros_like(rows.subject)), len(p.views), 1).percent()
 
 
-def over_gallery_views(cells: np.ndarray) -> np.ndarray:
-    """The mean over the other gallery views, (V, V) → (V,): a row of the paper's table."""
-    cells = cells.copy()
-    if len(cells) > 1:
-        np.fill_diagonal(cells, np.nan)
-    counts = np.isfinite(cells).sum(1)
-    return np.divide(np.nansum(cells, 1), counts, out=np.full(len(cells), np.nan), where=counts > 0)
+class Interval(NamedTuple):
+    """A mean rank-1 in percent, and between which values 95 % of the resamplings of the test subjects lie."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def intervals(run: Run) -> dict[str, Interval]:
+    """Return the mean of each set of probes that has one, identical views excluded, and of all as `mean`."""
+    p = run.probes
+    if p is None:
+        return {}
+    table, subjects = compact_subjects(table_of(p))
+    views, leave_out = len(p.views), len(p.views) > 1
+    if len(subjects) * views**2 * len(run.probe_sets) > MOST_CELLS:
+        return {}
+    found = {probe: tally(table.of(members(run, probe)), views, len(subjects)) for probe in run.probe_sets}
+    means = {probe: float(nanmean(mean_over_galleries(sums.percent(), leave_out))) for probe, sums in found.items()}
+    found = {probe: sums for probe, sums in found.items() if np.isfinite(means[probe])}
+    if not found:
+        return {}
+    again = resampled(found, leave_out)
+    again["mean"] = nanmean(np.stack(list(again.values()), axis=1))
+    means["mean"] = float(np.mean([means[probe] for probe in found]))
+    return {
+        name: Interval(means[name], *(float(end) for end in np.nanpercentile(values, (2.5, 97.5))))
+        for name, values in again.items()
+    }
 
 
 def compared(p: Probes) -> np.ndarray:
@@ -128,7 +160,7 @@ def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
     """The probes of a set that are missed in most gallery views, by the largest margin first; each subject once."""
     p = run.probes
     assert p is not None
-    counted = compared(p) & (p.match >= 0) & members(run, probe)[:, None]
+    counted = compared(p) & (p.match >= 0) & np.isin(p.condition, members(run, probe))[:, None]
     missed = counted & ~(p.wrong < 1)
     margin = np.where(missed, p.match_distance - p.nearest_distance, -np.inf)
     order = np.lexsort((-margin.max(1), -missed.sum(1)))
@@ -169,7 +201,7 @@ def examples(run: Run) -> list[tuple[str, int]]:
     side = p.views.index("090") if "090" in p.views else len(p.views) // 2
     found = []
     for probe in list(run.probe_sets)[:3]:
-        candidates = np.flatnonzero(members(run, probe))
+        candidates = np.flatnonzero(np.isin(p.condition, members(run, probe)))
         if not len(candidates):
             continue
         hits = ((p.wrong < 1) & compared(p))[candidates].sum(1)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ from cstl.reporting import charts, figures, findings, pictures, tables
 from cstl.reporting.findings import HardProbe
 from cstl.reporting.folder import ShownRun as Run
 from cstl.reporting.folder import read_run
+from cstl.reporting.remarks import remarks_of
 from cstl.reporting.tables import MISSING
 
 HARDEST = 4  # probes of each set
+FEW_SUBJECTS = 20  # fewer, and an interval from resampling them is too narrow
 _MEASURES = (  # what to show, and where results.json has it
     ("rank-1, probes with a match", "identical_views_excluded", "matched", 1),
     ("rank-5, every probe", "identical_views_excluded", "every_probe", 5),
@@ -79,6 +82,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "title": f"{run.method} on {run.title}",
         "subtitle": f"run {run.name} · {state_of(run)}",
         "stills": stills,
+        "verdict": _verdict(run),
         "tiles": _tiles(run),
         "compares": run.table is not None and any(row.is_difference for row in run.table.rows),
         "measures": _measures(run),
@@ -109,7 +113,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         cells = {probe: rank1 for probe, rank1 in cells.items() if np.isfinite(rank1).any()}
         for probe, rank1 in cells.items():
             mean = figures.mean_excluding_identical(rank1)
-            title = f"{probe}: rank-1, mean {figures.percent(mean)}"
+            title = f"{probe}: rank-1 (%), mean {figures.percent(mean)}"
             page["cross_views"].append(charts.cross_view(title, rank1, views, colour=colours.get(probe)))
         page["cells"] = {
             probe: [[MISSING if np.isnan(value) else f"{value:.1f}" for value in line] for line in rank1]
@@ -132,7 +136,8 @@ def _page_of_run(run: Run) -> dict[str, Any]:
             page["longest"] = max((item["moving"].frames for item in page["looks"]), default=1)
     drawn = folder.is_dir() and any(folder.iterdir())
     names = {
-        "results": ("Results", page["tiles"] or run.table),
+        "verdict": ("Verdict", page["verdict"]),
+        "results": ("Results", run.table or page["measures"]),
         "curves": ("Curves", page["curves"]),
         "views": ("Views", page["cross_views"] or page["lines"]),
         "confusions": ("Confusions", page["confusion"]),
@@ -142,6 +147,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "how": ("How it was made", True),
     }
     sections = [(name, label) for name, (label, there) in names.items() if there]
+    page["notes"] = [note for note in run.notes if note not in remarks_of(run.results)]  # the verdict has those
     return page | {"sections": sections, "figures": f"{run.name}/figures" if drawn else None}
 
 
@@ -221,8 +227,61 @@ def _moving(silhouettes: np.ndarray, text: str) -> Moving:
     )
 
 
+def _verdict(run: Run) -> dict[str, Any] | None:
+    """Return the result in a few words: what, between what, against what, and whether to believe it."""
+    means = [row["mean"] for row in run.results.get("rank1", {}).values() if row["mean"] is not None]
+    if not run.is_finished:
+        return None
+    facts, subjects = [], run.results.get("test_subjects")
+    if interval := findings.intervals(run).get("mean"):
+        few = subjects is not None and subjects < FEW_SUBJECTS
+        note = f"95 % of 1,000 resamplings of the {subjects or MISSING} test subjects"
+        note += "; of so few it is too narrow" if few else ""
+        facts.append(("interval over subjects", f"{interval.low:.1f} to {interval.high:.1f} %", note))
+    if subjects:
+        facts.append(("guessing", f"{100 / subjects:.1f} %", "chance, a gallery of all test subjects"))
+    theirs = f"{run.published} (paper)"
+    against = {"GEI": ("baseline", "gait energy images, which learn nothing"), theirs: ("paper", "as published")}
+    for method, (name, note) in against.items():
+        rows = [row for row in run.table.rows if row.method == method] if run.table else []
+        others = [row.mean for row in rows if row.mean is not None]
+        if means and len(others) == len(means):
+            facts.append((name, f"{fmean(others):.1f} %", note))
+    facts += _cost(run.results.get("network", {}))
+    probes = ", ".join(run.results.get("rank1", {}))
+    return {
+        "value": figures.percent(fmean(means) if means else None),
+        "what": f"rank-1, the mean of {probes}" if len(means) > 1 else f"rank-1 of {probes}",
+        "facts": facts,
+        "remarks": remarks_of(run.results),
+    }
+
+
+def _cost(network: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what `results.json` says of the network's size and speed: name, value, note."""
+    facts = []
+    if "parameters" in network:
+        facts.append(("parameters", _large(network["parameters"]), "numbers that are trained"))
+    if "flops" in network:
+        sequence = f"a sequence of {network.get('frames', MISSING)} frames"
+        facts.append(("operations", f"{_large(network['flops'])}FLOP", sequence))
+        facts.append(("time", f"{1000 * network.get('seconds_a_sequence', 0):.3g} ms", f"{sequence}, alone"))
+    elif "left_out" in network:
+        facts.append(("operations", MISSING, f"left out: {network['left_out']}"))
+    return facts
+
+
+def _large(number: float) -> str:
+    """Return a number in three digits: 3.21 M, 1.5 G."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:g} "
+
+
 def _tiles(run: Run) -> list[dict[str, str]]:
-    """The mean of each probe set, and what to hold it against."""
+    """Return the mean of each probe set, and what to hold it against."""
+    between = findings.intervals(run)
     rows = {(row.probe, row.method): row for row in run.table.rows} if run.table else {}
     tiles = []
     for probe, row in run.results.get("rank1", {}).items():
@@ -235,6 +294,8 @@ def _tiles(run: Run) -> list[dict[str, str]]:
             note = f"paper {paper.mean:.1f} %, {signed(difference.mean)} points"
         elif baseline and baseline.mean is not None:
             note = f"GEI baseline {baseline.mean:.1f} %"
+        if interval := between.get(probe):
+            note = f"{interval.low:.1f} to {interval.high:.1f} %" + (f"; {note}" if note else "")
         tiles.append({"probe": f"{probe} rank-1", "value": figures.percent(row["mean"]), "note": note})
     return tiles
 

@@ -12,6 +12,7 @@ from cstl.data.alignment import frame_size
 from cstl.data.datamodule import GaitDataModule
 from cstl.files import shown, write_json, write_text
 from cstl.metrics import CrossViewResult
+from cstl.models.cost import cost
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
 from cstl.reporting import figures, tables
 from cstl.reporting.published import BASELINE, Published, caveats, coverage, method_name, published
@@ -143,6 +144,7 @@ def _content(
         "rank1": result.rows(),
         "rank1_matched": result.rows(matched=True),
         "measures": {method: found.measures() for method, found in methods.items()},
+        "network": network_cost(recognizer, data),
         "seconds": seconds,
         "checkpoint": str(checkpoint),
         "configuration": digest(trained),
@@ -163,6 +165,15 @@ def write_report(folder: Path) -> None:
         report_run(folder)
     except Exception as error:
         LOG.warning("the report of %s could not be written: %s: %s", folder, type(error).__name__, shown(error))
+
+
+def network_cost(recognizer: GaitRecognizer, data: GaitDataModule) -> Plain:
+    """Return what the network costs on one sequence of as many frames as a clip of the training has, at most."""
+    frames = data.frames if isinstance(data.frames, int) else max(data.frames)
+    shape = (1, frames, data.store.height, data.store.width)
+    silhouettes = torch.full(shape, 0.5, device=recognizer.device).to(recognizer.dtype)
+    with recognizer.trainer.precision_plugin.forward_context():
+        return cost(recognizer.network, silhouettes)
 
 
 def gait_energy_images(data: GaitDataModule) -> CrossViewResult:
