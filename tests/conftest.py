@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store, open_store
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 
 SUBJECTS = ("001", "002", "003", "004", "005", "006")
@@ -77,7 +78,7 @@ def raw_tree(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Pa
 def store(tmp_path_factory: pytest.TempPathFactory, raw_tree: Path, protocol: Protocol) -> Store:
     """The tree prepared at 64x44, data set name "tiny". Read only."""
     out = tmp_path_factory.mktemp("data") / "tiny-64"
-    prepare(raw_tree, out, dataset="tiny", protocol=protocol, res=64, workers=1)
+    prepare(Preparation(raw_tree, out, "tiny", protocol, 64), workers=1)
     return open_store(out, "tiny", 64)
 
 

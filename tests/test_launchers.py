@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store, open_store
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -144,7 +145,7 @@ def test_prepares_in_jobs_of_which_one_fails(
     logs = [path.read_text() for path in (tmp_path / "runs" / "prepare-tiny-64" / ".submitit").rglob("*.out")]
     assert sorted(log.count("mine.partial: shard 0 (0 … 0) prepared, 36 sequences") for log in logs) == [0, 1]
     assert any(f"  {shlex.join(['python', '-m', 'cstl.prepare', *tiny])}\n" in log for log in logs)
-    prepare(raw_tree, tmp_path / "mine", dataset="tiny", protocol=protocol, res=64)
+    prepare(Preparation(raw_tree, tmp_path / "mine", "tiny", protocol, 64))
     assert (open_store(tmp_path / "mine").frames == store.frames).all()
 
 

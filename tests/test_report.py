@@ -20,6 +20,7 @@ from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store
 from cstl.metrics.probes import mean_over_galleries
 from cstl.models import AblatedCSTL
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 from cstl.reporting import figures, findings, pictures
 from cstl.reporting.comparison_page import compare_runs
@@ -331,7 +332,7 @@ def test_the_store_is_gone_or_another(
     names = [path.relative_to(raw_tree) for path in raw_tree.glob("*/*/*")]
     for name, other in zip(names, reversed(names), strict=True):
         shutil.copytree(raw_tree / name, tmp_path / "raw" / other)
-    prepare(tmp_path / "raw", tmp_path / "nowhere", dataset="tiny", protocol=protocol, res=64, workers=1)
+    prepare(Preparation(tmp_path / "raw", tmp_path / "nowhere", "tiny", protocol, 64), workers=1)
     assert "is not the one that the run was tested on" in read_page(report_run(spoilt)).text
 
 

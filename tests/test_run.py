@@ -17,6 +17,7 @@ from cstl.data import Protocol, open_store
 from cstl.evaluate import evaluate
 from cstl.export_official import export_official
 from cstl.owner import InUseError
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 from cstl.prepare import prepare as prepare_command
 from cstl.recognizer import GaitRecognizer
@@ -122,11 +123,11 @@ def test_a_run_does_not_go_on_with_another_store(
 ) -> None:
     raw, store = Path(shutil.copytree(raw_tree, tmp_path / "raw")), tmp_path / "store"
     typed = (*TINY, f"dataset.store={store}")
-    prepare(raw, store, dataset="tiny", protocol=protocol, res=64, workers=1)
+    prepare(Preparation(raw, store, "tiny", protocol, 64), workers=1)
     train(configured("train", *typed))
     (tmp_path / "run/results.json").unlink()  # killed while the results were written
     (raw / "001/nm-01/000/003.png").unlink()
-    prepare(raw, tmp_path / "other", dataset="tiny", protocol=protocol, res=64, workers=1)
+    prepare(Preparation(raw, tmp_path / "other", "tiny", protocol, 64), workers=1)
     shutil.move(store, tmp_path / "first")
     shutil.move(tmp_path / "other", store)
     before = (tmp_path / "run/metrics.csv").read_text()

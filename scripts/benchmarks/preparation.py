@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.harness import AT_MOST, Curve, Row, paired_ratio, wanted
 from benchmarks.store import CONDITIONS, VIEWS, casiab
 from cstl.data.alignment import frame_size
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 from cstl.walkers.synthesis import synthesize
 
@@ -36,7 +37,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
             def make(res: int = res) -> None:
                 shutil.rmtree(out, ignore_errors=True)
-                prepare(raw, out, dataset="casiab", protocol=protocol, res=res, workers=1, progress=False)
+                prepare(Preparation(raw, out, "casiab", protocol, res), workers=1, progress=False)
 
             def decode() -> None:
                 for file in files:

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from cstl.config import plain
+from cstl.data.protocol import as_protocol
 from cstl.data.store import open_store, verify_store
 from cstl.preparation.check import check_store, contact_sheet, write_check
 from cstl.preparation.inspection import look_at_masks
@@ -23,7 +24,7 @@ def check(config: DictConfig) -> None:
     for remark in look_at_masks(store):
         say(f"masks: {remark}")
     published = plain(dataset.published) if "published" in dataset else None
-    counts = check_store(store, plain(dataset.protocol), published, progress=True)
+    counts = check_store(store, as_protocol(plain(dataset.protocol)), published, progress=True)
     write_check(counts, contact_sheet(store, config.sequences, config.seed), Path(config.out))
     CONSOLE.print(counts)
     say(f"tables and a contact sheet: {config.out}")

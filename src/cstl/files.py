@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import json
 import lzma
 import math
@@ -13,7 +14,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -72,6 +73,16 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a `.npz` file whole or not at all."""
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file whole or not at all."""
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # names that are not UTF-8 come back
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        text.detach()
 
 
 def read_text(path: str | os.PathLike[str], most: int = 2**24, errors: str = "strict") -> str:

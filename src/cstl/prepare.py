@@ -7,9 +7,10 @@ python -m cstl.prepare -m hydra/launcher=submitit_slurm 'shard=range(0,64)'
 from omegaconf import DictConfig
 
 from cstl.config import plain
-from cstl.preparation.plan import OPTIONS
+from cstl.data.protocol import as_protocol
+from cstl.preparation.plan import OPTIONS, Preparation
+from cstl.preparation.prepare import SHARDS
 from cstl.preparation.prepare import prepare as prepare_store
-from cstl.preparation.prepare import prepare_shard
 from cstl.running.command import command, typed_again
 from cstl.running.console import say
 from cstl.running.processes import naming_what_was_lost
@@ -24,22 +25,19 @@ def prepare(config: DictConfig) -> None:
             f"where are the raw frames of {dataset.name}? Name their folder:\n"
             f"  python -m cstl.prepare dataset={dataset.name} res={config.res} dataset.raw=PATH"
         )
-    settings = {
-        "dataset": dataset.name,
-        "protocol": plain(dataset.protocol),
-        "res": config.res,
-        "layout": dataset.get("layout", "auto"),
-        "workers": config.get("workers"),
-        "strict": config.get("strict", False),
-        "upsample": config.get("upsample", False),
-        "subset": config.get("subset", False),
-        "options": {key: plain(dataset)[key] for key in OPTIONS if key in dataset},
-        "typed": typed_again(r"shards?=") if "shard" in config else None,  # training prepares its walkers itself
-    }
-    if config.get("shard") is None:
-        say(prepare_store(dataset.raw, dataset.store, **settings))
-    else:
-        say(prepare_shard(dataset.raw, dataset.store, shard=config.shard, shards=config.shards, **settings))
+    settings = plain(dataset)
+    asked = Preparation(
+        dataset.raw,
+        dataset.store,
+        dataset.name,
+        as_protocol(settings["protocol"]),
+        config.res,
+        typed=typed_again(r"shards?=") if "shard" in config else None,  # training prepares its walkers itself
+        **{key: settings[key] for key in ("layout", *OPTIONS) if key in settings},
+        **{key: config[key] for key in ("strict", "upsample", "subset") if key in config},
+    )
+    shard, shards = config.get("shard"), config.get("shards", SHARDS)
+    say(prepare_store(asked, shard, shards, workers=config.get("workers")))
 
 
 main = command(prepare, then="check")

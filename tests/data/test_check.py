@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cstl.data import Protocol, Store, open_store
 from cstl.preparation.check import StoreCheck, check_store, contact_sheet, suspicion, write_check
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 
 
@@ -18,7 +19,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The store of the fake CASIA-B tree, with frames changed afterwards."""
     folder = tmp_path_factory.mktemp("odd")
     fake_trees.casiab(folder / "raw")
-    prepare(folder / "raw", folder / "store", dataset="casiab", protocol=fake_trees.CASIAB, res=64, workers=1)
+    prepare(Preparation(folder / "raw", folder / "store", "casiab", fake_trees.CASIAB, 64), workers=1)
     store = open_store(folder / "store")
     frames = np.load(folder / "store/frames.npy")
     start, length = store.starts, store.lengths
@@ -107,7 +108,7 @@ def test_a_contact_sheet_is_the_same_every_time(store: Store) -> None:
 
 def test_a_store_that_lacks_a_whole_condition_and_a_subject(raw_tree: Path, tmp_path: Path, protocol: Protocol) -> None:
     raw = Path(shutil.copytree(raw_tree, tmp_path / "raw", ignore=shutil.ignore_patterns("nm-02", "003")))
-    prepare(raw, tmp_path / "part", dataset="tiny", protocol=protocol, res=64, workers=1)
+    prepare(Preparation(raw, tmp_path / "part", "tiny", protocol, 64), workers=1)
     check = check_store(open_store(tmp_path / "part"), protocol)
     assert check.sequences[1].tolist() == [0, 0]
     assert len(check.missing) == 6 * 2 + 4

@@ -14,6 +14,7 @@ from cstl.data import Protocol, open_store
 from cstl.data.frames import list_files, reading_of_points
 from cstl.preparation.inspection import look_at_masks
 from cstl.preparation.join import Summary
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 
 Spoil = Callable[[np.ndarray], np.ndarray]
@@ -41,9 +42,7 @@ PROTOCOL = Protocol(views=("000",), conditions=("nm-01", "nm-02"), gallery=("nm-
 
 def run(raw: Path, **options: object) -> Summary:
     shutil.rmtree(raw.parent / "store", ignore_errors=True)
-    return prepare(
-        raw, raw.parent / "store", dataset="tiny", protocol=PROTOCOL, res=64, workers=1, progress=False, options=options
-    )
+    return prepare(Preparation(raw, raw.parent / "store", "tiny", PROTOCOL, 64, **options), workers=1, progress=False)
 
 
 def grey(image: np.ndarray) -> np.ndarray:
@@ -179,7 +178,7 @@ def test_another_option_makes_another_store(tmp_path: Path) -> None:
     raw = tree(tmp_path / "raw")
     run(raw)
     with pytest.raises(FileExistsError, match="threshold: None there, 128 now"):
-        prepare(raw, tmp_path / "store", dataset="tiny", protocol=replace(PROTOCOL), res=64, options={"threshold": 128})
+        prepare(Preparation(raw, tmp_path / "store", "tiny", replace(PROTOCOL), 64, threshold=128))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -25,8 +25,8 @@ import cstl.preparation.prepare as module
 from cstl.data import Protocol, Store, align_silhouette, open_store
 from cstl.preparation.chunks import finished, prepare_chunk
 from cstl.preparation.join import Summary, join
-from cstl.preparation.plan import plan_preparation
-from cstl.preparation.prepare import prepare, prepare_shard
+from cstl.preparation.plan import Preparation, plan_preparation
+from cstl.preparation.prepare import prepare
 
 Draw = Callable[..., np.ndarray]
 Write = Callable[[Path, list[np.ndarray]], None]
@@ -46,8 +46,11 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "CHUNK", 3)
 
 
-def run(raw: Path, out: Path, protocol: Protocol, **options: object) -> Summary:
-    return prepare(raw, out, **{"dataset": "tiny", "protocol": protocol, "res": 64, "workers": 1, **options})
+def run(
+    raw: Path, out: Path, protocol: Protocol, workers: int = 1, shard: int | None = None, **options: object
+) -> Summary:
+    asked = Preparation(raw, out, **{"dataset": "tiny", "protocol": protocol, "res": 64, **options})
+    return prepare(asked, shard, 1, workers=workers)
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -211,6 +214,7 @@ KILL = """
 import os, signal, sys
 import cstl.preparation.plan
 from cstl.preparation import chunks, prepare as module
+from cstl.preparation.plan import Preparation
 from cstl.data import Protocol
 cstl.preparation.plan.CHUNK = 3
 calls, original = [], chunks.prepare_sequence
@@ -221,7 +225,7 @@ def killed(*arguments):
     return original(*arguments)
 chunks.prepare_sequence = killed
 protocol = Protocol(**eval(sys.argv[3]))
-module.prepare(sys.argv[1], sys.argv[2], dataset="tiny", protocol=protocol, res=64, workers=1)
+module.prepare(Preparation(sys.argv[1], sys.argv[2], "tiny", protocol, 64), workers=1)
 """
 
 
@@ -288,9 +292,8 @@ calls = []
 def test_chunks_of_changed_files_or_settings_are_made_again(
     raw: Path, tmp_path: Path, protocol: Protocol, small_chunks: None, draw_blob: Draw
 ) -> None:
-    options = {"dataset": "tiny", "protocol": protocol, "res": 64}
-    plan = plan_preparation(raw, tmp_path / "tiny-64", **options)
-    chunk = plan.chunk(0)
+    asked = Preparation(raw, tmp_path / "tiny-64", "tiny", protocol, 64)
+    chunk = plan_preparation(asked).chunks[0]
     prepare_chunk(chunk)
     first = finished(chunk)
     before = chunk.outcome_path.stat().st_mtime_ns
@@ -310,10 +313,10 @@ def test_chunks_of_changed_files_or_settings_are_made_again(
     assert third is not None
     assert sum(row[3] for row in third.kept) == sum(row[3] for row in second.kept) - 1
 
-    other = plan_preparation(raw, tmp_path / "tiny-64", **{**options, "res": 128})
-    assert finished(other.chunk(0)) is None
+    other = plan_preparation(replace(asked, res=128))
+    assert finished(other.chunks[0]) is None
     shutil.rmtree(raw / "001/bg-01/000")  # every later sequence moves to another place
-    assert finished(plan_preparation(raw, tmp_path / "tiny-64", **options).chunk(0)) is None
+    assert finished(plan_preparation(asked).chunks[0]) is None
     chunk.frames_path(third.digest).write_bytes(b"short")
     assert finished(chunk) is None
 
@@ -321,13 +324,13 @@ def test_chunks_of_changed_files_or_settings_are_made_again(
 def test_chunks_in_any_order_then_joined(
     raw_tree: Path, tmp_path: Path, protocol: Protocol, store: Store, small_chunks: None
 ) -> None:
-    plan = plan_preparation(raw_tree, tmp_path / "tiny-64", dataset="tiny", protocol=protocol, res=64)
-    assert plan.chunks == 12
+    plan = plan_preparation(Preparation(raw_tree, tmp_path / "tiny-64", "tiny", protocol, 64))
+    assert len(plan.chunks) == 12
     for number in (11, 3, 5, 0, 1, 2, 4, 10, 9, 8, 7):
-        prepare_chunk(plan.chunk(number))
+        prepare_chunk(plan.chunks[number])
     with pytest.raises(FileNotFoundError, match=r"chunk-00006\.json: this chunk is not finished"):
         join(plan)
-    prepare_chunk(plan.chunk(6))
+    prepare_chunk(plan.chunks[6])
     join(plan)
     assert same(tmp_path / "tiny-64", store.path)
 
@@ -427,9 +430,8 @@ def test_a_raw_tree_that_changed(raw: Path, tmp_path: Path, protocol: Protocol, 
     run(raw, tmp_path / "tiny-64", protocol)
     edit, said = CHANGES[change]
     edit(raw)
-    again = partial(prepare_shard, shard=0, shards=1) if shard else prepare
     with pytest.raises(FileExistsError, match=f"(?s)prepared from {raw} on 2.*{said}") as error:
-        again(raw, tmp_path / "tiny-64", dataset="tiny", protocol=protocol, res=64, workers=1)
+        run(raw, tmp_path / "tiny-64", protocol, shard=0 if shard else None)
     assert open_store(tmp_path / "tiny-64").lengths.sum() > 0  # it is left as it was
     if change not in ("another layout", "emptied"):
         assert f"Delete {tmp_path / 'tiny-64'} to prepare it again, or give another one with dataset.store=PATH" in str(
@@ -486,9 +488,9 @@ def test_a_folder_that_is_gone_is_said(raw: Path, tmp_path: Path, protocol: Prot
 def test_other_options(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
     run(raw, tmp_path / "tiny-64", protocol)
     with pytest.raises(FileExistsError, match=r"other settings \(files: None there, 0\*\.png now\)"):
-        run(raw, tmp_path / "tiny-64", protocol, options={"files": "0*.png"})
-    with pytest.raises(ValueError, match="unknown option colour; the choices are files"):
-        run(raw, tmp_path / "tiny-64", protocol, options={"colour": "red"})
+        run(raw, tmp_path / "tiny-64", protocol, files="0*.png")
+    with pytest.raises(TypeError, match="colour"):
+        run(raw, tmp_path / "tiny-64", protocol, colour="red")
     forget_sources(tmp_path / "tiny-64")
     assert run(raw, tmp_path / "tiny-64", protocol).already  # it had no options, which is what they are by default
 
@@ -513,13 +515,12 @@ def test_sources_that_are_damaged(raw: Path, tmp_path: Path, protocol: Protocol)
 
 
 def test_raw_files_that_changed_after_the_shards(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
-    options = {"dataset": "tiny", "protocol": protocol, "res": 64, "workers": 1}
-    prepare_shard(raw, tmp_path / "tiny-64", shard=0, shards=1, **options)
+    run(raw, tmp_path / "tiny-64", protocol, shard=0)
     (raw / "001/nm-01/000/003.png").unlink()
     with pytest.raises(FileNotFoundError, match="of which 1 are made of files that changed since: 0"):
-        prepare(raw, tmp_path / "tiny-64", **options)
-    prepare_shard(raw, tmp_path / "tiny-64", shard=0, shards=1, **options)
-    assert prepare(raw, tmp_path / "tiny-64", **options).sequences == 36
+        run(raw, tmp_path / "tiny-64", protocol)
+    run(raw, tmp_path / "tiny-64", protocol, shard=0)
+    assert run(raw, tmp_path / "tiny-64", protocol).sequences == 36
 
 
 def test_another_split_of_the_same_subjects_is_the_same_store(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
@@ -653,7 +654,7 @@ def test_one_of_several_pickles_is_chosen(tmp_path: Path) -> None:
         path.rename(path.with_name(f"{path.stem}-sils.pkl"))
     with pytest.raises(ValueError, match=r"several pickles(?s:.*)with dataset\.files=PATTERN, such as dataset\.files="):
         run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
-    summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, options={"files": "*0-sils.pkl"})
+    summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, files="*0-sils.pkl")
     assert summary.sequences > 10
     assert open_store(summary.store).about["files"] == "*0-sils.pkl"
 

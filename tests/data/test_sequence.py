@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cstl.data import Protocol, open_store, read_sequence
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 
 
@@ -59,7 +60,7 @@ def test_a_compressed_video_gives_almost_the_same(tmp_path: Path, masks: np.ndar
 
 
 def test_it_is_what_preparation_stores(raw_tree: Path, tmp_path: Path, protocol: Protocol) -> None:
-    prepare(raw_tree, tmp_path / "store", dataset="tiny", protocol=protocol, res=64, workers=1)
+    prepare(Preparation(raw_tree, tmp_path / "store", "tiny", protocol, 64), workers=1)
     store = open_store(tmp_path / "store")
     for line in (0, 7):
         folder = raw_tree / store.subjects[line] / store.conditions[line] / store.views[line]

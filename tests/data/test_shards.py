@@ -22,8 +22,8 @@ from cstl.preparation import join as join_module
 from cstl.preparation import prepare as prepare_module
 from cstl.preparation.chunks import finished, prepare_chunk
 from cstl.preparation.join import Summary, join
-from cstl.preparation.plan import plan_preparation
-from cstl.preparation.prepare import prepare, prepare_shard
+from cstl.preparation.plan import Preparation, plan_preparation
+from cstl.preparation.prepare import SHARDS, prepare
 from cstl.prepare import prepare as prepare_command
 
 FILES = ("frames.npy", "sequences.csv", "dropped.csv", "short_sequences.csv")
@@ -44,7 +44,11 @@ def raw(raw_tree: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(protocol: Protocol) -> dict:
-    return {"dataset": "tiny", "protocol": protocol, "res": 64, "workers": 1, "typed": TYPED}
+    return {"dataset": "tiny", "protocol": protocol, "res": 64, "typed": TYPED}
+
+
+def make(raw: Path, out: Path, shard: int | None = None, shards: int = SHARDS, **options: object) -> Summary:
+    return prepare(Preparation(raw, out, **options), shard, shards, workers=1, progress=False)
 
 
 def same(first: Path, second: Path) -> bool:
@@ -53,7 +57,7 @@ def same(first: Path, second: Path) -> bool:
 
 def test_shards_in_any_order_make_the_same_store(raw_tree: Path, tmp_path: Path, options: dict, store: Store) -> None:
     out = tmp_path / "out"
-    summaries = [prepare_shard(raw_tree, out, shard=shard, shards=5, **options) for shard in (4, 0, 2, 3, 1)]
+    summaries = [make(raw_tree, out, shard=shard, shards=5, **options) for shard in (4, 0, 2, 3, 1)]
     assert [summary.sequences for summary in summaries] == [6, 9, 6, 6, 9]  # 12 chunks of 3 in 5 shards
     assert sum(summary.frames for summary in summaries) == len(store.frames)
     shown = str(summaries[0])
@@ -61,11 +65,11 @@ def test_shards_in_any_order_make_the_same_store(raw_tree: Path, tmp_path: Path,
     assert "2 of the 12 chunks; when all shards are done, join them with:" in shown
     assert f"python -m cstl.prepare {TYPED}" in shown
     assert not out.exists()
-    joined = prepare(raw_tree, out, **options)
+    joined = make(raw_tree, out, **options)
     assert (joined.sequences, joined.part, joined.already) == (36, "", False)
     assert same(out, store.path)
     assert not (tmp_path / "out.partial").exists()
-    late = prepare_shard(raw_tree, out, shard=1, shards=5, **options)
+    late = make(raw_tree, out, shard=1, shards=5, **options)
     assert late.already
     assert not (tmp_path / "out.partial").exists()
 
@@ -74,7 +78,7 @@ def test_faults_are_counted_in_their_shard(raw: Path, tmp_path: Path, options: d
     (raw / "001/bg-01/000/001.png").write_bytes(b"no picture")
     shutil.rmtree(raw / "001/bg-01/090")
     (raw / "001/bg-01/090").mkdir()
-    summaries = [prepare_shard(raw, tmp_path / "out", shard=shard, shards=12, **options) for shard in (0, 1)]
+    summaries = [make(raw, tmp_path / "out", shard=shard, shards=12, **options) for shard in (0, 1)]
     assert summaries[0].dropped_frames == {"unreadable": 1}
     assert summaries[0].dropped_sequences == {"empty": 1}
     assert summaries[0].examples == ["001/bg-01/000/001.png (unreadable)"]
@@ -92,52 +96,52 @@ def test_missing_shards_are_named(
 ) -> None:
     out = tmp_path / "out"
     for shard in done:
-        prepare_shard(raw_tree, out, shard=shard, shards=4, **options)
+        make(raw_tree, out, shard=shard, shards=4, **options)
     with pytest.raises(FileNotFoundError) as error:
-        prepare(raw_tree, out, **options)
+        make(raw_tree, out, **options)
     assert f"out is prepared in 4 shards, of which {missing}. " in str(error.value)
     assert f"  python -m cstl.prepare -m {TYPED} hydra/launcher=submitit_slurm shards=4 shard={chosen}\n" in str(
         error.value
     )
     assert not out.exists()
-    prepare_shard(raw_tree, out, shard=0, shards=1, **options)  # the other way the message offers
-    prepare(raw_tree, out, **options)
+    make(raw_tree, out, shard=0, shards=1, **options)  # the other way the message offers
+    make(raw_tree, out, **options)
     assert same(out, store.path)
 
 
 def test_a_chunk_that_was_lost_or_cut_is_missing(raw_tree: Path, tmp_path: Path, options: dict) -> None:
-    prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
+    make(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
     for number, spoil in ((5, Path.unlink), (7, lambda path: os.truncate(path, 100))):
         (path,) = (tmp_path / "out.partial").glob(f"chunk-{number:05d}-*.frames")
         spoil(path)
     (tmp_path / "out.partial/shards.json").write_text(json.dumps({"shards": 12}))
     with pytest.raises(FileNotFoundError, match="2 are not finished: 5, 7"):
-        prepare(raw_tree, tmp_path / "out", **options)
+        make(raw_tree, tmp_path / "out", **options)
 
 
 def test_subjects_that_came_meanwhile_are_missing(raw: Path, tmp_path: Path, options: dict) -> None:
     shutil.move(raw / "003", tmp_path / "003")
     for shard in range(2):
-        prepare_shard(raw, tmp_path / "out", shard=shard, shards=2, **options)
+        make(raw, tmp_path / "out", shard=shard, shards=2, **options)
     shutil.move(tmp_path / "003", raw / "003")
     with pytest.raises(FileNotFoundError, match="2 are not finished: 0, 1"):
-        prepare(raw, tmp_path / "out", **options)
+        make(raw, tmp_path / "out", **options)
     for shard in range(2):
-        prepare_shard(raw, tmp_path / "out", shard=shard, shards=2, **options)
+        make(raw, tmp_path / "out", shard=shard, shards=2, **options)
     frames = list((tmp_path / "out.partial").glob("*.frames"))
     assert len(frames) == 12  # those of before are gone
-    assert prepare(raw, tmp_path / "out", **options).sequences == 36
+    assert make(raw, tmp_path / "out", **options).sequences == 36
 
 
 def test_strict_does_not_join_what_was_not_strict(raw: Path, tmp_path: Path, options: dict) -> None:
     (raw / "001/bg-01/000/001.png").write_bytes(b"no picture")
     for shard in range(2):
-        prepare_shard(raw, tmp_path / "out", shard=shard, shards=2, **options)
+        make(raw, tmp_path / "out", shard=shard, shards=2, **options)
     with pytest.raises(FileNotFoundError, match="1 are not finished: 0"):
-        prepare(raw, tmp_path / "out", strict=True, **options)
+        make(raw, tmp_path / "out", strict=True, **options)
     with pytest.raises(ValueError, match=r"001/bg-01/000/001\.png: unreadable"):
-        prepare_shard(raw, tmp_path / "out", shard=0, shards=2, strict=True, **options)
-    assert prepare(raw, tmp_path / "out", **options).sequences == 36
+        make(raw, tmp_path / "out", shard=0, shards=2, strict=True, **options)
+    assert make(raw, tmp_path / "out", **options).sequences == 36
 
 
 @pytest.mark.parametrize(
@@ -149,19 +153,19 @@ def test_shards_that_are_none(
     shard: object, shards: int, typed: str, raw_tree: Path, tmp_path: Path, options: dict
 ) -> None:
     with pytest.raises(ValueError, match=f"shard={shard} of shards={shards}: expected 0 … shards − 1") as error:
-        prepare_shard(raw_tree, tmp_path / "out", shard=shard, shards=shards, **options)
+        make(raw_tree, tmp_path / "out", shard=shard, shards=shards, **options)
     assert typed in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bad_raw_tree_leaves_nothing_behind(tmp_path: Path, options: dict) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        prepare_shard(tmp_path / "nothing", tmp_path / "out", shard=3, **options)
+        make(tmp_path / "nothing", tmp_path / "out", shard=3, **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_more_shards_than_chunks(raw_tree: Path, tmp_path: Path, options: dict) -> None:
-    summary = prepare_shard(raw_tree, tmp_path / "out", shard=20, **options)
+    summary = make(raw_tree, tmp_path / "out", shard=20, **options)
     assert (summary.sequences, summary.frames) == (0, 0)
     assert "0 of the 12 chunks" in str(summary)
 
@@ -204,15 +208,15 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, place: str, other: Callable[[], o
 
 
 @pytest.mark.parametrize(
-    "place", ["chunks.prepare_sequence", "prepare.join", "join.clear_abandoned", "join.write_csv", "chunks.replacing"]
+    "place", ["chunks.prepare_sequence", "prepare.join", "join.clear_abandoned", "join.write_table", "chunks.replacing"]
 )
 def test_two_preparations_at_once(
     place: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One does everything while the other is anywhere, and takes OUT.partial away."""
     others: list[Summary] = []
-    meanwhile(monkeypatch, place, lambda: others.append(prepare(raw_tree, tmp_path / "out", **options)))
-    summary = prepare(raw_tree, tmp_path / "out", **options)
+    meanwhile(monkeypatch, place, lambda: others.append(make(raw_tree, tmp_path / "out", **options)))
+    summary = make(raw_tree, tmp_path / "out", **options)
     assert summary.sequences == others[0].sequences == 36
     assert same(tmp_path / "out", store.path)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -223,11 +227,11 @@ def test_a_shard_while_another_joins(
     place: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def all_of_it() -> None:
-        prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
-        prepare(raw_tree, tmp_path / "out", **options)
+        make(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
+        make(raw_tree, tmp_path / "out", **options)
 
     meanwhile(monkeypatch, place, all_of_it)
-    prepare_shard(raw_tree, tmp_path / "out", shard=2, shards=4, **options)
+    make(raw_tree, tmp_path / "out", shard=2, shards=4, **options)
     assert same(tmp_path / "out", store.path)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -237,7 +241,7 @@ def test_the_same_shard_in_four_jobs_at_once(raw_tree: Path, tmp_path: Path, opt
 
     def job() -> None:
         try:
-            prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, progress=False, **options)
+            make(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
         except BaseException as error:
             failed.append(error)
 
@@ -248,7 +252,7 @@ def test_the_same_shard_in_four_jobs_at_once(raw_tree: Path, tmp_path: Path, opt
         thread.join()
     assert failed == []
     assert not list((tmp_path / "out.partial").glob("*.part"))
-    prepare(raw_tree, tmp_path / "out", **options)
+    make(raw_tree, tmp_path / "out", **options)
     assert same(tmp_path / "out", store.path)
 
 
@@ -265,18 +269,18 @@ def test_jobs_that_saw_different_files_do_not_mix_their_frames(
 
     def replaced() -> None:
         frame.write_bytes(cv2.imencode(".png", draw_blob(5, 5))[1].tobytes())
-        prepare_shard(raw, out, shard=0, shards=12, **options)
+        make(raw, out, shard=0, shards=12, **options)
 
     meanwhile(monkeypatch, "chunks.replacing", replaced, at=2)  # the frames, the outcome
-    prepare_shard(raw, out, shard=0, shards=12, **options)
-    chunk = plan_preparation(raw, out, **{name: options[name] for name in ("dataset", "protocol", "res")}).chunk(0)
+    make(raw, out, shard=0, shards=12, **options)
+    chunk = plan_preparation(Preparation(raw, out, **options)).chunks[0]
     outcome = finished(chunk)
     assert outcome is not None
     frames = np.frombuffer(chunk.frames_path(outcome.digest).read_bytes(), np.uint8).reshape(-1, 64, 44)
     np.testing.assert_array_equal(frames, store.frames[: len(frames)])  # those that the outcome speaks of
 
-    prepare_shard(raw, out, shard=0, shards=1, **options)
-    prepare(raw, out, **options)
+    make(raw, out, shard=0, shards=1, **options)
+    make(raw, out, **options)
     assert (open_store(out).frames[0] != store.frames[0]).any()
     np.testing.assert_array_equal(open_store(out).frames[1:], store.frames[1:])
 
@@ -287,15 +291,15 @@ def test_two_preparations_of_different_things_at_once_do_not_mix(
 ) -> None:
     """The other one has replaced some chunks by its own just before the first joins."""
     (raw / "001/bg-01/000/001.png").unlink()
-    other = plan_preparation(raw, tmp_path / "out", dataset="tiny", protocol=options["protocol"], res=other_res)
-    meanwhile(monkeypatch, "prepare.join", lambda: prepare_chunk(other.chunk(0)))
+    other = plan_preparation(Preparation(raw, tmp_path / "out", **options | {"res": other_res}))
+    meanwhile(monkeypatch, "prepare.join", lambda: prepare_chunk(other.chunks[0]))
     with pytest.raises(InUseError, match=r"another process prepares .*out of other files or with other options"):
-        prepare(raw_tree, tmp_path / "out", **options)
+        make(raw_tree, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_join_is_cleared_when_it_is_old(raw_tree: Path, tmp_path: Path, options: dict) -> None:
-    prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
+    make(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
     for name in ("store-old", "store-new"):
         (tmp_path / "out.partial" / name).mkdir()
         (tmp_path / "out.partial" / name / "frames.npy.part").write_bytes(b"half")
@@ -315,7 +319,7 @@ def test_a_full_disk_in_a_shard(
     with monkeypatch.context() as patch:
         patch.setattr(chunks_module, "prepare_sequence", full)
         with pytest.raises(OSError, match=r"the disk of .* is full .*the same command goes on"):
-            prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
-    prepare_shard(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
-    join(plan_preparation(raw_tree, tmp_path / "out", **{n: options[n] for n in ("dataset", "protocol", "res")}))
+            make(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
+    make(raw_tree, tmp_path / "out", shard=0, shards=1, **options)
+    join(plan_preparation(Preparation(raw_tree, tmp_path / "out", **options)))
     assert same(tmp_path / "out", store.path)

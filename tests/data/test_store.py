@@ -15,6 +15,7 @@ from fake_trees import forget_checksums
 import cstl.data.store as module
 from cstl.data import Protocol, Store, open_store
 from cstl.data.store import read_table, verify_store
+from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 
 
@@ -286,11 +287,11 @@ def test_the_fingerprint_is_of_what_a_store_holds(
 ) -> None:
     assert re.fullmatch("[0-9a-f]{12}", store.fingerprint)
     assert open_store(spoilt).fingerprint == store.fingerprint  # copied
-    prepare(raw_tree, tmp_path / "again", dataset="tiny", protocol=protocol, res=64, workers=1)
+    prepare(Preparation(raw_tree, tmp_path / "again", "tiny", protocol, 64), workers=1)
     assert open_store(tmp_path / "again").fingerprint == store.fingerprint  # prepared at another time
     shutil.copytree(raw_tree, tmp_path / "raw")
     (tmp_path / "raw/001/bg-01/000/001.png").unlink()
-    prepare(tmp_path / "raw", tmp_path / "other", dataset="tiny", protocol=protocol, res=64, workers=1)
+    prepare(Preparation(tmp_path / "raw", tmp_path / "other", "tiny", protocol, 64), workers=1)
     assert open_store(tmp_path / "other").fingerprint != store.fingerprint
     forget_checksums(spoilt)
     assert re.fullmatch("[0-9a-f]{12}", open_store(spoilt).fingerprint)

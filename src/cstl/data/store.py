@@ -123,6 +123,11 @@ class Store:
         return self._table[2]
 
     @property
+    def names(self) -> list[tuple[str, str, str]]:
+        """Subject, condition and view of every sequence."""
+        return list(zip(*(column.tolist() for column in self._table[:3]), strict=True))
+
+    @property
     def starts(self) -> np.ndarray:
         """First frame of every sequence, int64 (N,)."""
         return self._table[3]
@@ -254,8 +259,7 @@ def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
             file = "frames.npy" if what == "frames" else "sequences.csv"
             return f"{file}: {count} {what.replace('_', ' ')} there, {about[what]} by store.json"
     first: dict[tuple[str, ...], int] = {}
-    rows = zip(store.subjects.tolist(), store.conditions.tolist(), store.views.tolist(), strict=True)
-    for line, row in enumerate(rows, start=2):
+    for line, row in enumerate(store.names, start=2):
         if (earlier := first.setdefault(row, line)) != line:
             return f"sequences.csv has {shown(' '.join(row))} twice, in lines {earlier} and {line}"
     expected = np.concatenate([[0], ends[:-1]])

@@ -1,6 +1,5 @@
 """Is a store what it should be? Sequences counted by condition and view, odd ones named, a sheet of pictures."""
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,15 +13,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cstl.data.protocol import Protocol, as_protocol
+from cstl.data.protocol import Protocol
 from cstl.data.store import Store
+from cstl.files import write_table
+from cstl.preparation.sources import Name
 from cstl.progress import steps
 
 FEW_PIXELS, MANY_PIXELS = 0.05, 0.85  # a body fills 15 to 50 % of a frame
 OFF_CENTRE = 1 / 8  # of the width, half of the mass from the middle
 LOW = 7 / 8  # of the height, the rows from head to feet
 
-Sequence = tuple[str, str, str]  # subject, condition, view
+_NAME = ("subject", "condition", "view")
 _STYLE: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)}
 
 
@@ -74,7 +75,7 @@ class StoreCheck:
     median: np.ndarray
     most: np.ndarray
     counts: list[Count]
-    missing: list[Sequence]
+    missing: list[Name]
     suspicious: list[tuple[str, str, str, str]]
 
     def __rich__(self) -> RenderableType:
@@ -113,7 +114,7 @@ class StoreCheck:
 
 def check_store(
     store: Store,
-    protocol: Protocol | Mapping[str, Any],
+    protocol: Protocol,
     published: Mapping[str, Any] | None = None,
     *,
     progress: bool = False,
@@ -134,9 +135,7 @@ def check_store(
     Raises:
         ValueError: a published count of another name.
     """
-    protocol = as_protocol(protocol)
     shape = len(protocol.conditions), len(protocol.views)
-    rows = list(zip(store.subjects.tolist(), store.conditions.tolist(), store.views.tolist(), strict=True))
     sequences, least, most = (np.zeros(shape, np.int64) for _ in range(3))
     median = np.zeros(shape)
     for i, condition in enumerate(protocol.conditions):
@@ -146,7 +145,7 @@ def check_store(
             if len(lengths):
                 sequences[i, j], median[i, j] = len(lengths), np.median(lengths)
                 least[i, j], most[i, j] = lengths.min(), lengths.max()
-    present = set(rows)
+    present = set(store.names)
     expected = (
         (subject, condition, view)
         for subject in sorted(protocol.known_subjects)
@@ -163,7 +162,7 @@ def check_store(
         most,
         _counts(store, protocol, published or {}),
         [sequence for sequence in expected if sequence not in present],
-        _suspicious(store, rows, progress),
+        _suspicious(store, progress),
     )
 
 
@@ -189,16 +188,10 @@ def write_check(check: StoreCheck, sheet: np.ndarray, folder: Path) -> None:
         for i, condition in enumerate(check.conditions)
         for j, view in enumerate(check.views)
     )
-    tables: dict[str, tuple[str, Iterable[Iterable[object]]]] = {
-        "counts": ("condition,view,sequences,least_frames,median_frames,most_frames", counts),
-        "missing": ("subject,condition,view", check.missing),
-        "suspicious": ("subject,condition,view,why", check.suspicious),
-    }
-    for name, (header, rows) in tables.items():
-        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header.split(","))
-            writer.writerows(rows)
+    columns = ("condition", "view", "sequences", "least_frames", "median_frames", "most_frames")
+    write_table(folder / "counts.csv", columns, counts)
+    write_table(folder / "missing.csv", _NAME, check.missing)
+    write_table(folder / "suspicious.csv", (*_NAME, "why"), check.suspicious)
     (folder / "contact_sheet.png").write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
 
 
@@ -224,8 +217,9 @@ def _counts(store: Store, protocol: Protocol, published: Mapping[str, Any]) -> l
     return counts
 
 
-def _suspicious(store: Store, rows: list[Sequence], progress: bool) -> list[tuple[str, str, str, str]]:
+def _suspicious(store: Store, progress: bool) -> list[tuple[str, str, str, str]]:
     found = []
+    rows = store.names
     first: dict[bytes, int] = {}  # digest of the frames → the first sequence that has them
     for i in steps(range(len(store)), "looking at every frame", "sequences", progress):
         frames = store.frames[store.starts[i] : store.starts[i] + store.lengths[i]]

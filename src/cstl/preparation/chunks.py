@@ -2,23 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 
-from cstl.data.alignment import (
-    ALIGNED,
-    CUT,
-    NO_PERSON,
-    OFF_CENTRE,
-    clean_mask,
-    fit_frame,
-    is_cut,
-)
+from cstl.data.alignment import ALIGNED, CUT, NO_PERSON, OFF_CENTRE, clean_mask, fit_frame, is_cut
 from cstl.data.frames import Files, list_files, read_frames
 from cstl.data.store import FORMAT
 from cstl.files import read_json, replacing
@@ -49,10 +40,10 @@ class Outcome:
     unused: int = 0  # usable frames of dropped sequences
     sources: list[Source] = field(default_factory=list)  # of every sequence
 
-    @property
-    def faulty(self) -> list[str]:
-        """Files that could not be used, and why."""
-        return [f"{path} ({why})" for what, why, path in self.dropped if what == "frame" and why not in NATURAL]
+
+def faulty(dropped: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Give the files among what was dropped that could not be used, and why."""
+    return [f"{path} ({why})" for what, why, path in dropped if what == "frame" and why not in NATURAL]
 
 
 def prepare_chunk(chunk: Chunk) -> str:
@@ -65,8 +56,8 @@ def prepare_chunk(chunk: Chunk) -> str:
         ValueError: with `strict`, a file that cannot be used.
         OSError: the disk is full.
     """
-    files_of = listed(chunk)
-    sources = [source_of(*pair) for pair in zip(chunk.sequences, files_of, strict=True)]
+    listed = list_chunk(chunk)
+    sources = [source_of(*pair) for pair in listed]
     outcome = Outcome(_identity(chunk) + hashlib.sha256(json.dumps(sources).encode()).hexdigest(), sources=sources)
     if (earlier := finished(chunk)) and earlier.digest == outcome.digest:
         return outcome.digest
@@ -76,7 +67,7 @@ def prepare_chunk(chunk: Chunk) -> str:
     chunk.partial.mkdir(parents=True, exist_ok=True)
     with replacing(chunk.frames_path(outcome.digest)) as file:
         subjects: set[str] = set()
-        for number, (sequence, files) in enumerate(zip(chunk.sequences, files_of, strict=True)):
+        for number, (sequence, files) in enumerate(listed):
             looked_at = number % EVERY == 0 or sequence.subject not in subjects
             subjects.add(sequence.subject)
             file.writelines(prepare_sequence(sequence, files, chunk, outcome, looked_at))
@@ -98,7 +89,7 @@ def finished(chunk: Chunk) -> Outcome | None:
         return None
     height, width = chunk.settings["height"], chunk.settings["width"]
     whole = size == sum(kept[3] for kept in outcome.kept) * height * width
-    return outcome if whole and not (chunk.strict and outcome.faulty) else None
+    return outcome if whole and not (chunk.strict and faulty(outcome.dropped)) else None
 
 
 def _outcome(chunk: Chunk) -> Outcome | None:
@@ -114,14 +105,13 @@ def prepare_sequence(
 ) -> list[bytes]:
     """The bytes of the frames to keep, uint8 (H, W) each; none where the sequence is dropped."""
     suffix = LAYOUTS[chunk.settings["layout"]].suffix
-    to_frame = partial(_to_frame, settings=chunk.settings)
     frames, count, sizes = [], 0, set()
     if looked_at:
         look_at_names(outcome.seen, [relative(path, chunk.raw) for path in files.pictures])
     chosen = {*files.pictures[:1], *files.pictures[-1:], *files.pictures[len(files.pictures) // 2 :][:1]}
     for path, image in read_frames(sequence.folder, files, suffix, bool(chunk.settings["threshold"])):
         count += 1
-        frame = image if isinstance(image, str) else to_frame(image)
+        frame = image if isinstance(image, str) else _to_frame(image, chunk.settings)
         if looked_at and not isinstance(image, str) and (path in chosen or (suffix == ".pkl" and count % 25 == 1)):
             look_at_frame(outcome.seen, relative(path, chunk.raw), image, chunk.settings)
         if not isinstance(frame, str):
@@ -175,6 +165,6 @@ def _identity(chunk: Chunk) -> str:
     return hashlib.sha256(json.dumps([FORMAT, cv2.__version__, settings, sequences]).encode()).hexdigest()
 
 
-def listed(chunk: Chunk) -> list[Files]:
-    """The files of each of a chunk's sequences."""
-    return [list_files(sequence.folder, chunk.settings["files"]) for sequence in chunk.sequences]
+def list_chunk(chunk: Chunk) -> list[tuple[RawSequence, Files]]:
+    """List the files of each of a chunk's sequences."""
+    return [(sequence, list_files(sequence.folder, chunk.settings["files"])) for sequence in chunk.sequences]

@@ -3,25 +3,27 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cstl.data.frames import Files
 from cstl.data.store import Store, open_store, partial_folder
 from cstl.files import read_rows, shown
-from cstl.preparation.chunks import Outcome, listed, prepare_sequence
+from cstl.preparation.chunks import Outcome, list_chunk, prepare_sequence
 from cstl.preparation.join import Summary, summary_of
 from cstl.preparation.layouts import RawSequence, spread
-from cstl.preparation.plan import OPTIONS, Chunk, Plan, names, plan_preparation, relative
+from cstl.preparation.plan import OPTIONS, Chunk, Plan, Preparation, names, plan_preparation, relative
 from cstl.preparation.sources import Changes, Name, find_changes, read_sources, source_of
 from cstl.progress import Steps
 
 AGAIN = 500  # sequences, at most, that are read again to see whether files that were copied are the same
+_ELSE = "or give another one with dataset.store=PATH"
 
 
-def existing(out: Path, settings: Mapping[str, Any], strict: bool) -> Store | None:
-    """The store that is there, None where there is none; FileExistsError if it was made otherwise."""
+def existing(asked: Preparation) -> Store | None:
+    """Open the store that is there, None where there is none; FileExistsError if it was made otherwise."""
+    out, settings = Path(asked.out), asked.settings
     if not out.exists():
         return None
     if not (out / "store.json").is_file():
@@ -32,13 +34,11 @@ def existing(out: Path, settings: Mapping[str, Any], strict: bool) -> Store | No
     if "subjects" in differs and set(settings["subjects"]) <= set(about.get("subjects", ())):
         differs.remove("subjects")  # more subjects than are asked for do no harm
     if differs:
-        there = {name: _brief(about.get(name)) for name in differs}
-        details = "; ".join(f"{name}: {there[name]} there, {_brief(settings[name])} now" for name in differs)
+        details = "; ".join(f"{n}: {_brief(about.get(n))} there, {_brief(settings[n])} now" for n in differs)
         raise FileExistsError(
-            f"{out} was prepared with other settings ({details}); delete the folder to prepare it again, "
-            "or give another one with dataset.store=PATH"
+            f"{out} was prepared with other settings ({details}); delete the folder to prepare it again, {_ELSE}"
         )
-    if strict and about["examples"]:
+    if asked.strict and about["examples"]:
         raise FileExistsError(
             f"{out} was prepared without strict=true and leaves files out that cannot be used, "
             f"{about['examples'][0]} the first of them (dropped.csv names all); delete the folder to prepare it again"
@@ -47,51 +47,44 @@ def existing(out: Path, settings: Mapping[str, Any], strict: bool) -> Store | No
     return store
 
 
-def compared(
-    store: Store,
-    raw: str | os.PathLike[str] | None,
-    arguments: Mapping[str, Any],
-    shard: int = 0,
-    shards: int = 1,
-    *,
-    progress: bool,
-) -> Summary:
-    """The summary of a store that is there, after a look at what it was made of; only at a shard's share of the files.
+def compared(store: Store, asked: Preparation, mine: slice, progress: bool) -> Summary:
+    """Sum up a store that is there, after a look at what it was made of; of the files only those of some chunks.
 
     Raises:
         FileExistsError: the raw tree is not what the store was made of.
     """
+    raw = asked.raw
     if raw is not None and not os.path.exists(raw) and os.path.abspath(raw) == store.about.get("raw"):
         return summary_of(store, [f"{store.origin}; that folder is gone, so it could not be compared"])
     try:
-        plan = plan_preparation(raw, store.path, **arguments)
+        plan = plan_preparation(asked)
     except (ValueError, OSError) as error:
         raise FileExistsError(f"{store.path} is there already, {store.origin}. Now {error}") from error
-    now = json.loads(json.dumps(plan.settings))
-    if differs := [f"{name}: {store.about.get(name)} then, {now[name]} now" for name in ("layout", "source")
-                   if store.about.get(name) != now[name]]:  # fmt: skip
-        raise FileExistsError(_not_the_same(store, plan.raw, "; ".join(differs)))
-    there, asked = read_sources(store), set(plan.settings["subjects"])
+    then, now = store.about, json.loads(json.dumps(plan.settings))
+    if differs := [n for n in ("layout", "source") if then.get(n) != now[n]]:
+        raise _not_the_same(store, plan, "; ".join(f"{n}: {then.get(n)} then, {now[n]} now" for n in differs))
+    there, people = read_sources(store), set(plan.settings["subjects"])
     if there is None:
-        return _compared_by_names(store, plan, asked)
-    there = {name: source for name, source in there.items() if name[0] in asked}
+        return _compared_by_names(store, plan, people)
+    there = {name: source for name, source in there.items() if name[0] in people}
     present = [names(sequence) for sequence in plan.sequences]
     changes = find_changes(there, [], present)  # before any file is looked at
+    again: Sequence[Name] = ()
     if not str(changes):
+        chunks = plan.chunks[mine]
         looked: dict[Name, tuple[RawSequence, Files]] = {}
         with Steps("sequences", progress) as bar:
-            chunks = [plan.chunk(number) for number in range(shard, plan.chunks, shards)]
             task = bar.add_task("comparing", total=sum(len(chunk.sequences) for chunk in chunks))
             for chunk in chunks:
-                looked |= {names(pair[0]): pair for pair in zip(chunk.sequences, listed(chunk), strict=True)}
+                looked |= {names(pair[0]): pair for pair in list_chunk(chunk)}
                 bar.advance(task, len(chunk.sequences))
-        now = {name: source_of(*pair) for name, pair in looked.items()}
-        changes = find_changes(there, list(now.values()), present)
+        sources = {name: source_of(*pair) for name, pair in looked.items()}
+        changes = find_changes(there, list(sources.values()), present)
         again = spread(changes.touched, AGAIN)
         rewritten = [name for name in again if _frames_now(plan, *looked[name]) != _frames_then(store, name)]
-        changes.changed.extend((there[name], now[name]) for name in rewritten)
-    if found := str(changes):
-        raise FileExistsError(_not_the_same(store, plan.raw, found))
+        changes.changed.extend((there[name], sources[name]) for name in rewritten)
+    if different := str(changes):
+        raise _not_the_same(store, plan, different)
     notes = [store.origin]
     if os.path.abspath(plan.raw) != store.about.get("raw"):
         notes = [f"{store.origin}; {shown(plan.raw)} holds the same files"]
@@ -101,43 +94,39 @@ def compared(
     return summary_of(store, notes)
 
 
-def _compared_by_names(store: Store, plan: Plan, asked: set[str]) -> Summary:
-    """As `compared`, of a store that an earlier version made: it does not say which files there were."""
-    rows = zip(store.subjects.tolist(), store.conditions.tolist(), store.views.tolist(), strict=True)
-    kept = {name for name in rows if name[0] in asked}
-    rows_of_it = read_rows(store.path / "dropped.csv")
-    dropped = {row.get("path") for row in rows_of_it if row.get("what") == "sequence"}
+def _compared_by_names(store: Store, plan: Plan, people: set[str]) -> Summary:
+    """Do as `compared` for a store that an earlier version made: it does not say which files there were."""
+    kept = {name for name in store.names if name[0] in people}
+    dropped = {row.get("path") for row in read_rows(store.path / "dropped.csv") if row.get("what") == "sequence"}
     now = {names(sequence): relative(sequence.folder, plan.raw) for sequence in plan.sequences}
     gone = sorted(kept - now.keys())
     new = sorted(name for name, folder in now.items() if name not in kept and folder not in dropped)
-    if found := str(Changes(gone, new, [], [])):
-        raise FileExistsError(_not_the_same(store, plan.raw, found))
+    if different := str(Changes(gone, new, [], [])):
+        raise _not_the_same(store, plan, different)
     return summary_of(store, [f"{store.origin} by an earlier version: only the sequences' names could be compared"])
 
 
 def _frames_now(plan: Plan, sequence: RawSequence, files: Files) -> bytes:
-    """What a store would hold of these files."""
-    chunk = Chunk(0, (sequence,), plan.settings, partial_folder(plan.out), plan.raw, strict=False)
+    """Give what a store would hold of these files."""
+    chunk = Chunk(0, (sequence,), plan.settings, plan.partial, plan.raw, strict=False)
     return b"".join(prepare_sequence(sequence, files, chunk, Outcome("")))
 
 
 def _frames_then(store: Store, name: Name) -> bytes:
-    """What a store holds of a sequence, nothing where it was dropped."""
+    """Give what a store holds of a sequence, nothing where it was dropped."""
     rows = (store.subjects == name[0]) & (store.conditions == name[1]) & (store.views == name[2])
-    return b"".join(
-        store.frames[start : start + length].tobytes()
-        for start, length in zip(store.starts[rows], store.lengths[rows], strict=True)
-    )
+    places = zip(store.starts[rows], store.lengths[rows], strict=True)
+    return b"".join(store.frames[start : start + length].tobytes() for start, length in places)
 
 
-def _not_the_same(store: Store, raw: str, what: str) -> str:
-    return (
-        f"{store.path} was {store.origin}, and {shown(raw)} is not the same: {what}. Delete {store.path} to prepare it "
-        "again, or give another one with dataset.store=PATH; to use it as it is, there is nothing to prepare"
+def _not_the_same(store: Store, plan: Plan, what: str) -> FileExistsError:
+    return FileExistsError(
+        f"{store.path} was {store.origin}, and {shown(plan.raw)} is not the same: {what}. Delete {store.path} to "
+        f"prepare it again, {_ELSE}; to use it as it is, there is nothing to prepare"
     )
 
 
 def _brief(value: Any) -> str:
-    if not isinstance(value, list):
+    if not isinstance(value, Sequence) or isinstance(value, str):
         return str(value)
     return f"{len(value)} ({', '.join(value[:2])}, …, {value[-1]})" if len(value) > 3 else ", ".join(value)

@@ -1,40 +1,32 @@
-"""All chunks of a preparation → one store, moved to its place as the last step."""
+"""All chunks of a preparation → one store, moved to its place as the last step; and what is said of it."""
 
-import csv
 import json
 import os
 import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from cstl.data.store import (
-    BLOCK,
-    COLUMNS,
-    FORMAT,
-    Store,
-    new_checksum,
-    partial_folder,
-    sample_checksum,
-    table_checksum,
-)
-from cstl.files import replacing
+from cstl.data.store import BLOCK, COLUMNS, FORMAT, Store, new_checksum, sample_checksum, table_checksum
+from cstl.files import replacing, write_table
 from cstl.owner import InUseError
-from cstl.preparation.chunks import SHORT, Outcome, finished
+from cstl.preparation.chunks import SHORT, Outcome, faulty, finished
 from cstl.preparation.inspection import merge, remarks
 from cstl.preparation.plan import Plan, some
 from cstl.preparation.sources import FILE as SOURCES
-from cstl.preparation.sources import Source, write_sources
+from cstl.preparation.sources import Source
 
 ABANDONED = 3600  # seconds without a change after which a store that was being joined is taken for a killed job's
+_COUNTED = ("sequences", "frames", "dropped_frames", "dropped_sequences", "short", "examples")
 
 
 @dataclass(frozen=True)
@@ -73,11 +65,24 @@ class Summary:
 
 
 def summary_of(store: Store, notes: Sequence[str] | None = None) -> Summary:
-    """What a store says of itself; with `notes` first, where it was there already."""
-    fields = ("sequences", "frames", "dropped_frames", "dropped_sequences", "short", "examples")
-    about = {name: store.about[name] for name in fields}
-    said = [*(notes or ()), *store.about.get("notes", [])]
-    return Summary(store.path, **about, notes=said, already=notes is not None)
+    """Say what a store says of itself; with `notes` first, where it was there already."""
+    about = {name: store.about[name] for name in _COUNTED}
+    notes_of_all = [*(notes or ()), *store.about.get("notes", [])]
+    return Summary(store.path, **about, notes=notes_of_all, already=notes is not None)
+
+
+def count(outcomes: Sequence[Outcome], skipped: Sequence[tuple[str, str, str]] = ()) -> dict[str, Any]:
+    """Count what became of chunks: the numbers of a `Summary`."""
+    dropped = [*skipped, *(row for outcome in outcomes for row in outcome.dropped)]
+    reasons = {
+        kind: dict(Counter(reason for what, reason, _ in dropped if what == kind)) for kind in ("frame", "sequence")
+    }
+    if unused := sum(outcome.unused for outcome in outcomes):
+        reasons["frame"]["in dropped sequences"] = unused
+    frames = [length for outcome in outcomes for *_, length in outcome.kept]
+    short = sum(len(outcome.short) for outcome in outcomes)
+    counted = (len(frames), sum(frames), reasons["frame"], reasons["sequence"], short, faulty(dropped)[:5])
+    return dict(zip(_COUNTED, counted, strict=True))
 
 
 def join(plan: Plan, digests: Mapping[int, str] | None = None) -> Summary:
@@ -93,9 +98,8 @@ def join(plan: Plan, digests: Mapping[int, str] | None = None) -> Summary:
         ValueError: nothing is left, every sequence was dropped.
         OSError: the disk is full.
     """
-    chunks = [plan.chunk(number) for number in range(plan.chunks)]
     outcomes = []
-    for chunk in chunks:
+    for chunk in plan.chunks:
         outcome = finished(chunk)
         replaced = digests is not None and (outcome is None or outcome.digest != digests[chunk.number])
         if replaced and not plan.out.exists():  # else the other one has joined the same chunks
@@ -107,71 +111,66 @@ def join(plan: Plan, digests: Mapping[int, str] | None = None) -> Summary:
             raise FileNotFoundError(f"{chunk.outcome_path}: this chunk is not finished; prepare it, then join")
         outcomes.append(outcome)
     kept = [row for outcome in outcomes for row in outcome.kept]
-    dropped = [*plan.skipped, *(row for outcome in outcomes for row in outcome.dropped)]
-    short = [row for outcome in outcomes for row in outcome.short]
-    frames = sum(length for *_, length in kept)
-    count = count_dropped(dropped, outcomes)
+    counted, seen = count(outcomes, plan.skipped), merge(outcome.seen for outcome in outcomes)
     if not kept:
-        told = "".join(f"\n{note}" for note in plan.notes)
-        raise ValueError(f"{plan.raw}: no sequence is left to store; dropped were {_counts(count)}{told}")
-    seen = merge(outcome.seen for outcome in outcomes)
-    faulty = [f"{path} ({why})" for what, why, path in plan.skipped if what == "frame"]
-    faulty += [path for outcome in outcomes for path in outcome.faulty]
+        left_out = "; ".join(
+            f"{what}: {', '.join(f'{n:,} {reason}' for reason, n in counted[f'dropped_{what}'].items())}"
+            for what in ("frames", "sequences")
+        )
+        notes = "".join(f"\n{note}" for note in plan.notes)
+        raise ValueError(f"{plan.raw}: no sequence is left to store; dropped were {left_out}{notes}")
     about = {
         "format": FORMAT,
         **plan.settings,
-        "frames": frames,
-        "sequences": len(kept),
+        **counted,
         "stored_subjects": len({subject for subject, *_ in kept}),
-        "dropped_frames": count["frame"],
-        "dropped_sequences": count["sequence"],
-        "short": len(short),
-        "examples": faulty[:5],
         "inspection": seen,
-        "notes": [
-            *plan.notes,
-            *remarks(seen),
-            *_notes(plan, kept, [path for outcome in outcomes for path in outcome.sizes]),
-        ],
+        "notes": [*plan.notes, *remarks(seen), *_notes(plan, outcomes)],
         "raw": os.path.abspath(plan.raw),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"cstl": version("cstl"), "numpy": np.__version__, "opencv": cv2.__version__},
     }
-    clear_abandoned(partial_folder(plan.out))
-    folder = partial_folder(plan.out) / f"store-{secrets.token_hex(8)}"
+    clear_abandoned(plan.partial)
+    folder = plan.partial / f"store-{secrets.token_hex(8)}"
     try:
         folder.mkdir()
-        starts = np.cumsum([0] + [length for *_, length in kept])
-        write_csv(
-            folder / "sequences.csv",
-            COLUMNS,
-            ((*row[:3], start, row[3]) for row, start in zip(kept, starts, strict=False)),
-        )
-        write_sources(folder / SOURCES, (Source(*source) for outcome in outcomes for source in outcome.sources))
-        write_csv(folder / "dropped.csv", "what,reason,path", dropped)
-        write_csv(folder / "short_sequences.csv", "subject,condition,view,files,usable,result", short)
-        checksum = new_checksum()
-        with replacing(folder / "frames.npy") as file:
-            shape = (frames, plan.settings["height"], plan.settings["width"])
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for chunk, outcome in zip(chunks, outcomes, strict=True):
-                with open(chunk.frames_path(outcome.digest), "rb") as part:
-                    for block in iter(lambda: part.read(BLOCK), b""):
-                        checksum.update(block)
-                        file.write(block)
-        about["checksums"] = {
-            "sequences.csv": table_checksum(folder / "sequences.csv"),
-            "frames": checksum.hexdigest(),
-            "sample": sample_checksum(np.load(folder / "frames.npy", mmap_mode="r")),
-        }
-        with replacing(folder / "store.json") as file:
-            file.write(json.dumps(about, indent=1).encode())
+        write_store(folder, plan, outcomes, about)
         os.rename(folder, plan.out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    shutil.rmtree(partial_folder(plan.out), ignore_errors=True)
+    shutil.rmtree(plan.partial, ignore_errors=True)
     return summary_of(Store(plan.out))
+
+
+def write_store(folder: Path, plan: Plan, outcomes: Sequence[Outcome], about: dict[str, Any]) -> None:
+    """Write the files of a store; `about` without the checksums."""
+    kept = [row for outcome in outcomes for row in outcome.kept]
+    starts = np.cumsum([0] + [length for *_, length in kept])
+    rows = ((*row[:3], start, row[3]) for row, start in zip(kept, starts, strict=False))
+    write_table(folder / "sequences.csv", COLUMNS.split(","), rows)
+    write_table(folder / SOURCES, Source._fields, (source for outcome in outcomes for source in outcome.sources))
+    dropped = (*plan.skipped, *(row for outcome in outcomes for row in outcome.dropped))
+    write_table(folder / "dropped.csv", ("what", "reason", "path"), dropped)
+    short = (row for outcome in outcomes for row in outcome.short)
+    columns = ("subject", "condition", "view", "files", "usable", "result")
+    write_table(folder / "short_sequences.csv", columns, short)
+    checksum = new_checksum()
+    with replacing(folder / "frames.npy") as file:
+        shape = (about["frames"], about["height"], about["width"])
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for chunk, outcome in zip(plan.chunks, outcomes, strict=True):
+            with open(chunk.frames_path(outcome.digest), "rb") as part:
+                for block in iter(lambda: part.read(BLOCK), b""):
+                    checksum.update(block)
+                    file.write(block)
+    checksums = {
+        "sequences.csv": table_checksum(folder / "sequences.csv"),
+        "frames": checksum.hexdigest(),
+        "sample": sample_checksum(np.load(folder / "frames.npy", mmap_mode="r")),
+    }
+    with replacing(folder / "store.json") as file:
+        file.write(json.dumps(about | {"checksums": checksums}, indent=1).encode())
 
 
 def clear_abandoned(partial: Path) -> None:
@@ -183,37 +182,15 @@ def clear_abandoned(partial: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def count_dropped(dropped: Iterable[tuple[str, str, str]], outcomes: list[Outcome]) -> dict[str, dict[str, int]]:
-    """ "frame" and "sequence" → reason → how many were dropped."""
-    counts = {"frame": Counter[str](), "sequence": Counter[str]()}
-    for what, reason, _ in dropped:
-        counts[what][reason] += 1
-    if unused := sum(outcome.unused for outcome in outcomes):
-        counts["frame"]["in dropped sequences"] = unused
-    return {what: dict(count) for what, count in counts.items()}
-
-
-def _notes(plan: Plan, kept: list[tuple[str, str, str, int]], sizes: list[str]) -> Iterator[str]:
-    """What of the protocol is not in the store, and what looks odd."""
-    settings = plan.settings
+def _notes(plan: Plan, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Say what of the protocol is not in the store, and what looks odd."""
+    settings, stored = plan.settings, [row for outcome in outcomes for row in outcome.kept]
     expected = len(settings["subjects"]) * len(settings["conditions"]) * len(settings["views"])
-    if expected > len(kept):
+    if expected > len(stored):
         check = f"python -m cstl.check dataset={settings['dataset']} res={settings['height']}"
-        missing = f"{expected - len(kept):,} of the protocol's {expected:,} sequences"
+        missing = f"{expected - len(stored):,} of the protocol's {expected:,} sequences"
         yield f"{missing} are not in the store; `{check}` lists them"
-    if absent := sorted(set(settings["subjects"]) - {subject for subject, *_ in kept}):
+    if absent := sorted(set(settings["subjects"]) - {subject for subject, *_ in stored}):
         yield f"{len(absent):,} of the protocol's subjects have no sequence: {some(absent, 5)}"
-    if sizes:
+    if sizes := [path for outcome in outcomes for path in outcome.sizes]:
         yield f"{len(sizes):,} sequences have frames of different sizes, each aligned on its own: {some(sizes, 5)}"
-
-
-def write_csv(path: Path, header: str, rows: Iterable[Iterable[object]]) -> None:
-    """Write a table, a header such as `what,reason,path` above its rows."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header.split(","))
-        writer.writerows(rows)
-
-
-def _counts(count: Mapping[str, Mapping[str, int]]) -> str:
-    return "; ".join(f"{what}s: {', '.join(f'{n:,} {r}' for r, n in counts.items())}" for what, counts in count.items())

@@ -1,11 +1,11 @@
-"""Which sequences of a raw tree go into a store, in which chunks, and what they are made from."""
+"""What is to be prepared, and which sequences of a raw tree go into which chunk of a store."""
 
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from cstl.data.alignment import ALIGNED, check_mask_options, frame_size
 from cstl.data.frames import ARCHIVE, LOSSY, list_files, read_frames
-from cstl.data.protocol import Protocol, as_protocol
+from cstl.data.protocol import Protocol
 from cstl.data.store import partial_folder
 from cstl.files import shown
 from cstl.preparation.layouts import AUTO, LAYOUTS, Listing, RawSequence, describe, list_sequences, prevailing, spread
@@ -22,10 +22,88 @@ from cstl.preparation.layouts import AUTO, LAYOUTS, Listing, RawSequence, descri
 CHUNK = 110  # sequences in a chunk: one subject of CASIA-B, a few seconds of work
 LOOKED_INTO = 200  # sequences whose files' names are looked at, for remarks
 SAMPLE = 16  # sequences that tell whether silhouettes are aligned already
-# Keys of a data set, beside its protocol, that decide which frames a store holds, with their values where nobody says.
-OPTIONS: dict[str, Any] = {"files": None, "threshold": None, "clean": "none", "drop_cut": False, "aligned": AUTO}
 _PARTS = ("subject", "condition", "view")
 UNKNOWN = "{} the protocol does not know"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Which store is to be made of which raw tree, and how.
+
+    Args:
+        raw: folder of the raw tree.
+        out: folder of the store. `OUT.partial` holds what is not finished; it needs the store's size twice.
+        dataset: name of the data set.
+        protocol: its subjects, conditions and views; sequences of others are left out.
+        res: 64 (frames of 64x44) or 128 (128x88).
+        layout: how the raw tree is laid out, see `cstl.preparation.layouts.LAYOUTS`; "auto": as its folders say.
+        files: only files of such names are frames, as a shell matches them ("*-sils.pkl"); all when None.
+        threshold, clean: as for `cstl.data.align_silhouette`.
+        drop_cut: leave out frames whose body the picture's border cuts.
+        aligned: whether silhouettes are aligned already; "auto": those are that have the size (64x64, 64x44, 128x128
+            or 128x88 in the whole tree). They are only brought to the store's size.
+        upsample: allow 128x88 frames to be made of silhouettes that were aligned to 64 rows.
+        strict: stop at the first file or folder that cannot be used, instead of leaving it out.
+        subset: allow most sequences of the raw tree to be unknown to the protocol.
+        typed: what the user types after `python -m cstl.prepare` to prepare this store, for messages.
+
+    Raises:
+        ValueError: an unknown resolution, threshold, or choice.
+    """
+
+    raw: str | os.PathLike[str] | None
+    out: str | os.PathLike[str]
+    dataset: str
+    protocol: Protocol
+    res: int
+    layout: str = AUTO
+    files: str | None = None
+    threshold: int | None = None
+    clean: str = "none"
+    drop_cut: bool = False
+    aligned: bool | str = AUTO
+    upsample: bool = False
+    strict: bool = False
+    subset: bool = False
+    typed: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        frame_size(self.res)
+        check_mask_options(self.threshold, self.clean)
+        for name, choices in {"drop_cut": (True, False), "aligned": (AUTO, True, False)}.items():
+            value = getattr(self, name)
+            if not any(value is choice or value == choice == AUTO for choice in choices):
+                listed = ", ".join(str(choice).lower() for choice in choices)
+                raise ValueError(f"unknown dataset.{name}={shown(value, 80)}; the choices are {listed}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a store's content depends on, besides the raw files; of the protocol all subjects, not the split."""
+        height, width = frame_size(self.res)
+        return {
+            "dataset": self.dataset,
+            "height": height,
+            "width": width,
+            "min_frames": self.protocol.min_frames,
+            "views": sorted(self.protocol.views),
+            "conditions": sorted(self.protocol.conditions),
+            "subjects": sorted(self.protocol.known_subjects),
+            **{name: getattr(self, name) for name in OPTIONS},
+        }
+
+    @property
+    def command(self) -> str:
+        """What to type after `python -m cstl.prepare`."""
+        return self.typed or f"dataset={self.dataset} res={self.res} dataset.raw=PATH"
+
+
+# Keys of a data set, beside its protocol, that decide which frames a store holds, with their values where nobody says.
+OPTIONS: dict[str, Any] = {
+    option.name: option.default
+    for option in fields(Preparation)
+    if option.name in ("files", "threshold", "clean", "drop_cut", "aligned")
+}
 
 
 @dataclass(frozen=True)
@@ -57,53 +135,52 @@ class Plan:
     that are aligned already, None for raw ones. `notes` are worth telling the user.
     """
 
-    raw: str
-    out: Path
+    asked: Preparation
     settings: Mapping[str, Any]
     sequences: tuple[RawSequence, ...]
     skipped: tuple[tuple[str, str, str], ...]
     notes: tuple[str, ...]
-    strict: bool
 
     @property
-    def chunks(self) -> int:
-        """Number of chunks."""
-        return -(-len(self.sequences) // CHUNK)
+    def raw(self) -> str:
+        """Folder of the raw tree."""
+        return os.fspath(self.asked.raw or "")
 
-    def chunk(self, number: int) -> Chunk:
-        """Chunk 0, 1, … of `chunks`."""
-        sequences = self.sequences[number * CHUNK : (number + 1) * CHUNK]
-        return Chunk(number, sequences, self.settings, partial_folder(self.out), self.raw, self.strict)
+    @property
+    def out(self) -> Path:
+        """Folder of the store."""
+        return Path(self.asked.out)
+
+    @property
+    def partial(self) -> Path:
+        """Folder of what is not finished."""
+        return partial_folder(self.asked.out)
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """All chunks, in order."""
+        return [
+            Chunk(
+                number, self.sequences[first : first + CHUNK], self.settings, self.partial, self.raw, self.asked.strict
+            )
+            for number, first in enumerate(range(0, len(self.sequences), CHUNK))
+        ]
 
 
-def plan_preparation(
-    raw: str | os.PathLike[str] | None,
-    out: str | os.PathLike[str],
-    *,
-    dataset: str,
-    protocol: Protocol | Mapping[str, Any],
-    res: int,
-    layout: str = AUTO,
-    upsample: bool = False,
-    strict: bool = False,
-    options: Mapping[str, Any] | None = None,
-    subset: bool = False,
-) -> Plan:
-    """List the raw tree and say which sequences go into which chunk. Arguments and errors as for `prepare`."""
-    protocol = as_protocol(protocol)
-    settings = store_settings(dataset, protocol, res, options)
-    listing = list_sequences(raw, layout, settings["files"])
-    raw = os.fspath(raw or "")
-    if listing.problems and strict:
+def plan_preparation(asked: Preparation) -> Plan:
+    """List the raw tree and say which sequences go into which chunk. Errors as for `prepare`."""
+    settings = asked.settings
+    listing = list_sequences(asked.raw, asked.layout, asked.files)
+    raw = os.fspath(asked.raw or "")
+    if listing.problems and asked.strict:
         folder, reason = listing.problems[0]
         raise ValueError(f"{folder}: {reason}; mend or remove it, or leave such folders out with strict=false")
     skipped = [("frame", reason, relative(folder, raw)) for folder, reason in listing.problems]
-    sequences, notes = _by_protocol(listing.sequences, protocol, raw, skipped)
-    known = len(sequences)
-    if 2 * known < len(listing.sequences) and not (subset and known):
-        raise ValueError(_mostly_unknown(listing, known, protocol, dataset, raw))
-    source = _source(sequences, listing.layout, raw, settings)
-    if source and source[0] < res and not upsample:
+    sequences, notes = _by_protocol(listing.sequences, asked.protocol, raw, skipped)
+    if 2 * len(sequences) < len(listing.sequences) and not (asked.subset and sequences):
+        raise ValueError(_mostly_unknown(listing, len(sequences), asked))
+    source, res = _source(sequences, listing.layout, raw, settings), asked.res
+    if source and source[0] < res and not asked.upsample:
         raise ValueError(
             f"{raw} holds silhouettes aligned to {source[0]}x{source[1]}; res={res} would scale them up, which adds no "
             f"detail: type res={source[0]}, or prepare from the raw silhouettes, or scale them up with upsample=true"
@@ -111,11 +188,11 @@ def plan_preparation(
     if source:
         scaled = "" if source[0] == res else f", scaled {'down' if source[0] > res else 'up'} to {res} rows"
         notes.append(f"the silhouettes were aligned to {source[0]}x{source[1]} already: not aligned again{scaled}")
-        if settings["drop_cut"]:
+        if asked.drop_cut:
             notes.append("dataset.drop_cut did nothing: silhouettes that are aligned do not show what was cut off")
-    notes += _remarks(sequences, listing, raw, settings["files"])
+    notes += _remarks(sequences, listing, raw, asked.files)
     settings |= {"layout": listing.layout, "source": source}
-    return Plan(raw, Path(out), settings, tuple(sequences), tuple(skipped), tuple(notes), strict)
+    return Plan(asked, settings, tuple(sequences), tuple(skipped), tuple(notes))
 
 
 def _by_protocol(
@@ -159,13 +236,13 @@ def _by_protocol(
     return sequences, [f"{what}: {some(sorted(found), 5)}" for what, found in told.items() if found]
 
 
-def _mostly_unknown(listing: Listing, known: int, protocol: Protocol, dataset: str, raw: str) -> str:
+def _mostly_unknown(listing: Listing, known: int, asked: Preparation) -> str:
     """What was found beside what the protocol knows, and what to type."""
-    first = listing.sequences[0]
+    first, protocol, raw = listing.sequences[0], asked.protocol, os.fspath(asked.raw or "")
     count = f"{known:,}" if known else "none"
     message = (
-        f"{raw}: the protocol of {dataset} knows {count} of the {len(listing.sequences):,} sequences found; the first "
-        f"one has {_called(names(first))} (found {describe(raw)}); expected subjects like "
+        f"{raw}: the protocol of {asked.dataset} knows {count} of the {len(listing.sequences):,} sequences found; "
+        f"the first one has {_called(names(first))} (found {describe(raw)}); expected subjects like "
         f"{min(protocol.known_subjects, default='none')}, conditions like {protocol.conditions[0]} and views like "
         f"{protocol.views[0]}"
     )
@@ -280,35 +357,6 @@ def _source(sequences: list[RawSequence], layout: str, raw: str, settings: Mappi
 def names(sequence: RawSequence) -> tuple[str, str, str]:
     """Subject, condition and view."""
     return sequence.subject, sequence.condition, sequence.view
-
-
-def store_settings(
-    dataset: str, protocol: Protocol, res: int, options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What a store's content depends on, besides the raw files. The split is not part of it, the set of subjects is.
-
-    Raises:
-        ValueError: an unknown resolution, or an option that is none of `OPTIONS`.
-    """
-    height, width = frame_size(res)
-    if unknown := sorted(set(options or {}) - set(OPTIONS)):
-        raise ValueError(f"unknown option {', '.join(unknown)}; the choices are {', '.join(OPTIONS)}")
-    chosen = OPTIONS | dict(options or {})
-    check_mask_options(chosen["threshold"], chosen["clean"])
-    for name, choices in {"drop_cut": (True, False), "aligned": (AUTO, True, False)}.items():
-        if not any(chosen[name] is choice or chosen[name] == choice == AUTO for choice in choices):
-            listed = ", ".join(str(choice).lower() for choice in choices)
-            raise ValueError(f"unknown dataset.{name}={shown(chosen[name], 80)}; the choices are {listed}")
-    return {
-        "dataset": dataset,
-        "height": height,
-        "width": width,
-        "min_frames": protocol.min_frames,
-        "views": sorted(protocol.views),
-        "conditions": sorted(protocol.conditions),
-        "subjects": sorted(protocol.known_subjects),
-        **chosen,
-    }
 
 
 def some(names: list[str], most: int) -> str:

@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from cstl.data.frames import Files
@@ -74,14 +73,6 @@ def source_of(sequence: RawSequence, files: Files) -> Source:
         content.update(f"{size}/{os.path.basename(path)}\n".encode(errors="surrogateescape"))
     name = (sequence.subject, sequence.condition, sequence.view)
     return Source(*name, len(paths), content.hexdigest(), times.hexdigest())
-
-
-def write_sources(path: Path, sources: Iterable[Source]) -> None:
-    """Write the lines of all sequences."""
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Source._fields)
-        writer.writerows(sources)
 
 
 def read_sources(store: Store) -> dict[Name, Source] | None:
