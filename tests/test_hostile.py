@@ -34,7 +34,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from cstl import files
-from cstl.checkpoint import DamagedError, load_tensors, load_weights, transfer
+from cstl.checkpoint import load_weights, transfer
 from cstl.compare import main as compare_main
 from cstl.config import CONFIG_PATH, Plain, plain
 from cstl.data import Protocol, Store, open_store
@@ -56,6 +56,7 @@ from cstl.reporting.page import _file_name, report_run
 from cstl.run_folder import write_embeddings, write_probes
 from cstl.running.loading import load_recognizer, trained_data
 from cstl.running.metrics_log import wandb_id
+from cstl.tensor_files import DamagedError, load_tensors
 
 SECRET = "canary-of-the-environment"
 hypothesis.settings.register_profile(
@@ -455,7 +456,7 @@ def test_a_read_error_is_not_damage(whole: dict[str, Any], tmp_path: Path, monke
         def failing(*_: Any, number: int = number, **__: Any) -> None:
             raise OSError(number, os.strerror(number))
 
-        for place in ("cstl.checkpoint._check_records", "torch.load", "builtins.open"):
+        for place in ("cstl.tensor_files._check_records", "torch.load", "builtins.open"):
             with monkeypatch.context() as patch, pytest.raises(OSError, match=os.strerror(number)):  # noqa: PT012
                 patch.setattr(place, failing)
                 load_tensors(tmp_path / "a.ckpt")

@@ -9,7 +9,7 @@ import cstl
 
 ROOT = Path(cstl.__file__).parent
 FLOORS = (  # from the ground up; what stands on one floor imports from it and from those below
-    {"files", "config", "distributed", "owner", "run_folder", "workers", "progress"},
+    {"files", "tensor_files", "config", "distributed", "owner", "run_folder", "workers", "progress"},
     {"models", "losses", "metrics", "data"},
     {"recognizer", "checkpoint", "trained"},
     {"preparation", "walkers"},

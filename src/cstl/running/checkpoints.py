@@ -17,10 +17,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from cstl.checkpoint import DamagedError, load_tensors
 from cstl.distributed import of_all_processes
 from cstl.files import PART, replacing
 from cstl.running.processes import Stopped, stop_at_once
+from cstl.tensor_files import DamagedError, load_tensors
 
 BEST = "best.ckpt"
 DAMAGED = ".damaged"
