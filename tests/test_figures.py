@@ -22,7 +22,7 @@ TABLE = Table("Tiny", VIEWS, (Row("NM", "CSTL", (90.0, None, 80.0), 85.0), Row("
 CELLS = {"NM": RNG.uniform(0, 100, (3, 3)), "BG": np.full((3, 3), np.nan)}
 MAP = Map(
     RNG.normal(size=(8, 2)), np.repeat(["001", "002"], 4), np.tile(["nm-01", "nm-02"], 4), np.tile(VIEWS[:2], 4),
-    np.tile(["gallery", "NM"], 4), ["gallery", "NM"], 2, 2,
+    np.tile(["gallery", "NM"], 4), ["gallery", "NM"], 2, 2, (60.0, 20.0),
 )  # fmt: skip
 LOOK = Look(
     RNG.integers(0, 256, (5, 8, 6), dtype=np.uint8),
@@ -49,7 +49,7 @@ LABELS = {
     "difference": {"gallery view (°)", "probe view (°)", "difference (points)"},
     "per_view": {"probe view (°)", "rank-1 (%)"},
     "confusion": {"taken for subject", "subject of the probe", "comparisons (%)"},
-    "embedding_map": {"t-SNE 1 (no unit)", "t-SNE 2 (no unit)"},
+    "embedding_map": {"PC 1 (60 % of the variance)", "PC 2 (20 % of the variance)"},
     "attention": {"frame", "part"},
     "attention_without_ssfl": {"frame", "part"},
     "hardest": set(),

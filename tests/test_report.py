@@ -29,7 +29,14 @@ from cstl.reporting.page import report_run
 from cstl.run_folder import Embeddings, Probes
 from cstl.train import train
 
-TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.log_every_n_steps=1", "evaluate_every=3")
+TINY = (
+    "dataset=tiny",
+    "data.workers=0",
+    "trainer=cpu",
+    "trainer.log_every_n_steps=1",
+    "evaluate_every=3",
+    "keep_embeddings=true",
+)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +277,7 @@ def change(path: Path, **values: Any) -> None:
     (lambda f: cut(f / "results.json"), "results.json cannot be read", "NM rank-1"),
     (lambda f: (f / "probes.npz").unlink(), "probes.npz is not there, as in runs of older versions", "Hardest probes"),
     (lambda f: cut(f / "probes.npz"), "probes.npz cannot be read .*no whole .npz file", "Who is taken for whom"),
-    (lambda f: (f / "embeddings.npz").unlink(), "map of the embeddings is left out", "Map of the embeddings"),
+    (lambda f: (f / "embeddings.npz").unlink(), "", "Map of the embeddings"),
     (lambda f: shutil.rmtree(f / "checkpoints"), "the checkpoint .* is not there any more", "What the network looks"),
     (lambda f: cut(f / "checkpoints" / "step-0000006.ckpt"), "step-0000006.ckpt cannot be read", "What the network"),
     (lambda f: (f / "config.yaml").write_text("a: [b"), "config.yaml cannot be read", "not recorded"),

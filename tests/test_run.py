@@ -49,7 +49,8 @@ def test_a_run_leaves_what_it_promises(
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.yaml", "metrics.csv", "checkpoints", "results.json", "cross_view.png", "curves.png"}
-    assert names >= {"table.md", "table.tex", "table.csv", "probes.npz", "embeddings.npz", "report.html", "figures"}
+    assert names >= {"table.md", "table.tex", "table.csv", "probes.npz", "report.html", "figures"}
+    assert "embeddings.npz" not in names  # templates, which only keep_embeddings=true writes
     assert [path.name for path in checkpoints(folder / "checkpoints")] == ["step-0000004.ckpt", "step-0000006.ckpt"]
     assert report == json.loads((folder / "results.json").read_text())
     assert (report["dataset"], report["resolution"]) == ("tiny", [64, 44])

@@ -33,6 +33,7 @@ _FREE = (
     "allow_seen",
     "dataset.people",  # names of what is the same
     "report",
+    "keep_embeddings",
     "baseline",
     "evaluate",  # a model that was only trained can be evaluated later
     "evaluated",  # the checkpoint, in the config.yaml of an evaluation

@@ -72,10 +72,14 @@ class Probes(NamedTuple):
     conditions: list[str]
     views: list[str]
     gallery_sequences: np.ndarray  # int64 (V,)
+    labels: np.ndarray = np.empty((0, 4), np.int64)  # subject, condition, view, line of M sequences; () in older files
 
 
 class Embeddings(NamedTuple):
-    """`embeddings.npz`: float16 (M, D), the mean over the parts of every tested sequence, and which sequence it is."""
+    """`embeddings.npz`, where `keep_embeddings` asked for it: of every tested sequence the mean over the parts.
+
+    That is float16 (M, D), a biometric template of a sequence in a row; and which sequence it is.
+    """
 
     embedding: np.ndarray
     sequence: np.ndarray  # int64 (M,), and so on
@@ -375,6 +379,12 @@ def read_probes(path: Path) -> Probes:
         _check_range(name, arrays[name], 0, len(arrays[of]))
     for name in ("sequence", *two):
         _check_range(name, arrays[name], 0 if name == "sequence" else -1, LINES)
+    with suppress(ValueError):  # an older file has none
+        labels = read_npz(path, {"labels": ("iu", 2)})["labels"]
+        if labels.shape[1] == 4 and labels.size:
+            for column, end in zip(labels.T, (*(len(arrays[of]) for of in names.values()), LINES), strict=True):
+                _check_range("labels", column, 0, end)
+            arrays["labels"] = labels.astype(np.int64)
     for name, most in LIMITS.items():
         if len(arrays[name]) > most:
             raise ValueError(f"{name} has {len(arrays[name]):,} entries, more than can be shown")
@@ -423,7 +433,8 @@ def write_probes(path: Path, arrays: Mapping[str, np.ndarray], **names: Sequence
     Args:
         path: of `probes.npz`.
         arrays: those of `cstl.metrics.probes.to_arrays`, in which `subject`, `condition` and `view` are positions in
-            the names and a sequence number is the line of the store's table; and `gallery_sequences` int64 (V,).
+            the names and a sequence number is the line of the store's table; `gallery_sequences` int64 (V,); and
+            `labels` int64 (M, 4), subject, condition, view and line of every tested sequence.
         names: subjects, conditions, views.
     """
     write_npz(path, {**arrays, **{name: np.array(list(values), dtype=np.str_) for name, values in names.items()}})

@@ -226,8 +226,7 @@ def confusion(found: Confusion) -> Chart:
 def embedding_map(found: Map) -> list[Chart]:
     """The map three times: coloured by subject, by view and by condition."""
     names = np.array([" ".join(names) for names in zip(found.subject, found.condition, found.view, strict=True)])
-    x, y = found.places.T.round(1).tolist()
-    x, y = np.array(x), np.array(y)
+    x, y = (np.array([_short(value, 4) for value in axis]) for axis in found.places.T.tolist())
     by_subject, by_view, by_kind = go.Figure(), go.Figure(), go.Figure()
     for i, subject in enumerate(np.unique(found.subject)):
         sign = _SYMBOLS[SIGNS[i // len(COLOURS) % len(SIGNS)]]
@@ -250,8 +249,8 @@ def embedding_map(found: Map) -> list[Chart]:
     charts = []
     for title, figure in (("by subject", by_subject), (f"by view{unit(views)}", by_view), ("by condition", by_kind)):
         figure.update_layout(
-            xaxis={"title": {"text": "t-SNE 1 (no unit)"}, "showticklabels": False, "zeroline": False},
-            yaxis={"title": {"text": "t-SNE 2 (no unit)"}, "showticklabels": False, "zeroline": False},
+            xaxis={"title": {"text": found.axes[0]}, "showticklabels": False, "zeroline": False},
+            yaxis={"title": {"text": found.axes[1]}, "showticklabels": False, "zeroline": False},
             hovermode="closest",
             legend={"itemsizing": "constant", "font": {"size": 10}},
         )

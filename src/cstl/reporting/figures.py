@@ -286,14 +286,14 @@ def embedding_map(found: Map) -> Figure:
         by_kind.scatter(x[some], y[some], s=4, color=colours[kind], marker=sign, linewidths=0, label=kind)
     for axes, title in ((by_subject, "subject"), (by_view, f"view{unit(views)}"), (by_kind, "condition")):
         axes.set_title(f"by {title}")
-        axes.set_xlabel("t-SNE 1 (no unit)")
+        axes.set_xlabel(found.axes[0])
         axes.set_xticks([])
         axes.set_yticks([])
         axes.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=6, markerscale=2, fontsize=5, handletextpad=0,
             columnspacing=0.6,
         )  # fmt: skip
-    by_subject.set_ylabel("t-SNE 2 (no unit)")
+    by_subject.set_ylabel(found.axes[1])
     return figure
 
 

@@ -15,7 +15,7 @@ from cstl.metrics.probes import (
     tally,
 )
 from cstl.reporting.folder import ShownRun as Run
-from cstl.run_folder import Embeddings, Probes
+from cstl.run_folder import Probes
 
 MAPPED = 2000  # sequences on the map of the embeddings, at most
 SUBJECTS = 24  # subjects on it, at most: as many as colours and signs can tell apart
@@ -55,7 +55,7 @@ class HardProbe:
 
 @dataclass(frozen=True)
 class Map:
-    """Sequences on a plane, float32 (M, 2), by t-SNE of their embeddings; names of each."""
+    """Sequences on a plane, float64 (M, 2), by the first two principal components of their embeddings."""
 
     places: np.ndarray
     subject: np.ndarray  # str (M,)
@@ -65,6 +65,12 @@ class Map:
     kinds: list[str]  # gallery, and the probe sets
     shown: int  # subjects
     of: int
+    share: tuple[float, float] = (0.0, 0.0)  # percent of the variance along each axis
+
+    @property
+    def axes(self) -> list[str]:
+        """Return the labels of the two axes."""
+        return [f"PC {i} ({share:.0f} % of the variance)" for i, share in enumerate(self.share, 1)]
 
 
 def members(run: Run, probe: str) -> list[int]:
@@ -210,30 +216,25 @@ def examples(run: Run) -> list[tuple[str, int]]:
     return found
 
 
-def embedding_map(run: Run, seed: int = 0) -> Map | None:
-    """The embeddings of some subjects' sequences on a plane, by t-SNE; the same every time."""
+def embedding_map(run: Run) -> Map | None:
+    """Return the embeddings of some subjects' sequences on the plane in which they differ most: their first two PCs."""
     p, e = run.probes, run.embeddings
     if p is None or e is None or len(e.embedding) < 4:
         return None
-    from sklearn.manifold import TSNE  # here: it takes a second to import
-    from threadpoolctl import threadpool_limits
-
     tested = np.unique(e.subject)
     per_subject = len(e.subject) / len(tested)
     number = int(np.clip(MAPPED // per_subject, 1, min(SUBJECTS, len(tested))))
     chosen = tested[np.linspace(0, len(tested) - 1, number).round().astype(int)]
     rows = np.flatnonzero(np.isin(e.subject, chosen))[:MAPPED]
-    vectors = e.embedding[rows].astype(np.float32)
+    vectors = e.embedding[rows].astype(np.float64)
     vectors -= vectors.mean(0)
-    if not (largest := np.abs(vectors).max()) or not np.isfinite(largest):
-        run.notes.append("The map of the embeddings is left out: they are all the same, or not finite.")
+    u, scale, _ = np.linalg.svd(vectors, full_matrices=False)
+    if len(scale) < 2 or not scale[0] > 0:
+        run.notes.append("The map of the embeddings is left out: they are all the same.")
         return None
-    vectors /= largest
-    tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed, max_iter=500)
-    with threadpool_limits(
-        1
-    ):  # its threads wait for each other at every step: a busy machine makes them ten times slower
-        places = tsne.fit_transform(vectors)
+    places = u[:, :2] * scale[:2]
+    places *= np.where(places[np.abs(places).argmax(0), [0, 1]] < 0, -1, 1)  # a sign of an axis says nothing
+    share = 100 * scale[:2] ** 2 / (scale**2).sum()
     kinds = {name: probe for probe, conditions in run.probe_sets.items() for name in conditions}
     condition = np.array(p.conditions)[e.condition[rows]]
     return Map(
@@ -245,39 +246,47 @@ def embedding_map(run: Run, seed: int = 0) -> Map | None:
         ["gallery", *run.probe_sets],
         number,
         len(tested),
+        (float(share[0]), float(share[1])),
     )
 
 
-def _names(run: Run) -> dict[int, str]:
-    """Subject and condition of each line of the store's table, as far as files say."""
-    p, e = run.probes, run.embeddings
+def _labels(run: Run) -> np.ndarray:
+    """Return line of the store's table, subject and condition of sequences as far as files say; int64 (M, 3).
+
+    Subjects and conditions are positions in the names of `run.probes`, −1 for others.
+    """
+    p, e, store = run.probes, run.embeddings, run.store
     assert p is not None
+    if len(p.labels):
+        return p.labels[:, [3, 0, 1]]
     if e is not None:
-        return {
-            line: f"{p.subjects[subject]} {p.conditions[condition]}"
-            for line, subject, condition in zip(
-                e.sequence.tolist(), e.subject.tolist(), e.condition.tolist(), strict=True
-            )
-        }
-    if run.store is not None:
-        return {
-            i: " ".join(names) for i, names in enumerate(zip(run.store.subjects, run.store.conditions, strict=True))
-        }
-    return {}
+        return np.stack([e.sequence, e.subject, e.condition], axis=1)
+    if store is None:
+        return np.empty((0, 3), np.int64)
+    columns = [np.arange(len(store))]
+    for names, known in ((store.subjects, p.subjects), (store.conditions, p.conditions)):
+        place = {name: i for i, name in enumerate(known)}
+        columns.append(np.array([place.get(name, -1) for name in names.tolist()]))
+    return np.stack(columns, axis=1)
+
+
+def _names(run: Run) -> dict[int, str]:
+    """Return subject and condition of each line of the store's table."""
+    p = run.probes
+    assert p is not None
+    return {
+        line: f"{p.subjects[subject]} {p.conditions[condition]}"
+        for line, subject, condition in _labels(run).tolist()
+        if min(subject, condition) >= 0
+    }
 
 
 def _subjects_of(run: Run) -> np.ndarray | None:
-    """Subject of each line of the store's table, as a position in `Probes.subjects`; int64, −1 for others."""
-    p, e = run.probes, run.embeddings
+    """Return the subject of each line of the store's table, as a position in `Probes.subjects`; −1 for others."""
+    p, labels = run.probes, _labels(run)
     assert p is not None
-    if isinstance(e, Embeddings):
-        lines, subject = e.sequence, e.subject
-    elif run.store is not None:
-        position = {name: i for i, name in enumerate(p.subjects)}
-        lines = np.arange(len(run.store))
-        subject = np.array([position.get(name, -1) for name in run.store.subjects.tolist()])
-    else:
+    if not len(labels):
         return None
-    table = np.full(max(int(lines.max(initial=0)), int(p.nearest.max(initial=0))) + 1, -1)
-    table[lines] = subject
+    table = np.full(max(int(labels[:, 0].max()), int(p.nearest.max(initial=0))) + 1, -1)
+    table[labels[:, 0]] = labels[:, 1]
     return table

@@ -18,7 +18,6 @@ from cstl.reporting.tables import Row, Table
 from cstl.run_folder import (
     CHECKPOINTS,
     CONFIG,
-    EMBEDDINGS,
     LIMITS,
     METRICS,
     PROBES,
@@ -199,8 +198,6 @@ def _explain(run: ShownRun) -> None:
             "Heat maps, confusions and the hardest probes are left out: probes.npz is not there, as in runs of older "
             f"versions. {again} writes it."
         )
-    if run.is_finished and run.embeddings is None and not (run.folder / EMBEDDINGS).exists():
-        run.notes.append("The map of the embeddings is left out: embeddings.npz is not there, as in older runs.")
     run.notes[:0] = remarks_of(run.results)
     for probe, row in run.results.get("rank1", {}).items():
         if row["mean"] is None:

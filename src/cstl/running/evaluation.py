@@ -91,8 +91,10 @@ def evaluate_and_write(
     )
     content["remarks"] = noticed
     names = {"subjects": data.test_subjects, "conditions": data.protocol.conditions, "views": result.views}
-    write_probes(folder / PROBES, result.arrays(), **names)
-    write_embeddings(folder / EMBEDDINGS, *(part.numpy() for part in recognizer.mean_embeddings))
+    embeddings, labels = (part.numpy() for part in recognizer.mean_embeddings)
+    write_probes(folder / PROBES, result.arrays() | {"labels": labels}, **names)
+    if settings["keep_embeddings"]:
+        write_embeddings(folder / EMBEDDINGS, embeddings, labels)
     figures.rank1(result).savefig(folder / "cross_view.png")
     if logged:
         figures.curves(curves_of(logged), list(result.accuracy)).savefig(folder / "curves.png")

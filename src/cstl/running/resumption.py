@@ -101,7 +101,8 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
 
 def missing_files(folder: Path, settings: Plain) -> list[str]:
     """Return the files that a finished run has and this one lacks: it may have been killed while it wrote them."""
-    names = [RESULTS, *(f"table.{ending}" for ending in TEXT_FORMATS), PROBES, EMBEDDINGS]
+    names = [RESULTS, *(f"table.{ending}" for ending in TEXT_FORMATS), PROBES]
+    names += [EMBEDDINGS] if settings["keep_embeddings"] else []
     names += ["cross_view.png", *(["curves.png"] if (folder / METRICS).exists() else [])]
     names += [REPORT] if settings["report"] else []
     return [name for name in names if not (folder / name).exists()]

@@ -29,7 +29,7 @@ _FILES = (
     (("cross_view.png", "curves.png", "figures"), "pictures"),
     (("metrics.csv",), "what was logged"),
     (("profile",), "the time of each operator, a trace for https://ui.perfetto.dev"),
-    (("probes.npz", "embeddings.npz"), "every probe and sequence"),
+    (("probes.npz", "embeddings.npz"), "what every probe found"),
 )
 
 
