@@ -262,7 +262,7 @@ def test_runs_in_every_state(write_run: WriteRun, capsys: pytest.CaptureFixture[
     assert rows[3]["message"].startswith("CUDA out of memory")
     text = Path("comparison.md").read_text()
     assert text.count("\n| ") == 2 + 7
-    assert "failed: CUDA out of memory" in text
+    assert "seed=4): CUDA out of memory" in text
     assert Path("comparison.png").read_bytes().startswith(b"\x89PNG")
     assert Path("comparison.pdf").read_bytes().startswith(b"%PDF")
 
@@ -370,3 +370,25 @@ def test_find_runs_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert [path.name for path in find_runs(tmp_path / "sweep")] == ["9", "10"]
     assert find_runs(tmp_path / "deep") == [tmp_path / "deep" / "sweep" / "0"]
     assert find_runs(tmp_path / "sweep" / "9") == [tmp_path / "sweep" / "9"]
+
+
+def test_two_runs_say_first_what_differs(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each change once, networks by name, the first run is the baseline; what is the same is counted."""
+    write_run("a", 2.0)
+    network = {"_target_": "mine.Net", "width": 3}
+    write_run("b", 1.2, model__margin=0.3, seed=2, data__steps=20, trainer__max_steps=20, model__network=network)
+    assert main(["a", "b", "--out", "out"]) == 0
+    shown = capsys.readouterr().out
+    first, second = shown.split("\nrun ")
+    lines = [line.split(maxsplit=1) for line in first.partition("what differs")[2].splitlines()[2:] if line.strip()]
+    assert [key for key, _ in lines] == ["method", "seed", "model.margin", "trainer.max_steps"]
+    assert lines[0][1].split() == ["CSTL", "(scales:", "frame,", "short)", "Net"]
+    assert "_target_" not in shown
+    assert [line.split()[0] for line in second.splitlines()[2:4]] == ["a", "b"]
+    assert "baseline" in second.splitlines()[2]
+    assert "points more than a; in brackets 95 %" in " ".join(shown.split())
+    assert "the same in both: " in shown
+    assert "data set" not in first
+    write_run("c", 2.0)
+    assert main(["a", "c", "--out", "out"]) == 0
+    assert "no setting differs" in capsys.readouterr().out

@@ -449,8 +449,8 @@ def write_embeddings(path: Path, embedding: np.ndarray, labels: np.ndarray) -> N
 # --- What must not be written over ----------------------------------------------------------------------------------
 
 
-def check_name(name: object) -> None:
-    """Refuses what cannot be the name of one folder in runs/, everywhere: ValueError with the reason."""
+def check_name(name: object, runs: str = "runs") -> None:
+    """Refuse what cannot be the name of one folder in that of the runs, everywhere: ValueError with the reason."""
     text = str(name)
     if name is None or text == "":
         reason = "is empty, and a run needs a folder of its own; leave it out to have it named after the time"
@@ -459,7 +459,8 @@ def check_name(name: object) -> None:
     elif not text.isprintable():
         reason = "has control characters or others that cannot be seen"
     elif found := sorted(set(text) & set('/\\<>:"|?*')):
-        reason = f"has {' '.join(found)} in it; a run is one folder in runs/, and not every disk could hold that name"
+        which = f"has {' '.join(found)} in it; a run is one folder in {shown(runs)}/"
+        reason = f"{which}, and not every disk could hold that name"
     elif text[0] in ". " or text[-1] in ". ":
         reason = "begins or ends with a dot or a space"
     elif text.partition(".")[0].upper() in _RESERVED:

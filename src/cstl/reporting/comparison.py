@@ -322,8 +322,9 @@ def _notes(
         without = [run.title for run in finished if any(probe not in run.means for probe in gone)]
         notes.append(f"{listed(gone)} left out: no such probes in {listed(without)}")
     if place is not None and len(rows) > 1:
-        label = label_of(rows[place], settings)
-        text = f"difference: points more than #{place + 1}{f' ({label})' if label else ''}"
+        label, base = label_of(rows[place], settings), rows[place].runs[0].title
+        which = base if len(finished) == len(rows) == 2 else f"#{place + 1}{f' ({label})' if label else ''}"
+        text = f"difference: points more than {which}"
         if any(row.interval for row in rows):
             tested = len(next(run.outcome.subjects for run in finished if run.outcome))
             text += (

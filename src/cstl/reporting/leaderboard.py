@@ -12,86 +12,114 @@ import matplotlib
 import numpy as np
 import rich.table
 from matplotlib.figure import Figure
-from rich import box
 from rich.text import Text
 
 from cstl.files import write_text
 from cstl.reporting.comparison import UNKNOWN, Row, Table, label_of, typed_value
 from cstl.reporting.figures import COLOURS, condition_colours
-from cstl.reporting.tables import MISSING
+from cstl.reporting.tables import MISSING, decimal, escaped, render
 
 _MARKERS = "osD^vP"
 
 
-def _spread(values: Sequence[float], digits: int = 1) -> str:
-    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+def is_pair(table: Table) -> bool:
+    """Tell whether a table is of two runs: what differs between them is then said first, each run a column."""
+    return len(table.rows) == 2 and all(len(row.runs) == 1 for row in table.rows)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
+def differing(table: Table) -> list[list[str]]:
+    """Return a line for each setting that differs: the key, and its value in each row."""
+    return [[key, *(_setting(row, key) for row in table.rows)] for key in table.settings]
+
+
+def numbers(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells of what a table says in numbers; the last is the difference with its interval."""
+    finished = [row for row in table.rows if row.finished]
+    held_out = bool(finished) and all(run.held_out is not None for row in finished for run in row.runs)
+    columns, lines = [*table.probes, "mean", *(["held-out"] if held_out else []), "difference"], []
+    for i, row in enumerate(table.rows):
+        cells = [f"{fmean(row.means[probe]):.1f}" if row.finished else "" for probe in table.probes]
+        cells.append(_spread(row.means["mean"]) if row.means else MISSING if row.finished else row.runs[0].state)
+        if held_out:
+            cells.append(f"{fmean(run.held_out or 0.0 for run in row.runs):.1f}" if row.finished else "")
+        lines.append([*cells, "baseline" if i == table.baseline else _difference(row)])
+    return columns, lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def signed(value: float) -> str:
+    """Return points with their sign."""
+    return decimal(round(value, 1) + 0.0, is_difference=True)
+
+
+def _difference(row: Row) -> str:
+    if "mean" not in row.difference:
+        return ""
+    interval = f" [{', '.join(map(signed, row.interval['mean']))}]" if "mean" in row.interval else ""
+    return signed(row.difference["mean"]) + interval
 
 
 def _setting(row: Row, key: str) -> str:
     return typed_value(row.settings.get(key)) if key in row.settings or row.runs[0].config else UNKNOWN
 
 
+def short(keys: Iterable[str]) -> dict[str, str]:
+    """Return key → its last part, where no other ends in the same."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {key: part if list(last.values()).count(part) == 1 else key for key, part in last.items()}
+
+
+def _places(table: Table) -> list[list[str]]:
+    """Return the place and the number of runs of each row."""
+    return [[str(i), str(len(row.runs))] if row.finished else [MISSING, ""] for i, row in enumerate(table.rows, 1)]
+
+
 def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
-    """For rich's `Console.print`: settings are columns where they fit `width` characters, else lines of one column."""
-    finished = [row for row in table.rows if row.finished]
-    held_out = bool(finished) and all(run.held_out is not None for row in finished for run in row.runs)
-    numbers = [*table.probes, "mean", *(["held-out"] if held_out else []), "difference"]
+    """Return what rich's `Console.print` shows in `width` characters.
+
+    Of two runs first what differs. Else a leaderboard, in which settings are columns where they fit, or lines of one.
+    """
+    names, (columns, lines) = [row.runs[0].title for row in table.rows], numbers(table)
+    parts: list[Text | rich.table.Table] = [Text(table.title, style="bold"), Text()]
+    if is_pair(table):
+        if table.settings:
+            parts += [render(["what differs", *names], differing(table), "terminal", words=(0, 1, 2)), Text()]
+        else:
+            parts += [Text("no setting differs"), Text()]
+        parts.append(
+            render(["run", *columns], [[name, *line] for name, line in zip(names, lines, strict=True)], "terminal")
+        )
+        same = f"the same in both: {len(table.same)} settings" if table.same else ""
+        return [*parts, Text(), *map(Text, wrapped(filter(None, [same, *_without_result(table), *table.notes]), width))]
+
+    settings = {part: [_setting(row, key) for row in table.rows] for key, part in short(table.settings).items()}
+    finished = [i for i, row in enumerate(table.rows) if row.finished]
+    if len({tuple(cells[i] for cells in settings.values()) for i in finished}) < len(finished):
+        settings["run"] = names  # nothing else tells these rows from each other
+    room = width - 8 - sum(max(map(len, column)) + 1 for column in zip(columns, *lines, strict=True))
+    if sum(max(map(len, [part, *cells])) + 1 for part, cells in settings.items()) > room:
+        merged = zip(*([f"{part}={cell}" for cell in cells] for part, cells in settings.items()), strict=True)
+        settings = {"settings": ["\n".join(cells) for cells in merged]}
+    rows = [
+        [place, *cells, count, *line]
+        for (place, count), line, *cells in zip(_places(table), lines, *settings.values(), strict=True)
+    ]
+    words, quiet = range(1, 1 + len(settings)), [i for i in range(len(rows)) if i not in finished]
+    parts.append(render(["#", *settings, "runs", *columns], rows, "terminal", words=words, quiet=quiet, tight=True))
+    return [*parts, Text(), *map(Text, wrapped([*_without_result(table), *table.notes], width))]
+
+
+def _without_result(table: Table) -> list[str]:
+    """Return a line for each run that has no result: what it is, and why."""
     lines = []
-    for row in table.rows:
-        cells = [f"{fmean(row.means[probe]):.1f}" if row.finished else "" for probe in table.probes]
-        cells.append(_spread(row.means["mean"]) if row.means else MISSING if row.finished else row.runs[0].state)
-        if held_out:
-            cells.append(f"{fmean(run.held_out or 0.0 for run in row.runs):.1f}" if row.finished else "")
-        lines.append([*cells, _difference(row)])
-    if table.baseline is not None:
-        lines[table.baseline][-1] = "baseline"
-    sizes = [max(map(len, column)) + 1 for column in zip(numbers, *lines, strict=True)]
-    keys = {key: key.rpartition(".")[2] for key in table.settings}
-    keys = {key: short if list(keys.values()).count(short) == 1 else key for key, short in keys.items()}
-    columns = {short: [_setting(row, key) for row in table.rows] for key, short in keys.items()}
-    shown = [tuple(cells) for cells in zip(*columns.values(), strict=True)] if columns else [()] * len(table.rows)
-    told = [cells for cells, row in zip(shown, table.rows, strict=True) if row.finished]
-    if len(set(told)) < len(told):  # nothing else tells these rows from each other
-        columns["run"] = [row.runs[0].title for row in table.rows]
-    room = width - sum(sizes) - 3 - 5  # the place and the number of runs
-    if sum(max(len(short), *map(len, cells)) + 1 for short, cells in columns.items()) > room:
-        merged = zip(*([f"{short}={cell}" for cell in cells] for short, cells in columns.items()), strict=True)
-        columns = {"settings": ["\n".join(cells) for cells in merged]}
-
-    shape = rich.table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    shape.add_column("#", justify="right", no_wrap=True)
-    for short in columns:
-        shape.add_column(Text(short), overflow="fold")
-    shape.add_column("runs", justify="right", no_wrap=True)
-    for name in numbers:
-        shape.add_column(Text(name), justify="right", no_wrap=True)
-    for i, (row, line) in enumerate(zip(table.rows, lines, strict=True)):
-        settings = [Text(cells[i]) for cells in columns.values()]
-        place, count = (str(i + 1), str(len(row.runs))) if row.finished else (MISSING, "")
-        shape.add_row(place, *settings, count, *line, style=None if row.finished else "dim")
-    texts = [_without_result(row, table.settings) for row in table.rows if not row.finished]
-    return [Text(table.title, style="bold"), Text(), shape, Text(), *map(Text, wrapped([*texts, *table.notes], width))]
-
-
-def _without_result(row: Row, settings: Iterable[str]) -> str:
-    run = row.runs[0]
-    label = " ".join(
-        filter(None, [label_of(row, settings), f"seed={run.config['seed']}" if "seed" in run.known else ""])
-    )
-    return f"{run.state}: {run.title} ({label or 'settings unknown'}): {run.message}"
-
-
-def _difference(row: Row) -> str:
-    """Of the means, with the interval."""
-    if "mean" not in row.difference:
-        return ""
-    low, high = row.interval.get("mean", (None, None))
-    bracket = "" if low is None or high is None else f" [{_signed(low)}, {_signed(high)}]"
-    return _signed(row.difference["mean"]) + bracket
+    for run in (row.runs[0] for row in table.rows if not row.finished):
+        seed = [f"seed={run.known['seed']}"] if "seed" in run.known else []
+        label = " ".join(filter(None, [label_of(Row((run,)), table.settings), *seed]))
+        lines.append(f"{run.state}: {run.title} ({label or 'settings unknown'}): {run.message}")
+    return lines
 
 
 def wrapped(notes: Iterable[str], width: int) -> list[str]:
@@ -100,27 +128,15 @@ def wrapped(notes: Iterable[str], width: int) -> list[str]:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table with every differing setting, under its title and above its notes."""
-    head = ["#", *table.settings, "runs", *table.probes, "mean", "difference", "95 % of resamples", "folders"]
-    left = 1 + len(table.settings)
-    lines = [head, ["---:", *["---"] * (left - 1), *["---:"] * (len(head) - left - 1), "---"]]
-    for i, row in enumerate(table.rows):
-        cells = [str(i + 1) if row.finished else MISSING, *(_setting(row, key) for key in table.settings)]
-        if row.finished:
-            means = [_spread(row.means[name]) for name in (*table.probes, "mean")] if row.means else [MISSING]
-            low, high = row.interval.get("mean", (None, None))
-            difference = _signed(row.difference["mean"]) if "mean" in row.difference else MISSING
-            interval = MISSING if low is None or high is None else f"{_signed(low)} … {_signed(high)}"
-            cells += [str(len(row.runs)), *means, "baseline" if i == table.baseline else difference, interval]
-        else:
-            cells += ["", *[""] * len(table.probes), f"{row.runs[0].state}: {row.runs[0].message}", "", ""]
-        lines.append([*cells, ", ".join(run.title for run in row.runs)])
-    text = "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
-    return f"**{_escaped(table.title)}**\n\n{text}\n\n" + "".join(f"- {_escaped(note)}\n" for note in table.notes)
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.split()).translate({ord(sign): f"\\{sign}" for sign in "\\|*_`<["})
+    """Return a pipe table with every differing setting, under its title and above its notes."""
+    columns, lines = numbers(table)
+    rows = [
+        [place, *(_setting(row, key) for key in table.settings), count, *line, ", ".join(run.title for run in row.runs)]
+        for (place, count), line, row in zip(_places(table), lines, table.rows, strict=True)
+    ]
+    head = ["#", *table.settings, "runs", *columns, "folders"]
+    text = render(head, rows, "md", title=table.title, words=(*range(1, 1 + len(table.settings)), len(head) - 1))
+    return f"{text}\n" + "".join(f"- {escaped(note)}\n" for note in [*_without_result(table), *table.notes])
 
 
 def to_csv(tables: Sequence[Table]) -> str:
@@ -208,7 +224,7 @@ def write(tables: Sequence[Table], remarks: Sequence[str], folder: Path) -> None
     """Writes `comparison.csv`, `.md`, `.png` and `.pdf`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "comparison.csv", to_csv(tables))
-    text = "\n".join([*map(to_markdown, tables), *(f"{_escaped(remark)}\n" for remark in remarks)])
+    text = "\n".join([*map(to_markdown, tables), *(f"{escaped(remark)}\n" for remark in remarks)])
     write_text(folder / "comparison.md", text)
     with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is a $
         figure = draw([table for table in tables if any(row.finished for row in table.rows)])

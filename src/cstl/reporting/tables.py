@@ -86,9 +86,9 @@ def render(
     if format == "terminal":
         return _terminal(columns, rows, words, rules, quiet, tight)
     if format == "md":
-        lines = [map(_markdown, columns), ("---" if i in words else "---:" for i in range(len(columns)))]
-        lines += [map(_markdown, row) for row in rows]
-        heading = f"**{_markdown(title)}**\n\n" if title else ""
+        lines = [map(escaped, columns), ("---" if i in words else "---:" for i in range(len(columns)))]
+        lines += [map(escaped, row) for row in rows]
+        heading = f"**{escaped(title)}**\n\n" if title else ""
         return heading + "".join(f"| {' | '.join(line)} |\n" for line in lines)
     if format == "csv":
         text = io.StringIO(f"# {_one_line(title)}\n" * bool(title))
@@ -307,7 +307,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _markdown(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return text as Markdown shows it as it is, in one line."""
     return _one_line(text).translate({ord(sign): f"\\{sign}" for sign in "\\|*_`<["})
 
 

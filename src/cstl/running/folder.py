@@ -56,7 +56,7 @@ def make_folder(config: DictConfig, mode: str) -> Path:
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
     name, named = unresolved["name"], "${name}" in unresolved["hydra"][mode]["dir"]
     if named:
-        check_name(config.name)
+        check_name(config.name, config.get("runs", "runs"))
     alone = named and "${now:" in str(name)
     folder, number = Path(config.hydra[mode].dir), 1
     try:

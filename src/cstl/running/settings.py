@@ -17,7 +17,10 @@ from cstl.config import CONFIG_PATH, plain
 from cstl.data.protocol import KEYS, as_protocol
 from cstl.preparation.plan import OPTIONS
 
-PATHS = ("checkpoint", "init_from", "store", "out", "dataset.raw", "dataset.store", "dataset.split_file", "data.store")
+PATHS = (
+    *("checkpoint", "init_from", "store", "out", "runs"),
+    *("dataset.raw", "dataset.store", "dataset.split_file", "data.store"),
+)
 
 _HYDRAS_OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _NAMES = ("dataset.protocol.probes", "dataset.protocol.cross_view_probes", "dataset.protocol.splits")  # the user's
@@ -33,7 +36,7 @@ _OURS = {  # arguments of Lightning's trainer that cstl gives itself: what to ty
     "callbacks": "the callbacks group",
     "enable_checkpointing": "callbacks.checkpoints.every=N",
     "enable_progress_bar": "nothing: it is shown in a terminal",
-    "default_root_dir": "name=NAME, the folder is runs/NAME",
+    "default_root_dir": "name=NAME, runs=PATH; the folder is PATH/NAME",
     "plugins": "nothing: checkpoints are written by ours",
 }
 

@@ -52,7 +52,8 @@ class Sweep(Callback):
                 )
         jobs = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         if isinstance(jobs, dict) and jobs["subdir"] != "${hydra.job.num}":
-            refuse("hydra.sweep.subdir is not to be set: the jobs of a sweep lie in runs/NAME/0, runs/NAME/1, …")
+            lie = f"{config.runs}/NAME"
+            refuse(f"hydra.sweep.subdir is not to be set: the jobs of a sweep lie in {lie}/0, {lie}/1, …")
         _OWNED.close()
         folder = Path(config.hydra.sweep.dir)
         if starts_first():
