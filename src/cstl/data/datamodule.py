@@ -168,7 +168,6 @@ class GaitDataModule(LightningDataModule):
         self.clip, self.spare, self.repeat_sequences = clip, spare, repeat_sequences
         self.steps, self.seed = steps, seed
         self.workers, self.eval_frames, self.max_frames = workers, eval_frames, max_frames
-        self._copies: torch.cuda.Stream | None = None
 
     @cached_property
     def store(self) -> Store:
@@ -257,20 +256,6 @@ class GaitDataModule(LightningDataModule):
     def processes(self) -> int:
         """How many processes the trainer has."""
         return self.trainer.world_size if self.trainer is not None else 1
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Copies a batch from pinned memory on a stream of its own, while the GPU still computes the step before."""
-        if device.type != "cuda":
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        if self._copies is None:
-            self._copies = torch.cuda.Stream(device)
-        with torch.cuda.stream(self._copies):
-            moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        computing = torch.cuda.current_stream(device)
-        computing.wait_stream(self._copies)
-        for tensor in filter(None.__ne__, moved):
-            tensor.record_stream(computing)
-        return moved
 
     def _test_loader(self, subjects: list[str], whose: str, sharded: bool = True) -> DataLoader:
         share = (self.rank, self.processes) if sharded else (0, 1)
