@@ -1,11 +1,17 @@
 """The house: what may import what, and that the core stands without what is around it (docs/the_code.md)."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from omegaconf import OmegaConf
+
 import cstl
+from cstl.models import AblatedCSTL
 
 ROOT = Path(cstl.__file__).parent
 FLOORS = (  # from the ground up; what stands on one floor imports from it and from those below
@@ -65,3 +71,31 @@ def test_models_losses_and_metrics_are_plain_pytorch() -> None:
     code += f"print(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_about_the_code_is_true() -> None:
+    """Each file and name that it mentions is there."""
+    page = (ROOT.parents[1] / "docs" / "the_code.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:src|tests|conf|scripts)/[\w./]+)`", page):
+        assert "NAME" in path or (ROOT.parents[1] / path).exists(), path
+    for name in re.findall(r"`(cstl(?:\.\w+)+)`", page):
+        module = name if name in imported() else name.rpartition(".")[0]
+        assert module == name or hasattr(importlib.import_module(module), name.rpartition(".")[2]), name
+
+
+def test_an_aggregation_is_added_as_the_page_says() -> None:
+    page = (ROOT.parents[1] / "docs" / "the_code.md").read_text(encoding="utf-8")
+    python, yaml = (re.search(rf"```{kind}\n(.*?)```", page, re.S) for kind in ("python", "yaml"))
+    assert python is not None
+    assert yaml is not None
+    names = {"torch": torch} | vars(importlib.import_module("cstl.models.cstl.ablations"))
+    exec(python[1], names)
+    settings = OmegaConf.to_container(OmegaConf.create(yaml[1]))
+    assert isinstance(settings, dict)
+    try:
+        network = AblatedCSTL(64, 3, (2, 4, 8), 4, 4, aggregation=settings["aggregation"]).eval()
+        x = torch.rand(2, 5, 64, 44)
+        padded = network(torch.cat([x, torch.rand(2, 2, 64, 44)], 1), torch.tensor([5, 5])).embeddings
+        torch.testing.assert_close(padded, network(x).embeddings)
+    finally:
+        del names["AGGREGATIONS"]["last"]
