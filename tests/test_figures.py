@@ -40,7 +40,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "embedding_map": lambda: figures.embedding_map(MAP),
     "attention": lambda: figures.attention(LOOK, "NM: 001"),
     "attention_without_ssfl": lambda: figures.attention(Look(LOOK.silhouettes, LOOK.scales, None), "NM: 001"),
-    "hardest": lambda: figures.hardest([(HARD, [LOOK.silhouettes] * 3)]),
+    "hardest": lambda: figures.strips([[(what, LOOK.silhouettes) for what in figures.captions(HARD)]]),
 }
 LABELS = {
     "curves": {"iteration", "loss", "rank-1 (%)"},
@@ -62,6 +62,35 @@ def test_axes_say_what_and_in_which_unit(name: str) -> None:
     found = {label for axes in figure.axes for label in (axes.get_xlabel(), axes.get_ylabel()) if label}
     assert found == LABELS[name]
     assert figure.get_size_inches()[0] <= 1.2 * figures.WIDTH
+
+
+EVIL = "<b>$" + 190 * "x"
+LONG: dict[str, Callable[[], Figure]] = {
+    "curves": lambda: figures.curves({"train/loss": ([1, 2], [3.0, 2.0]), f"test/rank1/{EVIL}": ([2], [5.0])}, [EVIL]),
+    "compared_curves": lambda: figures.compared_curves({EVIL: {"train/loss": ([1, 2], [3.0, 2.0])}, "b": {}}),
+    "cross_view": lambda: figures.cross_view({EVIL: CELLS["NM"], "b": CELLS["BG"]}, (EVIL, f"{EVIL}b", "c")),
+    "per_view": lambda: figures.per_view(Table("T", (EVIL, f"{EVIL}b"), (Row(EVIL, EVIL, (1.0, 2.0), 1.5),))),
+    "confusion": lambda: figures.confusion(Confusion([EVIL, "b"], np.eye(2), 2, [])),
+    "embedding_map": lambda: figures.embedding_map(replace(MAP, subject=np.repeat([EVIL, "b"], 4))),
+    "attention": lambda: figures.attention(LOOK, EVIL),
+    "strips": lambda: figures.strips([[(EVIL, LOOK.silhouettes)] * 3]),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.filterwarnings("error")
+def test_a_long_name_leaves_room_for_the_plot(name: str) -> None:
+    figure = LONG[name]()
+    figure.draw_without_rendering()
+    assert all(axes.get_position().width > 0.01 for axes in figure.axes)
+
+
+def test_legends_are_off_the_data() -> None:
+    figure = DRAWN["curves"]()
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        assert legend is None or not legend.get_window_extent().overlaps(axes.get_window_extent())
 
 
 def test_the_style_is_the_files_and_not_the_users(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib.resources import files
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -64,7 +65,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def save(figure: Figure, folder: Path, name: str) -> bytes:
     """Writes NAME.pdf and NAME.png → the PNG's content."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure.draw_without_rendering()  # laid out once, and not for each format again
+    with matplotlib.rc_context(STYLE):  # ticks that are made on the way have its sizes
+        figure.draw_without_rendering()  # laid out once, and not for each format again
     figure.set_layout_engine("none")
     contents = {"pdf": _printed(figure, "pdf", {"CreationDate": None}), "png": to_png(figure)}
     for ending, content in contents.items():
@@ -76,6 +78,13 @@ def save(figure: Figure, folder: Path, name: str) -> bytes:
 def to_png(figure: Figure) -> bytes:
     """A PNG file's content."""
     return _printed(figure, "png", {"Software": None})
+
+
+def to_array(figure: Figure) -> np.ndarray:
+    """Return a figure as a picture, uint8 (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _printed(figure: Figure, ending: str, metadata: dict[str, None]) -> bytes:
@@ -97,7 +106,7 @@ def curves(found: Mapping[str, Curve], probes: Sequence[str]) -> Figure:
     for split, prefix, dash in (("test", "", "-"), ("validation", "held out, ", "--")):
         for probe in dict.fromkeys([*probes, "mean"]):
             if curve := found.get(f"{split}/rank1/{probe}"):
-                rank1.plot(*curve, marker="o", linestyle=dash, color=colours[probe], label=f"{prefix}{probe}")
+                rank1.plot(*curve, marker="o", linestyle=dash, color=colours[probe], label=short(f"{prefix}{probe}"))
     _finish_curve(losses, "loss")
     _finish_curve(rank1, "rank-1 (%)")
     return figure
@@ -114,9 +123,20 @@ def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
             if curve := found.get(column):
                 colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
                 marker = "o" if "%" in label else _seen_alone(curve)
-                axes.plot(*curve, color=colour, linestyle=dash, marker=marker, label=name)
+                axes.plot(*curve, color=colour, linestyle=dash, marker=marker, label=short(name))
         _finish_curve(axes, label)
     return figure
+
+
+def short(text: str, most: int = 30) -> str:
+    """Return a name that leaves room for the plot: a long one ends in …."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _legend_below(axes: Axes, **settings: Any) -> None:
+    """Say below the axes, and not on the data, what is what."""
+    settings = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "ncols": 4, "columnspacing": 1.0, **settings}
+    axes.legend(**settings)
 
 
 def _seen_alone(curve: Curve) -> str | None:
@@ -131,7 +151,7 @@ def _finish_curve(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_locator(whole_numbers(6))
     axes.grid()
     if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+        _legend_below(axes)
     else:
         axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
 
@@ -170,15 +190,17 @@ def cross_view(
     side = WIDTH / 3 if columns > 1 else WIDTH / 2
     figure = Figure(figsize=(side * columns + 0.6 * (columns < 3), (side + 0.3) * height))
     panels = figure.subplots(height, columns, squeeze=False).ravel()
+    names = [short(view, 12) for view in views]
     for axes, (probe, rank1) in zip(panels, cells.items(), strict=False):
         axes.set_facecolor("0.85")
         image = axes.imshow(rank1, vmin=low, vmax=high, cmap="PuOr" if difference else None)
-        axes.set_xticks(range(len(views)), views, rotation=90)
-        axes.set_yticks(range(len(views)), views)
+        axes.set_xticks(range(len(views)), names, rotation=90)
+        axes.set_yticks(range(len(views)), names)
         axes.set_xlabel(f"gallery view{unit(views)}")
         axes.set_ylabel(f"probe view{unit(views)}")
         axes.spines[:].set_visible(False)
-        axes.set_title(probe if difference else f"{probe}: rank-1, mean {percent(mean_excluding_identical(rank1))}")
+        mean = f"{short(probe, 24)}: rank-1, mean {percent(mean_excluding_identical(rank1))}"
+        axes.set_title(short(probe, 40) if difference else mean)
         if probe in colours:
             axes.plot([0, 1], [1.02, 1.02], "-", color=colours[probe], transform=axes.transAxes, clip_on=False, lw=2)
         for i, j in ((i, j) for i in range(len(views)) for j in range(len(views)) if math.isfinite(rank1[i, j])):
@@ -222,8 +244,9 @@ def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, nam
         for name, row in rows:
             colour, dash, sign = looks[name]
             colour = colours[title] if colours else colour
-            axes.plot(views, numbers(row), marker=sign, linestyle=dash, color=colour, label=name)
-        axes.set_title(title)
+            axes.plot(numbers(row), marker=sign, linestyle=dash, color=colour)
+        axes.set_xticks(range(len(views)), [short(view, 12) for view in views])
+        axes.set_title(short(title, 40))
         axes.set_xlabel(f"probe view{unit(views)}")
         axes.tick_params("x", rotation=90)
         axes.set_ylim(0, 102)
@@ -232,11 +255,11 @@ def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, nam
         axes.set_axis_off()
     grid[0].set_ylabel("rank-1 (%)")
     keys = [
-        Line2D([], [], color="0.3" if colours else colour, linestyle=dash, marker=sign, label=name)  # type: ignore[arg-type]
+        Line2D([], [], color="0.3" if colours else colour, linestyle=dash, marker=sign, label=short(name, 50))  # type: ignore[arg-type]
         for name, (colour, dash, sign) in looks.items()
         if name in drawn
     ]
-    grid[0].legend(handles=keys)
+    figure.legend(handles=keys, loc="outside lower center", ncols=2 if any(len(name) > 20 for name in drawn) else 6)
     return figure
 
 
@@ -256,8 +279,9 @@ def confusion(found: Confusion) -> Figure:
     np.fill_diagonal(wrong, np.nan)
     axes.set_facecolor("0.85")
     image = axes.imshow(wrong, vmin=0)
-    axes.set_xticks(range(len(found.subjects)), found.subjects, rotation=90, fontsize=5)
-    axes.set_yticks(range(len(found.subjects)), found.subjects, fontsize=5)
+    names = [short(subject, 16) for subject in found.subjects]
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
+    axes.set_yticks(range(len(names)), names, fontsize=5)
     axes.set_xlabel("taken for subject")
     axes.set_ylabel("subject of the probe")
     axes.spines[:].set_visible(False)
@@ -274,25 +298,24 @@ def embedding_map(found: Map) -> Figure:
     for i, subject in enumerate(np.unique(found.subject)):
         some = found.subject == subject
         colour, sign = COLOURS[i % len(COLOURS)], SIGNS[i // len(COLOURS) % len(SIGNS)]
-        by_subject.scatter(x[some], y[some], s=4, color=colour, marker=sign, linewidths=0, label=subject)
+        by_subject.scatter(x[some], y[some], s=4, color=colour, marker=sign, linewidths=0, label=short(subject, 12))
     views = sorted(set(found.view.tolist()))
     for view, colour in zip(views, matplotlib.colormaps["cividis"](np.linspace(0, 1, len(views))), strict=True):
         some = found.view == view
-        by_view.scatter(x[some], y[some], s=4, color=colour, linewidths=0, label=view)
+        by_view.scatter(x[some], y[some], s=4, color=colour, linewidths=0, label=short(view, 12))
     colours = condition_colours(found.kinds[1:])
     for i, kind in enumerate(found.kinds):
         some = found.kind == kind
         sign = SIGNS[i % len(SIGNS)]
-        by_kind.scatter(x[some], y[some], s=4, color=colours[kind], marker=sign, linewidths=0, label=kind)
+        by_kind.scatter(x[some], y[some], s=4, color=colours[kind], marker=sign, linewidths=0, label=short(kind, 12))
     for axes, title in ((by_subject, "subject"), (by_view, f"view{unit(views)}"), (by_kind, "condition")):
         axes.set_title(f"by {title}")
         axes.set_xlabel(found.axes[0])
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=6, markerscale=2, fontsize=5, handletextpad=0,
-            columnspacing=0.6,
-        )  # fmt: skip
+        long = any(len(label) > 6 for label in axes.get_legend_handles_labels()[1])
+        columns = {"ncols": 2 if long else 6, "columnspacing": 0.6}
+        _legend_below(axes, bbox_to_anchor=(0.5, -0.1), markerscale=2, fontsize=5, handletextpad=0, **columns)
     by_subject.set_ylabel(found.axes[1])
     return figure
 
@@ -307,7 +330,7 @@ def attention(found: Look, title: str) -> Figure:
     top = figure.add_subplot(grid[0, 0])
     some = np.linspace(0, frames - 1, min(frames, 16)).round().astype(int)
     top.imshow(strip(found.silhouettes[some]), cmap="gray", aspect="auto", extent=(-0.5, frames - 0.5, 1, 0))
-    top.set_title(f"{title}; part 0 is the head")
+    top.set_title(f"{short(title, 60)}; part 0 is the head")
     top.set_axis_off()
     low, high = _range(list(found.scales.values()))
     for i, (name, weights) in enumerate(panels.items(), start=1):
@@ -316,12 +339,15 @@ def attention(found: Look, title: str) -> Figure:
         image = axes.imshow(weights.T, aspect="auto", vmin=own[0], vmax=own[1])
         if name == "SSFL score":
             assert found.source is not None
-            axes.plot(found.source, range(len(found.source)), ".", color="white", markersize=2.5, label="selected")
-            axes.legend(labelcolor="white", loc="upper right")
+            axes.plot(found.source, range(len(found.source)), ".", color="white", markersize=2.5)
         axes.set_ylabel("part")
         axes.xaxis.set_major_locator(whole_numbers(10))
         axes.yaxis.set_major_locator(whole_numbers(5))
-        axes.set_title(name if name == "SSFL score" else f"importance, {name}")
+        axes.set_title(
+            "SSFL score; dots: the frame that a part is taken from"
+            if name == "SSFL score"
+            else f"importance, {short(name)}"
+        )
         axes.label_outer()
         figure.colorbar(image, ax=axes, pad=0.01, aspect=8)
     axes.set_xlabel("frame")
@@ -339,17 +365,17 @@ def attention(found: Look, title: str) -> Figure:
 
 
 @styled
-def hardest(found: Sequence[tuple[HardProbe, Sequence[np.ndarray]]], frames: int = 8) -> Figure:
-    """The hardest probes: each with its silhouettes (T, H, W), what it was taken for and the right gallery sequence."""
-    figure = Figure(figsize=(WIDTH, 0.85 * len(found)))
-    panels = figure.subplots(len(found), 3, squeeze=False)
-    for line, (probe, sequences) in zip(panels, found, strict=True):
-        labels = captions(probe)
-        for axes, silhouettes, label in zip(line, sequences, labels, strict=True):
+def strips(lines: Sequence[Sequence[tuple[str, np.ndarray]]], frames: int = 8) -> Figure:
+    """Draw sequences (T, H, W) as frames side by side, each under its title; so many lines of so many sequences."""
+    figure = Figure(figsize=(WIDTH, 0.85 * len(lines)))
+    panels = figure.subplots(len(lines), max(map(len, lines)), squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for line, sequences in zip(panels, lines, strict=True):
+        for axes, (title, silhouettes) in zip(line, sequences, strict=False):
             some = np.linspace(0, len(silhouettes) - 1, frames).round().astype(int)
             axes.imshow(strip(silhouettes[some]), cmap="gray")
-            axes.set_title(label, fontsize=5.5)
-            axes.set_axis_off()
+            axes.set_title(short(title, 70), fontsize=5.5)
     return figure
 
 

@@ -196,26 +196,6 @@ def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
     return found
 
 
-def examples(run: Run) -> list[tuple[str, int]]:
-    """One probe of each set to look at: from the side if there is such a view, of a subject recognised in most views.
-
-    Returns:
-        (set, line of the store's table) for each set with probes, three sets at most.
-    """
-    p = run.probes
-    assert p is not None
-    side = p.views.index("090") if "090" in p.views else len(p.views) // 2
-    found = []
-    for probe in list(run.probe_sets)[:3]:
-        candidates = np.flatnonzero(np.isin(p.condition, members(run, probe)))
-        if not len(candidates):
-            continue
-        hits = ((p.wrong < 1) & compared(p))[candidates].sum(1)
-        best = candidates[np.lexsort((-hits, p.view[candidates] != side))[0]]
-        found.append((probe, int(p.sequence[best])))
-    return found
-
-
 def embedding_map(run: Run) -> Map | None:
     """Return the embeddings of some subjects' sequences on the plane in which they differ most: their first two PCs."""
     p, e = run.probes, run.embeddings

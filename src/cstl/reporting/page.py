@@ -130,8 +130,11 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         if run.store is not None:
             page["hardest"] = _hardest(run)
             if page["hardest"]:
-                shown = [(probe, [_frames(run, line) for line in _trio(probe)]) for probe, _ in page["hardest"]]
-                figures.save(figures.hardest(shown), folder, "hardest")
+                trios = [
+                    list(zip(figures.captions(probe), (_frames(run, line) for line in _trio(probe)), strict=True))
+                    for probe, _ in page["hardest"]
+                ]
+                figures.save(figures.strips(trios), folder, "hardest")
             page["looks"] = _looks(run, still)
             page["longest"] = max((item["moving"].frames for item in page["looks"]), default=1)
     drawn = folder.is_dir() and any(folder.iterdir())
@@ -189,9 +192,12 @@ def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
         return []
     store, looks = run.store, []
     assert store is not None
-    for probe, line in findings.examples(run):
+    assert run.probes is not None
+    for whose, line in pictures.examples(store, run.probe_sets, run.probes.views, run.probes.subjects).items():
         found = pictures.look(network, pictures.frames_of(store, line, pictures.LOOKED_AT))
-        whose = f"{probe}: {store.subjects[line]} {store.conditions[line]}, view {store.views[line]}"
+        if found is None:
+            run.notes.append("What the network looks at is left out: this ablation has neither ATA nor SSFL.")
+            return []
         item: dict[str, Any] = {"title": whose, "moving": _moving(found.silhouettes, f"Silhouettes of {whose}")}
         item |= {"recombined": None, "tinted": None, "sources": [], "more": 0, "charts": charts.attention(found)}
         if found.scores is not None:
@@ -207,10 +213,7 @@ def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
                 }
                 for frame, parts in taken[: pictures.SOURCES]
             ]
-        if not item["charts"]:
-            run.notes.append("What the network looks at is left out: this ablation has neither ATA nor SSFL.")
-            return []
-        item["still"] = still(f"attention_{_file_name(probe)}", figures.attention(found, whose))
+        item["still"] = still(f"attention_{_file_name(whose.partition(':')[0])}", figures.attention(found, whose))
         looks.append(item)
     return looks
 

@@ -1,14 +1,15 @@
 """Silhouettes as pictures, and what the network looks at in them."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
 from cstl.data.store import Store
-from cstl.models import CSTL
 
 MOVING = 30  # frames of a moving picture, at most
 LOOKED_AT = 120  # frames of a sequence that the network is shown, at most
@@ -36,15 +37,48 @@ def frames_of(store: Store, sequence: int, count: int) -> np.ndarray:
     return np.asarray(store.frames[start : start + min(count, int(store.lengths[sequence]))])
 
 
-def look(network: CSTL, silhouettes: np.ndarray) -> Look:
-    """Shows a network the frames uint8 (T, H, W)."""
-    with torch.inference_mode():
-        attention = network.attention(torch.from_numpy(silhouettes.copy())[None].float() / 255)
+def examples(
+    store: Store, probes: Mapping[str, Sequence[str]], views: Sequence[str], subjects: Sequence[str]
+) -> dict[str, int]:
+    """Choose a sequence of each set of probes to look at: from the side, where there is such a view.
+
+    Args:
+        store: where the sequences lie.
+        probes: name → conditions; the first three sets are looked at.
+        views: of the protocol.
+        subjects: those that are tested.
+
+    Returns:
+        what it is → line of the store's table: {"NM: 075 nm-05, view 090": 1234}.
+    """
+    side = "090" if "090" in views else views[len(views) // 2]
+    found = {}
+    for probe, conditions in list(probes.items())[:3]:
+        there = np.flatnonzero(np.isin(store.conditions, list(conditions)) & np.isin(store.subjects, list(subjects)))
+        if len(there):
+            line = int(there[np.argsort(store.views[there] != side, kind="stable")[0]])
+            found[f"{probe}: {store.subjects[line]} {store.conditions[line]}, view {store.views[line]}"] = line
+    return found
+
+
+def look(network: Any, silhouettes: np.ndarray) -> Look | None:
+    """Show any network the frames uint8 (T, H, W); None where it does not say what it looks at, see `cstl.models`."""
+    if not hasattr(network, "attention"):
+        return None
+    tensor = next(network.parameters())
+    x = torch.from_numpy(silhouettes.copy())[None].to(tensor.device, tensor.dtype) / 255
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        attention = network.attention(x)
+    network.train(training)
     scales: dict[str, np.ndarray] = {}
     if attention.scales is not None:
-        means = attention.scales[0].mean(-1)  # (T, P, S)
-        scales = {SCALE_NAMES[name]: means[:, :, i].numpy() for i, name in enumerate(network.scales)}
-    return Look(silhouettes, scales, None if attention.frames is None else attention.frames[0].numpy())
+        means = attention.scales[0].float().mean(-1).cpu()  # (T, P, S)
+        names = getattr(network, "scales", range(means.shape[-1]))
+        scales = {SCALE_NAMES.get(name, str(name)): means[:, :, i].numpy() for i, name in enumerate(names)}
+    scores = None if attention.frames is None else attention.frames[0].float().cpu().numpy()
+    return Look(silhouettes, scales, scores) if scales or scores is not None else None
 
 
 def strip(silhouettes: np.ndarray) -> np.ndarray:

@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from cstl.data.alignment import frame_size
 from cstl.data.datamodule import GaitDataModule, TrainBatch
 from cstl.metrics import CrossViewResult
-from cstl.models import CSTL
 from cstl.recognizer import GaitRecognizer
-from cstl.reporting import figures, tables
+from cstl.reporting import figures, pictures, tables
 from cstl.reporting.published import method_name, published
 from cstl.run_folder import versions
 from cstl.running.metrics_log import Dashboard, WandbLog
@@ -30,10 +28,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-PEOPLE = 2  # test subjects whose silhouettes are shown
-SHOWN = 10  # frames of a sequence in a picture
-LOOKED_AT = 120  # frames of a sequence that the network is shown for a picture, at most
-CHOSEN = (255, 170, 40)  # the colour of the rows that SSFL takes from a frame
+SHOWN = 20  # frames of a sequence in a picture
 Samples = dict[str, np.ndarray]
 
 
@@ -114,8 +109,7 @@ class Pictures(Callback):
     - The whole configuration, the versions of the packages and the code's commit.
     - At each evaluation of the test subjects `test/rank1/PROBE/VIEW`; as `tables/rank1` the paper's table with its row
       beside ours and as `tables/PROBE` probe view × gallery view; `pictures/heat_maps` of the same; and, where the
-      network is CSTL with SSFL, as `pictures/salient_frames` the frames that it takes the parts of a few sequences
-      from.
+      network says what it looks at, `pictures/salient_frames` of a sequence of each kind of probe.
     - Once, `pictures/silhouettes` of these sequences.
     - At the end, in the summary of W&B, `final/rank1/PROBE`, to sort the runs of a sweep by.
     """
@@ -125,7 +119,7 @@ class Pictures(Callback):
         for logger in (loggers := dashboards(trainer)):
             logger.log_hyperparams(settings(pl_module))
         if loggers and trainer.global_step == 0 and (sequences := samples(trainer)):
-            image = draw_silhouettes(sequences)
+            image = figures.to_array(figures.strips([[one] for one in sequences.items()], frames=SHOWN))
             for logger in loggers:
                 logger.log_image("pictures/silhouettes", [image], step=0)
 
@@ -149,15 +143,15 @@ class Pictures(Callback):
             "rank1": paper_sheet(result, pl_module, data),
             **{probe: view_sheet(result, probe) for probe in result.accuracy},
         }
-        pictures = {"heat_maps": rendered(figures.rank1(result))}
-        if (salient := draw_salient_frames(pl_module, samples(trainer))) is not None:
-            pictures["salient_frames"] = salient
+        images = {"heat_maps": figures.to_array(figures.rank1(result))}
+        if (drawn := draw_attention(pl_module.network, samples(trainer))) is not None:
+            images["salient_frames"] = drawn
         step = trainer.global_step
         for logger in loggers:
             logger.log_metrics(scalars, step)
             for name, (columns, rows) in sheets.items():
                 logger.log_table(f"tables/{name}", columns=columns, data=rows, step=step)
-            for name, picture in pictures.items():
+            for name, picture in images.items():
                 logger.log_image(f"pictures/{name}", [picture], step=step)
         if step < trainer.max_steps:
             return
@@ -214,92 +208,20 @@ def view_sheet(result: CrossViewResult, probe: str) -> tuple[list[str], list[lis
 
 
 def samples(trainer: Trainer) -> Samples:
-    """Of a few test subjects one sequence for each kind of probe, from the middle view: uint8 (T, H, W) by name."""
+    """Return silhouettes uint8 (T, H, W) of a sequence of each kind of probe, by what it is."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, GaitDataModule)
     store, protocol = data.store, data.protocol
-    view = protocol.views[len(protocol.views) // 2]
-    found = {}
-    for subject in data.test_subjects[:PEOPLE]:
-        for conditions in protocol.probes.values():
-            here = (store.subjects == subject) & (store.views == view) & np.isin(store.conditions, conditions)
-            for i in np.flatnonzero(here)[:1]:
-                start, length = store.starts[i], min(store.lengths[i], LOOKED_AT)
-                found[f"{subject}  {store.conditions[i]}  {view}"] = np.asarray(store.frames[start : start + length])
-    return found
+    chosen = pictures.examples(store, protocol.probes, protocol.views, data.test_subjects)
+    return {whose: pictures.frames_of(store, line, pictures.LOOKED_AT) for whose, line in chosen.items()}
 
 
-def draw_silhouettes(sequences: Samples) -> np.ndarray:
-    """The first frames of each sequence, one sequence a line → uint8 (H, W, 3)."""
-    lines = []
-    for name, frames in sequences.items():
-        panels = [_tinted(frame, np.zeros(len(frame), bool), dim=255) for frame in frames[: 2 * SHOWN]]
-        lines.append((panels, [name] + [""] * (len(panels) - 1)))
-    return _mosaic(lines)
-
-
-def draw_salient_frames(recognizer: GaitRecognizer, sequences: Samples) -> np.ndarray | None:
-    """The frames from which SSFL takes most parts of each sequence, these rows in colour, and what it makes of them.
-
-    Each is titled with the frame and the number of parts; the recombined one stands first, under the sequence's name.
+def draw_attention(network: nn.Module, sequences: Samples) -> np.ndarray | None:
+    """Draw what a network looks at in each sequence, as the report does; None where it does not say.
 
     Returns:
-        uint8 (H, W, 3); None where the network has no SSFL.
+        uint8 (H, W, 3).
     """
-    if (scores := frame_scores(recognizer, sequences)) is None:
-        return None
-    lines = []
-    for (name, frames), score in zip(sequences.items(), scores, strict=True):
-        source, height = score.argmax(0), frames.shape[1]  # (P,), the frame of each part
-        of_row = source[np.arange(height) * len(source) // height]  # (H,)
-        chosen, parts = np.unique(source, return_counts=True)
-        most = np.sort(np.argsort(-parts, kind="stable")[:SHOWN])  # in the order of time
-        recombined = _tinted(frames[of_row, np.arange(height)], np.ones(height, bool))
-        panels = [recombined, recombined * 0, *(_tinted(frames[chosen[i]], of_row == chosen[i]) for i in most)]
-        lines.append((panels, [name, "", *(f"{chosen[i] + 1}: {parts[i]}" for i in most)]))
-    return _mosaic(lines)
-
-
-def frame_scores(recognizer: GaitRecognizer, sequences: Samples) -> list[np.ndarray] | None:
-    """SSFL's score of every frame for every part, float (T, P) for each sequence; None without SSFL."""
-    network = recognizer.network
-    if not isinstance(network, CSTL):
-        return None
-    training, scores = network.training, []
-    network.eval()
-    with torch.no_grad():
-        for frames in sequences.values():
-            silhouettes = torch.from_numpy(frames.copy())[None].to(recognizer.device).to(recognizer.dtype) / 255
-            scores.append(network.attention(silhouettes).frames)
-    network.train(training)
-    return [score[0].float().cpu().numpy() for score in scores if score is not None] or None
-
-
-def rendered(figure: Figure) -> np.ndarray:
-    """A figure as uint8 (H, W, 3)."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _mosaic(lines: list[tuple[list[np.ndarray], list[str]]]) -> np.ndarray:
-    """Lines of panels (H, W, 3), each with a title above it → uint8 (H', W', 3). One axes: many of them are slow."""
-    height, width = lines[0][0][0].shape[:2]
-    gap, columns = height // 6, max(len(panels) for panels, _ in lines)
-    canvas = np.zeros((len(lines) * (gap + height), columns * width, 3), np.uint8)
-    figure = Figure(figsize=(columns * width * 1.2 / height, len(canvas) * 1.2 / height), dpi=100)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
-    for i, (panels, titles) in enumerate(lines):
-        top = i * (gap + height)
-        for j, (panel, title) in enumerate(zip(panels, titles, strict=True)):
-            canvas[top + gap : top + gap + height, j * width : (j + 1) * width] = panel
-            axes.text(j * width + 1, top + gap - 1, title, color="white", fontsize=8, va="bottom", parse_math=False)
-    axes.imshow(canvas, aspect="auto")
-    return rendered(figure)
-
-
-def _tinted(frame: np.ndarray, rows: np.ndarray, dim: int = 70) -> np.ndarray:
-    """A silhouette (H, W) as (H, W, 3), the chosen rows in colour and the others dim."""
-    colour = np.where(rows[:, None], CHOSEN, dim)  # (H, 3)
-    return (frame[:, :, None] / 255 * colour[:, None]).astype(np.uint8)
+    found = {whose: pictures.look(network, frames) for whose, frames in sequences.items()}
+    drawn = [figures.to_array(figures.attention(one, whose)) for whose, one in found.items() if one is not None]
+    return np.concatenate(drawn) if drawn else None
