@@ -12,6 +12,7 @@ import numpy as np
 from cstl.data.pickles import MOST_BYTES, PLAIN, read_pickle
 
 _NUMBER = re.compile(r"(\d+)")
+_DIGITS = str.maketrans("123456789", "000000000")
 _POINT = re.compile(r"(?<!\d)(?<!\d\.)(\d+)\.(\d+)(?!\d|\.\d)")  # 0.04, but not 2020.01.02
 MOST_PIXELS = 2**26  # of a picture: 8192 × 8192
 
@@ -72,6 +73,10 @@ def list_files(folder: str, pattern: str | None = None) -> Files:
     stems = list(named.values())
     if any("." in stem for stem in stems) and _are_decimals(stems):
         stems = _padded(stems)
+    alike = {stem.translate(_DIGITS) for stem in stems}
+    if len(alike) == 1 and "0" in min(alike) and len(set(stems)) == len(stems):  # 001, 002, …: as text, and quicker
+        files.pictures.extend(path for _, path in sorted(zip(stems, named, strict=True)))
+        return files
     numbered: dict[tuple[str | int, ...], str] = {}
     for path, stem in zip(named, stems, strict=True):
         order = _order(stem)

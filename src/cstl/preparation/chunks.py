@@ -107,7 +107,7 @@ def prepare_sequence(
     suffix = LAYOUTS[chunk.settings["layout"]].suffix
     frames, count, sizes = [], 0, set()
     if looked_at:
-        look_at_names(outcome.seen, [relative(path, chunk.raw) for path in files.pictures])
+        look_at_names(outcome.seen, files.pictures, relative("".join(files.pictures[:1]) or chunk.raw, chunk.raw))
     chosen = {*files.pictures[:1], *files.pictures[-1:], *files.pictures[len(files.pictures) // 2 :][:1]}
     for path, image in read_frames(sequence.folder, files, suffix, bool(chunk.settings["threshold"])):
         count += 1

@@ -129,14 +129,14 @@ def look_at_frame(seen: Seen, path: str, image: np.ndarray, settings: Mapping[st
         note(seen, kind, path, levels)
 
 
-def look_at_names(seen: Seen, pictures: Sequence[str]) -> None:
-    """Count what is odd about the names of a sequence's pictures."""
+def look_at_names(seen: Seen, pictures: Sequence[str], example: str) -> None:
+    """Count what is odd about the names of a sequence's pictures; `example` is what the first is called."""
     note(seen, SEQUENCES)
     patterns = name_patterns(pictures)
     if len(patterns) > 1:
-        note(seen, "patterns", " beside ".join(patterns[:2]))
+        note(seen, "patterns", shown(" beside ".join(patterns[:2]), 4096))
     elif kind := reading_of_points(pictures):
-        note(seen, kind, pictures[0])
+        note(seen, kind, example)
 
 
 def oddities(mask: np.ndarray, aligned: bool) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -189,7 +189,7 @@ def inspect_sequences(sequences: Sequence[RawSequence], settings: Mapping[str, A
     suffix = LAYOUTS[settings["layout"]].suffix
     for sequence in spread(sequences, SAMPLE):
         files = list_files(sequence.folder, settings["files"])
-        look_at_names(seen, files.pictures)
+        look_at_names(seen, files.pictures, "".join(files.pictures[:1]))
         files = files._replace(pictures=list(spread(files.pictures, EACH)), faults=[])
         for path, image in read_frames(sequence.folder, files, suffix, bool(settings["threshold"])):
             if isinstance(image, str):

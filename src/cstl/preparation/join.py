@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cstl.data.store import BLOCK, COLUMNS, FORMAT, Store, new_checksum, sample_checksum, table_checksum
+from cstl.data.store import COLUMNS, FORMAT, Store, new_checksum, sample_checksum, table_checksum
 from cstl.files import replacing, write_table
 from cstl.owner import InUseError
 from cstl.preparation.chunks import SHORT, Outcome, faulty, finished
@@ -25,6 +25,7 @@ from cstl.preparation.plan import Plan, some
 from cstl.preparation.sources import FILE as SOURCES
 from cstl.preparation.sources import Source
 
+AT_ONCE = 1 << 18  # bytes that are copied at once, which stay in a cache
 ABANDONED = 3600  # seconds without a change after which a store that was being joined is taken for a killed job's
 _COUNTED = ("sequences", "frames", "dropped_frames", "dropped_sequences", "short", "examples")
 
@@ -155,15 +156,15 @@ def write_store(folder: Path, plan: Plan, outcomes: Sequence[Outcome], about: di
     short = (row for outcome in outcomes for row in outcome.short)
     columns = ("subject", "condition", "view", "files", "usable", "result")
     write_table(folder / "short_sequences.csv", columns, short)
-    checksum = new_checksum()
+    checksum, block = new_checksum(), memoryview(bytearray(AT_ONCE))
     with replacing(folder / "frames.npy") as file:
         shape = (about["frames"], about["height"], about["width"])
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for chunk, outcome in zip(plan.chunks, outcomes, strict=True):
-            with open(chunk.frames_path(outcome.digest), "rb") as part:
-                for block in iter(lambda: part.read(BLOCK), b""):
-                    checksum.update(block)
-                    file.write(block)
+            with open(chunk.frames_path(outcome.digest), "rb", buffering=0) as part:
+                while size := part.readinto(block):
+                    checksum.update(block[:size])
+                    file.write(block[:size])
     checksums = {
         "sequences.csv": table_checksum(folder / "sequences.csv"),
         "frames": checksum.hexdigest(),

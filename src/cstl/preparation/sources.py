@@ -62,17 +62,20 @@ class Changes(NamedTuple):
 
 def source_of(sequence: RawSequence, files: Files) -> Source:
     """Look at the files of a sequence without opening them."""
-    content, times = (hashlib.blake2b(digest_size=8) for _ in range(2))
     paths = [*files.pictures, *files.pickles, *(path for path, _ in files.faults)]
+    content, times = [], []
     for path in paths:
         size = 0
         with suppress(OSError):  # a link to nothing is an unreadable frame
             stat = os.stat(path)
             size = stat.st_size
-            times.update(f"{stat.st_mtime_ns}/".encode())
-        content.update(f"{size}/{os.path.basename(path)}\n".encode(errors="surrogateescape"))
-    name = (sequence.subject, sequence.condition, sequence.view)
-    return Source(*name, len(paths), content.hexdigest(), times.hexdigest())
+            times.append(f"{stat.st_mtime_ns}/")
+        content.append(f"{size}/{path.rpartition(os.sep)[2]}\n")
+    digests = (
+        hashlib.blake2b("".join(parts).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        for parts in (content, times)
+    )
+    return Source(sequence.subject, sequence.condition, sequence.view, len(paths), *digests)
 
 
 def read_sources(store: Store) -> dict[Name, Source] | None:
