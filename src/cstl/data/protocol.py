@@ -63,20 +63,15 @@ class Protocol:
         for name in ("views", "conditions", "gallery", "train", "test", "exclude", "subjects", "cross_view_gallery"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         for name in ("probes", "cross_view_probes"):
-            if not isinstance(given := getattr(self, name), Mapping):
-                raise ValueError(f"{name}: expected a mapping such as NM: [nm-05, nm-06], found {given!r:.60}")
-        _names("probes", list(self.probes))
-        probes = {probe: _names(f"probes.{probe}", conditions) for probe, conditions in self.probes.items()}
-        object.__setattr__(self, "probes", probes)
-        if not isinstance(self.cross_view_probes, Mapping):
-            raise ValueError(f"cross_view_probes: expected a mapping, found {self.cross_view_probes!r:.60}")
-        cross_view = {k: _names(f"cross_view_probes.{k}", v) for k, v in self.cross_view_probes.items()}
-        object.__setattr__(self, "cross_view_probes", cross_view)
+            if not isinstance(probes := getattr(self, name), Mapping):
+                raise ValueError(f"{name}: expected a mapping such as NM: [nm-05, nm-06], found {probes!r:.60}")
+            _names(name, list(probes))
+            object.__setattr__(self, name, {probe: _names(f"{name}.{probe}", of) for probe, of in probes.items()})
 
         for name, filled in {"views": self.views, "gallery": self.gallery, "probes": self.probes}.items():
             if not filled:
                 raise ValueError(f"{name}: expected at least one, found none")
-        for name, chosen in {"gallery": self.gallery, **{f"probes.{k}": v for k, v in probes.items()}}.items():
+        for name, chosen in {"gallery": self.gallery, **{f"probes.{k}": v for k, v in self.probes.items()}}.items():
             if not chosen:
                 raise ValueError(f"{name}: expected at least one condition, found none")
             if unknown := [condition for condition in chosen if condition not in self.conditions]:
@@ -112,25 +107,14 @@ class Protocol:
         object.__setattr__(self, "_test", tuple(sorted(test - exclude)))
         object.__setattr__(self, "_known", frozenset(train | test | subjects))
 
-    @property
-    def train_subjects(self) -> tuple[str, ...]:
-        """Identifiers of the subjects to train on, sorted, without the excluded and the held-out ones."""
-        return self._train  # type: ignore[attr-defined]
-
-    @property
-    def validation_subjects(self) -> tuple[str, ...]:
-        """Identifiers of the training subjects that are held out, sorted."""
-        return self._validation  # type: ignore[attr-defined]
-
-    @property
-    def test_subjects(self) -> tuple[str, ...]:
-        """Identifiers of the subjects to test on, sorted, without the excluded ones."""
-        return self._test  # type: ignore[attr-defined]
-
-    @property
-    def known_subjects(self) -> frozenset[str]:
-        """Every subject of the data set or, where it does not list them, of the split, the excluded ones too."""
-        return self._known  # type: ignore[attr-defined]
+    train_subjects = property(
+        lambda self: self._train, doc="Identifiers to train on, sorted, without the excluded and the held-out ones."
+    )
+    validation_subjects = property(lambda self: self._validation, doc="Training subjects that are held out, sorted.")
+    test_subjects = property(lambda self: self._test, doc="Identifiers to test on, sorted, without the excluded ones.")
+    known_subjects = property(
+        lambda self: self._known, doc="Every subject of the data set, or of the split, the excluded ones too."
+    )
 
 
 KEYS = (*(field.name for field in fields(Protocol)), "split", "splits", "split_file")  # of a data set's protocol

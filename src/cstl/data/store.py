@@ -82,20 +82,9 @@ class Store:
         raw, made = (shown(self.about.get(key, "unknown")) for key in ("raw", "made"))
         return f"prepared from {raw} on {made}"
 
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return self.about["dataset"]
-
-    @property
-    def height(self) -> int:
-        """Height of a frame in pixels."""
-        return self.about["height"]
-
-    @property
-    def width(self) -> int:
-        """Width of a frame in pixels."""
-        return self.about["width"]
+    dataset = property(lambda self: self.about["dataset"], doc="Name of the data set.")
+    height = property(lambda self: self.about["height"], doc="Height of a frame in pixels.")
+    width = property(lambda self: self.about["width"], doc="Width of a frame in pixels.")
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -107,35 +96,16 @@ class Store:
     def _table(self) -> list[np.ndarray]:
         return read_table(self.path / "sequences.csv")
 
-    @property
-    def subjects(self) -> np.ndarray:
-        """Subject of every sequence, str (N,)."""
-        return self._table[0]
-
-    @property
-    def conditions(self) -> np.ndarray:
-        """Condition of every sequence, str (N,)."""
-        return self._table[1]
-
-    @property
-    def views(self) -> np.ndarray:
-        """View of every sequence, str (N,)."""
-        return self._table[2]
+    subjects = property(lambda self: self._table[0], doc="Subject of every sequence, str (N,).")
+    conditions = property(lambda self: self._table[1], doc="Condition of every sequence, str (N,).")
+    views = property(lambda self: self._table[2], doc="View of every sequence, str (N,).")
+    starts = property(lambda self: self._table[3], doc="First frame of every sequence, int64 (N,).")
+    lengths = property(lambda self: self._table[4], doc="Number of frames of every sequence, int64 (N,).")
 
     @property
     def names(self) -> list[tuple[str, str, str]]:
         """Subject, condition and view of every sequence."""
         return list(zip(*(column.tolist() for column in self._table[:3]), strict=True))
-
-    @property
-    def starts(self) -> np.ndarray:
-        """First frame of every sequence, int64 (N,)."""
-        return self._table[3]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of frames of every sequence, int64 (N,)."""
-        return self._table[4]
 
 
 def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: int | None = None) -> Store:
@@ -165,34 +135,26 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
         raise ValueError(f"{path} is no whole store, {', '.join(missing)} missing; {again}")
     store = Store(path)
     try:
-        version, height, width, name = (store.about[key] for key in ("format", "height", "width", "dataset"))
+        version, size, name = store.about["format"], (store.height, store.width), store.dataset
         known = dict(store.checksums)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged, store.json cannot be read ({shown(repr(error))}); {again}") from error
     if version != FORMAT:
         raise ValueError(f"{path} has store format {version!r}, this version of cstl reads {FORMAT}; {again}")
-    if dataset is not None and name != dataset:
+    other = "dataset.store=PATH for a store of {}, or prepare one with:\n  " + command
+    if dataset not in (None, name):
         raise ValueError(
-            f"{path} holds the data set {shown(name)}, asked for was {dataset}: type "
-            f"dataset={shown(name)}, or dataset.store=PATH for a store of {dataset}, or prepare one with:\n  {command}"
+            f"{path} holds the data set {shown(name)}, asked for was {dataset}: type dataset={shown(name)}, or "
+            + other.format(dataset)
         )
-    if res is not None and (height, width) != frame_size(res):
-        asked = "x".join(map(str, frame_size(res)))
+    if res is not None and size != frame_size(res):
+        (height, width), asked = size, "x".join(map(str, frame_size(res)))
         raise ValueError(
-            f"{path} holds {height}x{width} frames, asked for was res={res} ({asked}): "
-            f"type res={height}, or dataset.store=PATH for a store of {asked}, or prepare one with:\n  {command}"
-        )
-    try:
-        frames = store.frames
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged, frames.npy cannot be read ({shown(error)}); {again}") from error
-    if frames.dtype != np.uint8 or frames.shape[1:] != (height, width):
-        found = f"{frames.dtype} {frames.shape}"
-        raise ValueError(
-            f"{path} is damaged, frames.npy: expected uint8 (F, {height}, {width}), found {found}; {again}"
+            f"{path} holds {height}x{width} frames, asked for was res={res} ({asked}): type res={height}, or "
+            + other.format(asked)
         )
     try:
-        fault = _table_fault(store, known) or _frames_fault(store, known)
+        fault = _array_fault(store) or _table_fault(store, known) or _frames_fault(store, known)
     except ValueError as error:
         raise ValueError(f"{path} is damaged, {error}; {again}") from error
     if fault:
@@ -243,6 +205,17 @@ def sample_checksum(frames: np.ndarray) -> str:
 
 def _sample(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, SAMPLE).astype(np.int64))
+
+
+def _array_fault(store: Store) -> str | None:
+    """What is wrong with the array of frames as its header has it."""
+    try:
+        frames = store.frames
+    except (ValueError, EOFError) as error:
+        return f"frames.npy cannot be read ({shown(error)})"
+    if frames.dtype == np.uint8 and frames.shape[1:] == (store.height, store.width):
+        return None
+    return f"frames.npy: expected uint8 (F, {store.height}, {store.width}), found {frames.dtype} {frames.shape}"
 
 
 def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:

@@ -4,8 +4,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,35 +28,23 @@ _NAME = ("subject", "condition", "view")
 _STYLE: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)}
 
 
-@dataclass(frozen=True)
-class Count:
-    """A number of subjects or sequences beside the least and most that there should be."""
+class Count(NamedTuple):
+    """A number of subjects or sequences beside what there should be, as tables show it."""
 
     what: str
     found: int
-    least: int
-    most: int
-    source: str  # of least and most: "protocol" or "published"
+    expected: str  # 124, at most 288,596, or 13,500 to 13,640
+    source: str  # of what is expected: "protocol" or "published"
+    verdict: str  # as expected, 3 fewer, or 3 more
 
-    @property
-    def matches(self) -> bool:
-        """Whether the number is what it should be."""
-        return self.least <= self.found <= self.most
 
-    @property
-    def expected(self) -> str:
-        """For a table: 124, at most 288,596, or 13,500 to 13,640."""
-        if self.least == self.most:
-            return f"{self.most:,}"
-        return f"{self.least:,} to {self.most:,}" if self.least else f"at most {self.most:,}"
-
-    @property
-    def verdict(self) -> str:
-        """For a table: as expected, 3 fewer, or 3 more."""
-        if self.matches:
-            return "as expected"
-        off = self.least - self.found if self.found < self.least else self.found - self.most
-        return f"{off:,} {'fewer' if self.found < self.least else 'more'}"
+def count(what: str, found: int, least: int, most: int, source: str) -> Count:
+    """Compare a number with the least and the most that it should be."""
+    expected = f"{least:,} to {most:,}" if least else f"at most {most:,}"
+    verdict = "as expected" if least <= found <= most else f"{found - most:,} more"
+    if found < least:
+        verdict = f"{least - found:,} fewer"
+    return Count(what.replace("_", " "), found, f"{most:,}" if least == most else expected, source, verdict)
 
 
 @dataclass(frozen=True)
@@ -81,8 +70,8 @@ class StoreCheck:
     def __rich__(self) -> RenderableType:
         """For the terminal."""
         numbers = Table("", "found", "expected", "by", "", **_STYLE)
-        for count in self.counts:
-            numbers.add_row(count.what, f"{count.found:,}", count.expected, count.source, count.verdict)
+        for what, found, *rest in self.counts:
+            numbers.add_row(what, f"{found:,}", *rest)
         tables = {
             "sequences": self._table(self.sequences, "all", map(str, self.sequences.sum(0))),
             "median frames of a sequence": self._table(self.median, "range", self._ranges()),
@@ -146,12 +135,7 @@ def check_store(
                 sequences[i, j], median[i, j] = len(lengths), np.median(lengths)
                 least[i, j], most[i, j] = lengths.min(), lengths.max()
     present = set(store.names)
-    expected = (
-        (subject, condition, view)
-        for subject in sorted(protocol.known_subjects)
-        for condition in protocol.conditions
-        for view in protocol.views
-    )
+    expected = product(sorted(protocol.known_subjects), protocol.conditions, protocol.views)
     return StoreCheck(
         f"{store.dataset} {store.height}×{store.width}",
         protocol.conditions,
@@ -204,16 +188,15 @@ def _counts(store: Store, protocol: Protocol, published: Mapping[str, Any]) -> l
     found |= {f"{name}sequences": int(rows.sum()) for name, rows in of.items()}
     a_subject = len(protocol.conditions) * len(protocol.views)
     counts = [
-        Count(f"{name}{what}".replace("_", " "), found[f"{name}{what}"], most, most, "protocol")
+        count(f"{name}{what}", found[f"{name}{what}"], len(subjects) * factor, len(subjects) * factor, "protocol")
         for what, factor in (("subjects", 1), ("sequences", a_subject))
         for name, subjects in every.items()
-        for most in [len(subjects) * factor]
     ]
     if unknown := [name for name in published if name not in found]:
         raise ValueError(f"dataset.published: unknown count {', '.join(unknown)}; the choices are {', '.join(found)}")
     for name, limits in published.items():
         least, most = (limits, limits) if isinstance(limits, int) else limits
-        counts.append(Count(name.replace("_", " "), found[name], least, most, "published"))
+        counts.append(count(name, found[name], least, most, "published"))
     return counts
 
 
