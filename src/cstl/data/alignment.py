@@ -16,7 +16,7 @@ CLEAN = ("none", "largest")  # what is done about specks
 
 
 def frame_size(res: int) -> tuple[int, int]:
-    """Height and width in pixels of a resolution: 64 → (64, 44), 128 → (128, 88); ValueError for another."""
+    """Return height and width in pixels of a resolution: 64 → (64, 44), 128 → (128, 88); ValueError for another."""
     if res not in WIDTHS:
         choices = ", ".join(f"{height} ({height}x{width})" for height, width in WIDTHS.items())
         raise ValueError(f"unknown resolution res={res}; the choices are {choices}")
@@ -49,7 +49,7 @@ def align_silhouette(
 
 
 def check_mask_options(threshold: object, clean: object) -> None:
-    """Refuses what `clean_mask` does not know: ValueError."""
+    """Refuse what `clean_mask` does not know: ValueError."""
     if threshold is not None and not (type(threshold) is int and 0 <= threshold <= 255):
         raise ValueError(
             f"unknown dataset.threshold={shown(threshold, 80)}; the choices are 1 to 255 (grey values from there on "
@@ -60,7 +60,7 @@ def check_mask_options(threshold: object, clean: object) -> None:
 
 
 def clean_mask(silhouette: np.ndarray, threshold: int | None = None, clean: str = "none") -> np.ndarray:
-    """A silhouette, uint8 (H, W), made binary and rid of specks, as far as that is asked for."""
+    """Return a silhouette, uint8 (H, W), made binary and rid of specks, as far as that is asked for."""
     if threshold:
         silhouette = cv2.threshold(silhouette, threshold - 1, 255, cv2.THRESH_BINARY)[1]
     if clean == "largest":
@@ -69,14 +69,14 @@ def clean_mask(silhouette: np.ndarray, threshold: int | None = None, clean: str 
 
 
 def largest_component(silhouette: np.ndarray) -> np.ndarray:
-    """Which pixels, bool (H, W), belong to the largest patch of values above 0; neighbours may meet at corners."""
+    """Say which pixels, bool (H, W), belong to the largest patch of values above 0; neighbours may meet at corners."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats((silhouette > 0).view(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     return labels == 1 + int(areas.argmax()) if len(areas) else np.zeros(silhouette.shape, bool)
 
 
 def is_cut(silhouette: np.ndarray) -> bool:
-    """Whether the picture's border cuts the body: it reaches the left or the right side, or the top or the bottom.
+    """Say whether the picture's border cuts the body: it reaches the left or the right side, or the top or the bottom.
 
     A body that reaches both of two sides was cut out of a larger picture, and is whole. Values up to half of the
     brightest do not count.
@@ -89,7 +89,7 @@ def is_cut(silhouette: np.ndarray) -> bool:
 
 
 def align_or_reason(silhouette: np.ndarray, size: int) -> np.ndarray | str:
-    """`align_silhouette`, with the reason (`NO_PERSON`, `OFF_CENTRE`) in place of None."""
+    """Do as `align_silhouette`, with the reason (`NO_PERSON`, `OFF_CENTRE`) in place of None."""
     if silhouette.dtype != np.uint8 or silhouette.ndim != 2 or not silhouette.size:
         raise ValueError(f"expected a uint8 (H, W) silhouette, found {silhouette.dtype} {silhouette.shape}")
     if size < 2 or size % 2:
@@ -116,13 +116,13 @@ def align_or_reason(silhouette: np.ndarray, size: int) -> np.ndarray | str:
 
 
 def cut_sides(square: np.ndarray) -> np.ndarray:
-    """The middle 11/16 of the columns, a view: (..., 64, 64) → (..., 64, 44), (..., 128, 128) → (..., 128, 88)."""
+    """Cut a square to the middle 11/16 of its columns, a view: (..., 64, 64) → (..., 64, 44)."""
     side = square.shape[-1] * 5 // 32
     return square[..., side : square.shape[-1] - side]
 
 
 def fit_aligned(silhouette: np.ndarray, size: int) -> np.ndarray | str:
-    """An aligned silhouette at the size of a store, its sides cut off unless they are already; or `NO_PERSON`.
+    """Return an aligned silhouette at the size of a store, its sides cut off unless they are already; or `NO_PERSON`.
 
     Scaled down by the mean of the area (128 to 64: of 2 × 2 pixels), up as alignment scales.
 

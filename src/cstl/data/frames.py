@@ -41,12 +41,12 @@ class Files(NamedTuple):
     faults: list[tuple[str, str]]
 
     def of(self, suffix: str) -> list[str]:
-        """The pictures (".png") or the pickles (".pkl")."""
+        """Return the pictures (".png") or the pickles (".pkl")."""
         return self.pictures if suffix == ".png" else self.pickles
 
 
 def list_files(folder: str, pattern: str | None = None) -> Files:
-    """The files of a sequence, its frames in the order of the numbers in their names: 1, 2, … 10 as 01, 02, … 10.
+    """List the files of a sequence, its frames in the order of the numbers in their names: 1, 2, … 10 as 01, 02, … 10.
 
     Args:
         folder: of the sequence.
@@ -89,7 +89,7 @@ def list_files(folder: str, pattern: str | None = None) -> Files:
 
 
 def name_patterns(pictures: Sequence[str]) -> list[str]:
-    """One example of each way in which the pictures are named: what is in a name beside its numbers."""
+    """Return one example of each way in which the pictures are named: what is in a name beside its numbers."""
     examples: dict[tuple[str, ...], str] = {}
     for name in map(os.path.basename, pictures):
         examples.setdefault(tuple(_NUMBER.split(name.lower())[::2]), name)
@@ -97,7 +97,7 @@ def name_patterns(pictures: Sequence[str]) -> list[str]:
 
 
 def reading_of_points(pictures: Sequence[str]) -> str | None:
-    """How points between digits were read where that decides the order: "decimals", "counters", or None."""
+    """Say how points between digits were read where that decides the order: "decimals", "counters", or None."""
     stems = [os.path.basename(path).lower().rpartition(".")[0] for path in pictures]
     if not any("." in stem for stem in stems):
         return None
@@ -114,13 +114,13 @@ def _order(stem: str) -> tuple[str | int, ...]:
 
 
 def _padded(stems: Sequence[str]) -> list[str]:
-    """The names with as many decimals each, so that 0.04 comes before 0.1."""
+    """Return the names with as many decimals each, so that 0.04 comes before 0.1."""
     width = max((len(match[2]) for stem in stems for match in _POINT.finditer(stem)), default=0)
     return [_POINT.sub(lambda match: f"{match[1]}.{match[2].ljust(width, '0')}", stem) for stem in stems]
 
 
 def _are_decimals(stems: Sequence[str]) -> bool:
-    """Whether 0.04, 0.1, 0.12 are numbers with decimals, and not counters as in 1.9, 1.10.
+    """Say whether 0.04, 0.1, 0.12 are numbers with decimals, and not counters as in 1.9, 1.10.
 
     They are counters where two would be equal as decimals (1.1, 1.10), or follow one another without a gap (1.1, 1.2,
     … 1.12); of equal length they are in the same order either way.
@@ -143,19 +143,19 @@ def _are_decimals(stems: Sequence[str]) -> bool:
 
 
 def read_frames(folder: str, files: Files, suffix: str, scaled: bool = False) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Every frame's path with its picture, uint8 (H, W), or with the reason why there is none.
+    """Return every frame's path with its picture, uint8 (H, W), or with the reason why there is none.
 
     `scaled`: as for `read_pickle`.
     """
     yield from files.faults
-    wanted, other = files.of(suffix), files.of(".pkl" if suffix == ".png" else ".png")
-    if other or (suffix == ".pkl" and len(wanted) > 1):  # which of the two is the sequence?
-        yield folder, (BOTH if wanted else MISPLACED[suffix]) if other else SEVERAL
+    paths, other = files.of(suffix), files.of(".pkl" if suffix == ".png" else ".png")
+    if other or (suffix == ".pkl" and len(paths) > 1):  # which of the two is the sequence?
+        yield folder, (BOTH if paths else MISPLACED[suffix]) if other else SEVERAL
     elif suffix == ".png":
-        for path in wanted:
+        for path in paths:
             yield path, read_grey(path)
     else:
-        for path in wanted:
+        for path in paths:
             try:
                 yield from ((f"{path}[{i}]", frame) for i, frame in enumerate(read_pickle(path, scaled)))
             except ValueError as error:
@@ -163,7 +163,7 @@ def read_frames(folder: str, files: Files, suffix: str, scaled: bool = False) ->
 
 
 def read_grey(path: str) -> np.ndarray | str:
-    """A picture as uint8 (H, W), or why there is none. Colour whose channels are all equal is grey.
+    """Return a picture as uint8 (H, W), or why there is none. Colour whose channels are all equal is grey.
 
     A JPEG file's grey values near black and white are noise: 128 and more become 255, the others 0.
     Large pictures are decoded whole: OpenCV's reduced decoding is hardly faster for PNG files and changes frames.
@@ -196,7 +196,7 @@ def read_grey(path: str) -> np.ndarray | str:
 
 
 def _pixels(data: bytes) -> int | None:
-    """How many pixels a PNG, BMP or JPEG says it has, before memory is asked for them; None of anything else."""
+    """Say how many pixels a PNG, BMP or JPEG says it has, before memory is asked for them; None of anything else."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
     if data[:2] == b"BM":

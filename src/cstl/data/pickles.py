@@ -16,7 +16,7 @@ _SCALED = ("b1", "|b1", *(f"{order}f{size}" for order in ("", "<", ">") for size
 
 
 def read_pickle(path: str, scaled: bool = False) -> np.ndarray:
-    """The silhouettes of a sequence out of OpenGait's pickle, uint8 (T, H, W); nothing in the file is run.
+    """Return the silhouettes of a sequence out of OpenGait's pickle, uint8 (T, H, W); nothing in the file is run.
 
     Args:
         path: of the file.
@@ -35,15 +35,15 @@ def read_pickle(path: str, scaled: bool = False) -> np.ndarray:
     if len(data) > MOST_BYTES:
         raise ValueError(f"pickle of more than {MOST_BYTES:,} bytes")
     try:
-        found = _Unpickler(io.BytesIO(data)).load()
+        content = _Unpickler(io.BytesIO(data)).load()
     except _RefusedError:
         raise
     except Exception as error:  # a damaged pickle raises any kind
         raise ValueError("unreadable pickle (damaged or cut short)") from error
-    if not isinstance(found, _NumPy):
-        raise ValueError(f"pickle of a {type(found).__name__}, not of one array")
+    if not isinstance(content, _NumPy):
+        raise ValueError(f"pickle of a {type(content).__name__}, not of one array")
     try:
-        return _silhouettes(found, scaled)
+        return _silhouettes(content, scaled)
     except (TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError("unreadable pickle (damaged, or not of one array)") from error
 
@@ -77,8 +77,8 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> _NumPy:
         full = f"{module.replace('numpy._core', 'numpy.core')}.{name}"  # NumPy 2 renamed its inside
         if full not in _NAMES:
-            wanted = shown(f"{module}.{name}", 100)
-            raise _RefusedError(f"pickle that wants {wanted}, not an array: refused, nothing of it was run")
+            refused = shown(f"{module}.{name}", 100)
+            raise _RefusedError(f"pickle that wants {refused}, not an array: refused, nothing of it was run")
         return _NumPy(full)
 
 
@@ -124,7 +124,7 @@ def _silhouettes(array: _NumPy, scaled: bool) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """True and false, or numbers from 0 to 1 or to 255, as uint8 from 0 to 255."""
+    """Return true and false, or numbers from 0 to 1 or to 255, as uint8 from 0 to 255."""
     if values.dtype != bool and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255):
         raise ValueError(f"pickle of an array {values.dtype.name} with values that are not 0 to 1 or 0 to 255")
     factor = 255 if values.dtype == bool or values.max() <= 1 else 1

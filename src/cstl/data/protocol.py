@@ -89,9 +89,9 @@ class Protocol:
         train, test, exclude, subjects = (_subjects(name, getattr(self, name)) for name in lists)
         if both := sorted(train & test):
             raise ValueError(f"{len(both)} subject(s) in both train and test: {_few(both)}")
-        if subjects and (strange := sorted((train | test) - subjects)):
+        if subjects and (foreign := sorted((train | test) - subjects)):
             raise ValueError(
-                f"{len(strange)} subject(s) in train or test that the data set does not have: {_few(strange)}; "
+                f"{len(foreign)} subject(s) in train or test that the data set does not have: {_few(foreign)}; "
                 f"it has {len(subjects)}, {min(subjects)} to {max(subjects)}"
             )
         if neither := sorted(exclude - train - test - subjects):
@@ -121,7 +121,7 @@ KEYS = (*(field.name for field in fields(Protocol)), "split", "splits", "split_f
 
 
 def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
-    """The protocol itself, or one made from a mapping of its fields (a data set's YAML file).
+    """Return the protocol itself, or one made from a mapping of its fields (a data set's YAML file).
 
     In place of train and test, the mapping may have `splits` (name → train and test) and `split`, the name of the one
     to use, or `split_file`, the path of a file as `read_split` takes it, which goes before all others.
@@ -133,14 +133,14 @@ def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
     if isinstance(protocol, Protocol):
         return protocol
     known = [field.name for field in fields(Protocol)]
-    given = {str(name): value for name, value in protocol.items()}
-    for name, entry in given["splits"].items() if isinstance(given.get("splits"), Mapping) else ():
+    values = {str(name): value for name, value in protocol.items()}
+    for name, entry in values["splits"].items() if isinstance(values.get("splits"), Mapping) else ():
         if not isinstance(entry, Mapping) or (wrong := [str(key) for key in entry if key not in known]):
-            found = _few(wrong) if isinstance(entry, Mapping) else repr(entry)
-            raise ValueError(f"splits.{name}: expected train and test, lists of subjects, found {found}")
-    split, splits, file = (given.pop(name, None) for name in ("split", "splits", "split_file"))
+            reason = _few(wrong) if isinstance(entry, Mapping) else repr(entry)
+            raise ValueError(f"splits.{name}: expected train and test, lists of subjects, found {reason}")
+    split, splits, file = (values.pop(name, None) for name in ("split", "splits", "split_file"))
     if file is not None:
-        given |= read_split(file) | {"exclude": ()}  # the file says who takes part
+        values |= read_split(file) | {"exclude": ()}  # the file says who takes part
     elif splits is not None:
         if not isinstance(splits, Mapping) or not isinstance(split, str | int | None):
             raise ValueError("dataset.protocol.splits: expected a mapping such as LT: {train: […], test: […]}")
@@ -151,14 +151,14 @@ def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
             )
         if not isinstance(splits[split], Mapping):
             raise ValueError(f"dataset.protocol.splits.{split}: expected train and test, found {splits[split]!r:.60}")
-        given |= splits[split]
+        values |= splits[split]
     required = [f.name for f in fields(Protocol) if f.default is MISSING and f.default_factory is MISSING]
-    if wrong := [name for name in given if name not in known]:
+    if wrong := [name for name in values if name not in known]:
         raise ValueError(f"protocol: unknown key {_few(wrong)}; the keys are {', '.join(known)}")
-    if missing := [name for name in required if name not in given]:
+    if missing := [name for name in required if name not in values]:
         raise ValueError(f"protocol: {_few(missing)} missing; it needs {', '.join(required)}")
     try:
-        return Protocol(**given)
+        return Protocol(**values)
     except ValueError as error:
         if file is None:
             raise
@@ -166,7 +166,7 @@ def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
 
 
 def read_split(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Training and test subjects from OpenGait's split file, a JSON object with the lists TRAIN_SET and TEST_SET.
+    """Read training and test subjects from OpenGait's split file, a JSON object with the lists TRAIN_SET and TEST_SET.
 
     Raises:
         FileNotFoundError: no such file.
@@ -209,7 +209,7 @@ def _names(field: str, values: Any) -> tuple[str, ...]:
 
 
 def _subjects(field: str, entries: tuple[str, ...]) -> set[str]:
-    """The identifiers that a list of identifiers and ranges stands for."""
+    """Return the identifiers that a list of identifiers and ranges stands for."""
     subjects: Counter[str] = Counter()
     for entry in entries:
         if not (match := _RANGE.fullmatch(entry)):

@@ -30,7 +30,7 @@ BLOCK = 1 << 22  # bytes that are read at once to look at all of them
 
 
 def partial_folder(path: str | os.PathLike[str]) -> Path:
-    """Where a store is prepared before it is moved, whole, to its place."""
+    """Say where a store is prepared before it is moved, whole, to its place."""
     path = Path(path)
     return path.with_name(path.name + ".partial")
 
@@ -53,7 +53,7 @@ class Store:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What `store.json` says."""
+        """Say what `store.json` says."""
         about = read_json(self.path / "store.json")
         if not isinstance(about, dict):
             raise ValueError("no mapping")
@@ -63,12 +63,12 @@ class Store:
 
     @cached_property
     def checksums(self) -> dict[str, str]:
-        """What was written at preparation, by `table_checksum` and the like; empty where an earlier version made it."""
+        """Return the checksums that preparation wrote; empty where an earlier version did."""
         return self.about.get("checksums", {})
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hexadecimal digits, the same for two stores of the same frames under the same names.
+        """Return 12 hexadecimal digits, the same for two stores of the same frames under the same names.
 
         Of a store without checksums, they tell the table and the number of frames only.
         """
@@ -78,7 +78,7 @@ class Store:
 
     @property
     def origin(self) -> str:
-        """What it was made of and when, for messages."""
+        """Say what it was made of and when, for messages."""
         raw, made = (shown(self.about.get(key, "unknown")) for key in ("raw", "made"))
         return f"prepared from {raw} on {made}"
 
@@ -88,7 +88,7 @@ class Store:
 
     @cached_property
     def frames(self) -> np.ndarray:
-        """All frames, uint8 (F, H, W), memory-mapped."""
+        """Return all frames, uint8 (F, H, W), memory-mapped."""
         check_npy(self.path / "frames.npy")
         return np.load(self.path / "frames.npy", mmap_mode="r")
 
@@ -104,7 +104,7 @@ class Store:
 
     @property
     def names(self) -> list[tuple[str, str, str]]:
-        """Subject, condition and view of every sequence."""
+        """Return subject, condition and view of every sequence."""
         return list(zip(*(column.tolist() for column in self._table[:3]), strict=True))
 
 
@@ -188,18 +188,18 @@ def verify_store(store: Store, *, progress: bool = False) -> str:
 
 
 def new_checksum() -> Any:
-    """A checksum of bytes that are still to come, as `hashlib` makes them."""
+    """Return a checksum of bytes that are still to come, as `hashlib` makes them."""
     return hashlib.blake2b(digest_size=16)
 
 
 def table_checksum(path: Path) -> str:
-    """The checksum of a `sequences.csv`, whichever line ends an editor has left in it."""
+    """Return the checksum of a `sequences.csv`, whichever line ends an editor has left in it."""
     text = read_text(path, ROWS).replace("\r\n", "\n").rstrip("\n") + "\n"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def sample_checksum(frames: np.ndarray) -> str:
-    """The checksum of a few frames out of all, by which a `frames.npy` of another store is noticed at once."""
+    """Return the checksum of a few frames out of all, by which a `frames.npy` of another store is noticed at once."""
     return hashlib.blake2b(frames[_sample(len(frames))].tobytes(), digest_size=16).hexdigest()
 
 
@@ -208,7 +208,7 @@ def _sample(count: int) -> np.ndarray:
 
 
 def _array_fault(store: Store) -> str | None:
-    """What is wrong with the array of frames as its header has it."""
+    """Say what is wrong with the array of frames as its header has it."""
     try:
         frames = store.frames
     except (ValueError, EOFError) as error:
@@ -219,15 +219,15 @@ def _array_fault(store: Store) -> str | None:
 
 
 def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
-    """What is wrong with the table of sequences, beside the frames and what `store.json` says."""
+    """Say what is wrong with the table of sequences, beside the frames and what `store.json` says."""
     frames, about = len(store.frames), store.about
     ends = store.starts + store.lengths
     highest = max(int(column.max(initial=0)) for column in (store.starts, store.lengths, ends))  # a sum may overflow
     if len(ends) == 0 or store.starts.min() < 0 or store.lengths.min() < 1 or highest > frames:
         listed = f"{highest} frames in {len(ends)} sequences"
         return f"sequences.csv lists {listed}, frames.npy holds {frames}"
-    found = {"sequences": len(store), "frames": frames, "stored_subjects": len(set(store.subjects.tolist()))}
-    for what, count in found.items():
+    counts = {"sequences": len(store), "frames": frames, "stored_subjects": len(set(store.subjects.tolist()))}
+    for what, count in counts.items():
         if about.get(what, count) != count:
             file = "frames.npy" if what == "frames" else "sequences.csv"
             return f"{file}: {count} {what.replace('_', ' ')} there, {about[what]} by store.json"
@@ -250,7 +250,7 @@ def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
 
 
 def _frames_fault(store: Store, checksums: dict[str, str]) -> str | None:
-    """What is wrong with the frames, as far as a file's size, its holes and a few frames tell."""
+    """Say what is wrong with the frames, as far as a file's size, its holes and a few frames tell."""
     frames = store.frames
     path = store.path / "frames.npy"
     assert isinstance(frames, np.memmap)
@@ -267,7 +267,7 @@ def _frames_fault(store: Store, checksums: dict[str, str]) -> str | None:
 
 
 def _missing_frames(path: Path, offset: int, size: int) -> Iterator[int]:
-    """The first frame of each hole in a file, where the disk has nothing and zeros are read: it was copied in part."""
+    """Find the first frame of each hole in a file, where zeros are read: it was copied in part."""
     if not hasattr(os, "SEEK_HOLE"):
         return
     file = os.open(path, os.O_RDONLY)
@@ -292,14 +292,14 @@ def _missing_frames(path: Path, offset: int, size: int) -> Iterator[int]:
 
 
 def _empty(store: Store, number: int) -> str:
-    """A frame without a single pixel, which preparation leaves out."""
+    """Return a frame without a single pixel, which preparation leaves out."""
     line = int(np.searchsorted(store.starts, number, side="right")) - 1
     name = f"{store.subjects[line]} {store.conditions[line]} {store.views[line]}"
     return f"frames.npy: frame {number - store.starts[line]} of {name} is empty, as if the file was copied in part"
 
 
 def read_table(path: Path) -> list[np.ndarray]:
-    """The columns of a `sequences.csv`: three of str (N,) and two of int64 (N,); a million lines in about a second."""
+    """Read a `sequences.csv`, a million lines in about a second: three columns of str (N,), two of int64 (N,)."""
     header, _, body = read_text(path, ROWS).replace("\r\n", "\n").partition("\n")
     if header != COLUMNS:
         raise ValueError(f"{path.name}: expected the columns {COLUMNS}, found {header!r:.100}")

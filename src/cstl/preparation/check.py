@@ -68,7 +68,7 @@ class StoreCheck:
     suspicious: list[tuple[str, str, str, str]]
 
     def __rich__(self) -> RenderableType:
-        """For the terminal."""
+        """Say it for the terminal."""
         numbers = Table("", "found", "expected", "by", "", **_STYLE)
         for what, found, *rest in self.counts:
             numbers.add_row(what, f"{found:,}", *rest)
@@ -87,7 +87,7 @@ class StoreCheck:
         return Group(*parts)
 
     def _table(self, values: np.ndarray, last: str, totals: Iterable[str]) -> Table:
-        """A row for each view, a column for each condition."""
+        """Return a row for each view, a column for each condition."""
         table = Table("view", **_STYLE)
         for name in (*self.conditions, last):
             table.add_column(name, justify="right")
@@ -96,7 +96,7 @@ class StoreCheck:
         return table
 
     def _ranges(self) -> list[str]:
-        """Frames of the shortest and the longest sequence of each view."""
+        """Return frames of the shortest and the longest sequence of each view."""
         views = zip(self.sequences.T, self.least.T, self.most.T, strict=True)
         return [f"{low[n > 0].min()}–{high.max()}" if n.any() else "–" for n, low, high in views]
 
@@ -151,7 +151,7 @@ def check_store(
 
 
 def contact_sheet(store: Store, sequences: int = 24, seed: int = 1, frames: int = 12) -> np.ndarray:
-    """Random sequences, one a row with its name and evenly spread frames: uint8 (rows, columns)."""
+    """Return random sequences, one a row with its name and evenly spread frames: uint8 (rows, columns)."""
     chosen = np.random.default_rng(seed).permutation(len(store))[:sequences]
     sheet = []
     for i in sorted(chosen.tolist()):
@@ -180,42 +180,42 @@ def write_check(check: StoreCheck, sheet: np.ndarray, folder: Path) -> None:
 
 
 def _counts(store: Store, protocol: Protocol, published: Mapping[str, Any]) -> list[Count]:
-    """The counts of a store beside those of its protocol, then beside the published ones."""
+    """Return the counts of a store beside those of its protocol, then beside the published ones."""
     learnt = (*protocol.train_subjects, *protocol.validation_subjects)
     every = {"": sorted(protocol.known_subjects), "train_": learnt, "test_": protocol.test_subjects}
     of = {name: np.isin(store.subjects, list(subjects)) for name, subjects in every.items()}
-    found = {f"{name}subjects": len(np.unique(store.subjects[rows])) for name, rows in of.items()}
-    found |= {f"{name}sequences": int(rows.sum()) for name, rows in of.items()}
+    counted = {f"{name}subjects": len(np.unique(store.subjects[rows])) for name, rows in of.items()}
+    counted |= {f"{name}sequences": int(rows.sum()) for name, rows in of.items()}
     a_subject = len(protocol.conditions) * len(protocol.views)
     counts = [
-        count(f"{name}{what}", found[f"{name}{what}"], len(subjects) * factor, len(subjects) * factor, "protocol")
+        count(f"{name}{what}", counted[f"{name}{what}"], len(subjects) * factor, len(subjects) * factor, "protocol")
         for what, factor in (("subjects", 1), ("sequences", a_subject))
         for name, subjects in every.items()
     ]
-    if unknown := [name for name in published if name not in found]:
-        raise ValueError(f"dataset.published: unknown count {', '.join(unknown)}; the choices are {', '.join(found)}")
+    if unknown := [name for name in published if name not in counted]:
+        raise ValueError(f"dataset.published: unknown count {', '.join(unknown)}; the choices are {', '.join(counted)}")
     for name, limits in published.items():
         least, most = (limits, limits) if isinstance(limits, int) else limits
-        counts.append(count(name, found[name], least, most, "published"))
+        counts.append(count(name, counted[name], least, most, "published"))
     return counts
 
 
 def _suspicious(store: Store, progress: bool) -> list[tuple[str, str, str, str]]:
-    found = []
+    odd = []
     rows = store.names
     first: dict[bytes, int] = {}  # digest of the frames → the first sequence that has them
     for i in steps(range(len(store)), "looking at every frame", "sequences", progress):
         frames = store.frames[store.starts[i] : store.starts[i] + store.lengths[i]]
         if why := suspicion(frames):
-            found.append((*rows[i], why))
+            odd.append((*rows[i], why))
         earlier = first.setdefault(hashlib.blake2b(frames.data, digest_size=16).digest(), i)
         if earlier != i:
-            found.append((*rows[i], f"the same frames as another sequence: {' '.join(rows[earlier])}"))
-    return found
+            odd.append((*rows[i], f"the same frames as another sequence: {' '.join(rows[earlier])}"))
+    return odd
 
 
 def suspicion(frames: np.ndarray) -> str | None:
-    """What is odd about the frames of a sequence, uint8 (T, H, W), if anything."""
+    """Say what is odd about the frames of a sequence, uint8 (T, H, W), if anything."""
     _, height, width = frames.shape
     columns = frames.sum(1, dtype=np.int64)  # (T, W)
     fill = columns.sum(1) / (255 * height * width)  # (T,)

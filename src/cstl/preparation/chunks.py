@@ -15,7 +15,7 @@ from cstl.data.store import FORMAT
 from cstl.files import read_json, replacing
 from cstl.preparation.inspection import EVERY, Seen, look_at_frame, look_at_names, note
 from cstl.preparation.layouts import LAYOUTS, RawSequence
-from cstl.preparation.plan import Chunk, names, relative
+from cstl.preparation.plan import Chunk, relative
 from cstl.preparation.sources import Source, source_of
 
 SHORT = 15  # sequences of fewer usable frames are reported
@@ -77,7 +77,7 @@ def prepare_chunk(chunk: Chunk) -> str:
 
 
 def finished(chunk: Chunk) -> Outcome | None:
-    """What became of a chunk that was finished with these settings and sequences, else None.
+    """Say what became of a chunk that was finished with these settings and sequences, else None.
 
     With `strict`, a chunk that leaves out files that cannot be used is not finished.
     """
@@ -93,7 +93,7 @@ def finished(chunk: Chunk) -> Outcome | None:
 
 
 def _outcome(chunk: Chunk) -> Outcome | None:
-    """What was written last of a chunk, with whatever settings; None where nothing can be read."""
+    """Say what was written last of a chunk, with whatever settings; None where nothing can be read."""
     try:
         return Outcome(**read_json(chunk.outcome_path))
     except (OSError, ValueError, TypeError):
@@ -103,7 +103,7 @@ def _outcome(chunk: Chunk) -> Outcome | None:
 def prepare_sequence(
     sequence: RawSequence, files: Files, chunk: Chunk, outcome: Outcome, looked_at: bool = False
 ) -> list[bytes]:
-    """The bytes of the frames to keep, uint8 (H, W) each; none where the sequence is dropped."""
+    """Return the bytes of the frames to keep, uint8 (H, W) each; none where the sequence is dropped."""
     suffix = LAYOUTS[chunk.settings["layout"]].suffix
     frames, count, sizes = [], 0, set()
     if looked_at:
@@ -134,19 +134,19 @@ def prepare_sequence(
         result = FEW_USABLE.format(least)
     folder = relative(sequence.folder, chunk.raw)
     if len(frames) < SHORT:
-        outcome.short.append((*names(sequence), count, len(frames), result))
+        outcome.short.append((*sequence.name, count, len(frames), result))
     if result != "kept":
         outcome.dropped.append(("sequence", result, folder))
         outcome.unused += len(frames)
         return []
     if len(sizes) > 1:
         outcome.sizes.append(folder)
-    outcome.kept.append((*names(sequence), len(frames)))
+    outcome.kept.append((*sequence.name, len(frames)))
     return frames
 
 
 def _to_frame(image: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray | str:
-    """A store's frame, uint8 (height, width), of a raw or already aligned silhouette; or why there is none."""
+    """Return a store's frame, uint8 (height, width), of a raw or already aligned silhouette; or why there is none."""
     source, height = settings["source"], settings["height"]
     if source is not None and image.shape != tuple(source):
         return OTHER_SIZE.format(*image.shape, f"silhouettes aligned to {source[0]}x{source[1]}")
@@ -159,9 +159,9 @@ def _to_frame(image: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray | st
 
 
 def _identity(chunk: Chunk) -> str:
-    """A digest of the settings and of what the chunk's sequences are called."""
+    """Return a digest of the settings and of what the chunk's sequences are called."""
     settings = {name: value for name, value in chunk.settings.items() if name not in _NAMES}
-    sequences = [names(sequence) for sequence in chunk.sequences]
+    sequences = [sequence.name for sequence in chunk.sequences]
     return hashlib.sha256(json.dumps([FORMAT, cv2.__version__, settings, sequences]).encode()).hexdigest()
 
 

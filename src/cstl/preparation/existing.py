@@ -13,7 +13,7 @@ from cstl.files import read_rows, shown
 from cstl.preparation.chunks import Outcome, list_chunk, prepare_sequence
 from cstl.preparation.join import Summary, summary_of
 from cstl.preparation.layouts import RawSequence, spread
-from cstl.preparation.plan import OPTIONS, Chunk, Plan, Preparation, names, plan_preparation, relative
+from cstl.preparation.plan import OPTIONS, Chunk, Plan, Preparation, plan_preparation, relative
 from cstl.preparation.sources import Changes, Name, find_changes, read_sources, source_of
 from cstl.progress import Steps
 
@@ -67,7 +67,7 @@ def compared(store: Store, asked: Preparation, mine: slice, progress: bool) -> S
     if there is None:
         return _compared_by_names(store, plan, people)
     there = {name: source for name, source in there.items() if name[0] in people}
-    present = [names(sequence) for sequence in plan.sequences]
+    present = [sequence.name for sequence in plan.sequences]
     changes = find_changes(there, [], present)  # before any file is looked at
     again: Sequence[Name] = ()
     if not str(changes):
@@ -76,7 +76,7 @@ def compared(store: Store, asked: Preparation, mine: slice, progress: bool) -> S
         with Steps("sequences", progress) as bar:
             task = bar.add_task("comparing", total=sum(len(chunk.sequences) for chunk in chunks))
             for chunk in chunks:
-                looked |= {names(pair[0]): pair for pair in list_chunk(chunk)}
+                looked |= {pair[0].name: pair for pair in list_chunk(chunk)}
                 bar.advance(task, len(chunk.sequences))
         sources = {name: source_of(*pair) for name, pair in looked.items()}
         changes = find_changes(there, list(sources.values()), present)
@@ -98,7 +98,7 @@ def _compared_by_names(store: Store, plan: Plan, people: set[str]) -> Summary:
     """Do as `compared` for a store that an earlier version made: it does not say which files there were."""
     kept = {name for name in store.names if name[0] in people}
     dropped = {row.get("path") for row in read_rows(store.path / "dropped.csv") if row.get("what") == "sequence"}
-    now = {names(sequence): relative(sequence.folder, plan.raw) for sequence in plan.sequences}
+    now = {sequence.name: relative(sequence.folder, plan.raw) for sequence in plan.sequences}
     gone = sorted(kept - now.keys())
     new = sorted(name for name, folder in now.items() if name not in kept and folder not in dropped)
     if different := str(Changes(gone, new, [], [])):

@@ -112,7 +112,7 @@ def note(seen: Seen, kind: str, example: str = "", levels: tuple[int, int] = (0,
 
 
 def merge(parts: Iterable[Seen]) -> Seen:
-    """The counts of all parts."""
+    """Return the counts of all parts."""
     whole: Seen = {}
     for part in parts:
         for kind, (count, example, low, high) in part.items():
@@ -140,7 +140,7 @@ def look_at_names(seen: Seen, pictures: Sequence[str], example: str) -> None:
 
 
 def oddities(mask: np.ndarray, aligned: bool) -> Iterator[tuple[str, tuple[int, int]]]:
-    """What is odd about a mask, uint8 (H, W), and the grey values that show it."""
+    """Say what is odd about a mask, uint8 (H, W), and the grey values that show it."""
     height, width = mask.shape
     top = int(mask.max())
     if not top:
@@ -200,7 +200,7 @@ def inspect_sequences(sequences: Sequence[RawSequence], settings: Mapping[str, A
 
 
 def refuse_nonsense(raw: str, sequences: Sequence[RawSequence], settings: Mapping[str, Any]) -> None:
-    """Refuses a tree of which most frames would come to nothing, before hours of work: ValueError says what to type.
+    """Refuse a tree of which most frames would come to nothing, before hours of work: ValueError says what to type.
 
     What the user has said of the masks is not doubted: a threshold, 0 among them, or that they are aligned.
     """
@@ -226,7 +226,7 @@ def refuse_nonsense(raw: str, sequences: Sequence[RawSequence], settings: Mappin
 
 
 def look_at_masks(store: Store) -> list[str]:
-    """What was seen of a store's masks when it was prepared; of one of an earlier version, what its raw tree shows."""
+    """Say what was seen of a store's masks when it was prepared, or what its raw tree shows of an earlier version's."""
     settings = {"files": None, "threshold": None, "clean": "none"} | store.about
     try:
         if "inspection" in settings:
@@ -238,7 +238,7 @@ def look_at_masks(store: Store) -> list[str]:
 
 
 def remarks(seen: Seen) -> list[str]:
-    """A line for each thing that is odd in more than a few frames or names: how often, an example, what to type."""
+    """Return a line for whatever is odd in more than a few frames or names: how often, an example, what to type."""
     frames = max(seen.get(FRAMES, [0])[0], 1)
     return [
         _line(kind, seen)

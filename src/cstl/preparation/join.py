@@ -46,7 +46,7 @@ class Summary:
     part: str = ""  # which part of the store this is, where it is a shard
 
     def __str__(self) -> str:
-        """For the terminal."""
+        """Say it for the terminal."""
         done = "already prepared" if self.already else "prepared"
         part = f"{self.part} " if self.part else ""
         lines = [f"{self.store}: {part}{done}, {self.sequences:,} sequences, {self.frames:,} frames"]

@@ -26,14 +26,18 @@ _JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Info
 _VIEW_FOLDER = re.compile(r"Silhouette_([^-]+)-([^-]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class RawSequence:
+class RawSequence(NamedTuple):
     """One walk of one subject, as it lies on disk; `folder` holds its frames and is not looked into yet."""
 
     subject: str
     condition: str
     view: str
     folder: str
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """Return subject, condition and view."""
+        return self[:3]
 
 
 class Layout(NamedTuple):
@@ -54,7 +58,7 @@ class Listing:
 
 
 def by_subject(raw: str, problems: Problems) -> Iterator[RawSequence]:
-    """Sequences in `subject/condition/view`, also where unpacking has made `subject/subject/condition/view` of it."""
+    """Find sequences in `subject/condition/view`, or `subject/subject/condition/view` as unpacking may make of it."""
     for subject, subject_folder in _folders(raw, problems):
         if _VIEW_FOLDER.fullmatch(subject):
             continue  # the other layout: every subject's folder in it would be listed for nothing
@@ -68,7 +72,7 @@ def by_subject(raw: str, problems: Problems) -> Iterator[RawSequence]:
 
 
 def by_view(raw: str, problems: Problems) -> Iterator[RawSequence]:
-    """Sequences in `Silhouette_VIEW-CONDITION/subject`."""
+    """Find sequences in `Silhouette_VIEW-CONDITION/subject`."""
     for name, outer in _folders(raw, problems):
         if match := _VIEW_FOLDER.fullmatch(name):
             view, condition = match.groups()
@@ -84,7 +88,7 @@ LAYOUTS = {
 
 
 def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, pattern: str | None = None) -> Listing:
-    """All sequences of a raw tree. Frames are not listed yet, but for a sample that tells the layout.
+    """List all sequences of a raw tree. Frames are not listed yet, but for a sample that tells the layout.
 
     Args:
         raw: folder of the tree.
@@ -100,8 +104,8 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, patte
     """
     if layout not in (AUTO, *LAYOUTS):
         raise ValueError(f"unknown dataset.layout={layout!r}; the choices are {', '.join((AUTO, *LAYOUTS))}")
-    wanted = LAYOUTS if layout == AUTO else {layout: LAYOUTS[layout]}
-    looks = " or ".join(choice.looks for choice in wanted.values())
+    layouts = LAYOUTS if layout == AUTO else {layout: LAYOUTS[layout]}
+    looks = " or ".join(choice.looks for choice in layouts.values())
     if raw is None:
         raise ValueError(f"where are the raw frames? Give their folder with dataset.raw=PATH; expected {looks} in it")
     if not os.path.exists(raw):
@@ -114,12 +118,12 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, patte
     os.listdir(raw)  # raises where the folder itself cannot be read
 
     problems: Problems = []
-    listed = {find: list(find(raw, problems)) for find in {choice.find for choice in wanted.values()}}
+    listed = {find: list(find(raw, problems)) for find in {choice.find for choice in layouts.values()}}
     for count in (SAMPLE, None):  # all are looked into only where a sample holds nothing
         seen = {
-            name: found
-            for name, choice in wanted.items()
-            if (found := _with(choice.suffix, spread(listed[choice.find], count), pattern))
+            name: folders
+            for name, choice in layouts.items()
+            if (folders := _with(choice.suffix, spread(listed[choice.find], count), pattern))
         }
         if seen:
             break
@@ -132,12 +136,12 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, patte
         raise ValueError(
             f"{raw} holds two layouts, {both}: name the one to read with dataset.layout={name}, or move them apart"
         )
-    sequences = sorted(listed[LAYOUTS[name].find], key=attrgetter("subject", "condition", "view"))
+    sequences = sorted(listed[LAYOUTS[name].find])
     return Listing(name, sequences, sorted(set(problems)))
 
 
 def describe(raw: str | os.PathLike[str]) -> str:
-    """A few words on what a folder holds: its first entries and one path down to a file."""
+    """Return a few words on what a folder holds: its first entries and one path down to a file."""
     names = sorted(entry.name for entry in os.scandir(raw))
     if not names:
         return "an empty folder (synthetic walkers are made by python -m cstl.synthesize)"
@@ -149,56 +153,56 @@ def describe(raw: str | os.PathLike[str]) -> str:
 
 
 def spread(sequences: Sequence[Item], count: int | None) -> Sequence[Item]:
-    """At most `count` of the sequences, evenly spread; all where it is None."""
+    """Return at most `count` of the sequences, evenly spread; all where it is None."""
     if count is None or len(sequences) <= count:
         return sequences
     return [sequences[i * len(sequences) // count] for i in range(count)]
 
 
 def prevailing(seen: Mapping[Kind, Sequence[str]]) -> list[Kind]:
-    """The kinds seen, the one with most examples first, without strays: less than a fifth of its examples."""
+    """Return the kinds seen, the one with most examples first, without strays: less than a fifth of its examples."""
     kinds = sorted(seen, key=lambda kind: -len(seen[kind]))
     return [kind for kind in kinds if 5 * len(seen[kind]) >= len(seen[kinds[0]])]
 
 
 def _with(suffix: str, sequences: Iterable[RawSequence], pattern: str | None) -> list[str]:
-    """The folders that hold files of that kind."""
+    """Return the folders that hold files of that kind."""
     return [sequence.folder for sequence in sequences if list_files(sequence.folder, pattern).of(suffix)]
 
 
 def _fits_none(raw: str, layout: str, problems: Problems) -> str:
-    found = describe(raw)
+    content = describe(raw)
     if archives := sorted({os.path.relpath(path, raw) for path, why in problems if why == ARCHIVE}):
         first = shown(", ".join(archives[:3]) + (", …" if len(archives) > 3 else ""))
         return (
             f"{raw} holds {len(archives)} archive(s) that are not unpacked and no silhouettes beside them: found "
-            f"{found}.\nUnpack them there and type the command again, {first} and the like with\n  "
+            f"{content}.\nUnpack them there and type the command again, {first} and the like with\n  "
             f"cd {shlex.quote(raw)} && {_unpacking(archives[0])}"
         )
     if problems:
         folder, reason = problems[0]
-        found += f"; {len(problems)} folder(s) left out, {os.path.relpath(folder, raw)}: {reason}"
+        content += f"; {len(problems)} folder(s) left out, {os.path.relpath(folder, raw)}: {reason}"
     if layout != AUTO:
         return (
-            f"{raw} is not laid out as {layout}: expected {LAYOUTS[layout].looks}, found {found}; "
+            f"{raw} is not laid out as {layout}: expected {LAYOUTS[layout].looks}, found {content}; "
             "with dataset.layout=auto all layouts are tried"
         )
     choices = "".join(f"\n  {name:10}{choice.looks}" for name, choice in LAYOUTS.items())
     return (
-        f"{raw} has none of the layouts that are known.\nFound: {found}\nExpected one of:{choices}\n"
+        f"{raw} has none of the layouts that are known.\nFound: {content}\nExpected one of:{choices}\n"
         "Give the folder whose entries are the first part of such a path with dataset.raw=PATH" + _perhaps(raw)
     )
 
 
 def _unpacking(archive: str) -> str:
-    """What to type to unpack archives such as this one, one after another."""
+    """Say what to type to unpack archives such as this one, one after another."""
     ending = next(e for e in (".tar.gz", ".tar.bz2", ".tar.xz", *ARCHIVES) if archive.lower().endswith(e))
     tools = {".zip": "unzip -q", ".rar": "unrar x -idq", ".7z": "7z x -bd"}
     return f'for archive in *{ending}; do {tools.get(ending, "tar xf")} "$archive"; done'
 
 
 def _perhaps(raw: str) -> str:
-    """The folder above or below that fits, where the one that was given is one too deep or too high."""
+    """Return the folder above or below that fits, where the one that was given is one too deep or too high."""
     top = Path(raw).resolve()
     file = _first_frame(top)
     if file is None:
@@ -215,7 +219,7 @@ def _perhaps(raw: str) -> str:
 
 
 def _first_frame(top: Path) -> Path | None:
-    """A picture or pickle somewhere in a folder, the first by the names of the folders; None: there is none."""
+    """Return a picture or pickle somewhere in a folder, the first by the names of the folders; None: there is none."""
     for folder, folders, files in islice(os.walk(top), 1000):
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in _JUNK)
         for name in sorted(files):
@@ -225,8 +229,8 @@ def _first_frame(top: Path) -> Path | None:
 
 
 def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
-    """Names and paths of the folders in a folder, sorted. What cannot be read, or leads back, is left out and noted."""
-    found = []
+    """List names and paths of a folder's folders. What cannot be read, or leads back, is left out and noted."""
+    folders = []
     try:
         with os.scandir(parent) as listed:
             entries = sorted(listed, key=attrgetter("name"))
@@ -244,12 +248,12 @@ def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
         if entry.is_symlink() and (wrong := _wrong_link(entry.path)):
             problems.append((entry.path, wrong))
         elif entry.is_dir():
-            found.append((intern(entry.name), entry.path))
-    return found
+            folders.append((intern(entry.name), entry.path))
+    return folders
 
 
 def _wrong_link(link: str) -> str | None:
-    """What is wrong with a symbolic link: it ends in itself, in a folder that it lies in, or where none may look."""
+    """Say what is wrong with a link: it ends in itself, in a folder that it lies in, or where none may look."""
     try:
         target = os.path.realpath(link, strict=True)
     except FileNotFoundError:

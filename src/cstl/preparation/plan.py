@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Preparation:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a store's content depends on, besides the raw files; of the protocol all subjects, not the split."""
+        """Say what a store's content depends on, besides the raw files; of the protocol all subjects, not the split."""
         height, width = frame_size(self.res)
         return {
             "dataset": self.dataset,
@@ -94,7 +94,7 @@ class Preparation:
 
     @property
     def command(self) -> str:
-        """What to type after `python -m cstl.prepare`."""
+        """Say what to type after `python -m cstl.prepare`."""
         return self.typed or f"dataset={self.dataset} res={self.res} dataset.raw=PATH"
 
 
@@ -118,12 +118,12 @@ class Chunk:
     strict: bool
 
     def frames_path(self, digest: str) -> Path:
-        """The aligned frames, without a header, named by what they are made of: two jobs at once cannot mix theirs."""
+        """Return where the frames lie, named by what they are made of: two jobs at once cannot mix theirs."""
         return self.partial / f"chunk-{self.number:05d}-{digest[:8]}{digest[-8:]}.frames"
 
     @property
     def outcome_path(self) -> Path:
-        """What became of the sequences; it is written last, so a chunk that has it is finished."""
+        """Return where it is said what became of the sequences: written last, so a chunk that has it is finished."""
         return self.partial / f"chunk-{self.number:05d}.json"
 
 
@@ -143,22 +143,22 @@ class Plan:
 
     @property
     def raw(self) -> str:
-        """Folder of the raw tree."""
+        """Return folder of the raw tree."""
         return os.fspath(self.asked.raw or "")
 
     @property
     def out(self) -> Path:
-        """Folder of the store."""
+        """Return folder of the store."""
         return Path(self.asked.out)
 
     @property
     def partial(self) -> Path:
-        """Folder of what is not finished."""
+        """Return folder of what is not finished."""
         return partial_folder(self.asked.out)
 
     @property
     def chunks(self) -> list[Chunk]:
-        """All chunks, in order."""
+        """Return all chunks, in order."""
         return [
             Chunk(
                 number, self.sequences[first : first + CHUNK], self.settings, self.partial, self.raw, self.asked.strict
@@ -198,7 +198,7 @@ def plan_preparation(asked: Preparation) -> Plan:
 def _by_protocol(
     listed: list[RawSequence], protocol: Protocol, raw: str, skipped: list[tuple[str, str, str]]
 ) -> tuple[list[RawSequence], list[str]]:
-    """The sequences that the protocol knows, under its names, and what is to be told of them; others are skipped.
+    """Choose the sequences that the protocol knows, under its names, with remarks on them; others are skipped.
 
     Raises:
         ValueError: two folders hold the same sequence.
@@ -208,48 +208,47 @@ def _by_protocol(
     sequences, renamed = [], set()
     unknown: dict[str, set[str]] = {what: set() for what in known}
     for sequence in listed:
-        called = dict(zip(known, names(sequence), strict=True))
-        strange = [what for what, name in called.items() if name not in known[what]]
-        for what in list(strange):
-            if meant := alike[what].get(_key(called[what])):
-                renamed.add(f"{what} {called[what]} as {meant}")
-                called[what] = meant
-                strange.remove(what)
-        if strange:
-            unknown[strange[0]].add(_printable(called[strange[0]]))
-            skipped.append(("sequence", UNKNOWN.format(strange[0]), relative(sequence.folder, raw)))
-        else:
-            sequences.append(replace(sequence, **called) if tuple(called.values()) != names(sequence) else sequence)
-    sequences.sort(key=names)
+        name, first = list(sequence.name), None  # the first part of it that is unknown
+        for i, (what, names) in enumerate(known.items()):
+            if name[i] not in names and (meant := alike[what].get(_key(name[i]))):
+                renamed.add(f"{what} {name[i]} as {meant}")
+                name[i] = meant
+            elif name[i] not in names and first is None:
+                first = what
+                unknown[what].add(_printable(name[i]))
+                skipped.append(("sequence", UNKNOWN.format(what), relative(sequence.folder, raw)))
+        if first is None:
+            sequences.append(RawSequence(name[0], name[1], name[2], sequence.folder))
+    sequences.sort()
     twice = [
-        f"{' '.join(names(one))} is in {os.path.relpath(one.folder, raw)} and {os.path.relpath(two.folder, raw)}"
+        f"{' '.join(one.name)} is in {os.path.relpath(one.folder, raw)} and {os.path.relpath(two.folder, raw)}"
         for one, two in pairwise(sequences)
-        if names(one) == names(two)
+        if one.name == two.name
     ]
     if twice:
         raise ValueError(
             f"{raw} holds {len(twice)} sequence(s) twice: {some(twice, 3)}. Keep one of the two and move the other "
             "away; leading zeros and capital letters make no difference"
         )
-    told = {f"{what}s left out, which the protocol does not know": found for what, found in unknown.items()}
-    told["names read as the protocol's"] = renamed
-    return sequences, [f"{what}: {some(sorted(found), 5)}" for what, found in told.items() if found]
+    notes = {f"{what}s left out, which the protocol does not know": names for what, names in unknown.items()}
+    notes["names read as the protocol's"] = renamed
+    return sequences, [f"{what}: {some(sorted(names), 5)}" for what, names in notes.items() if names]
 
 
 def _mostly_unknown(listing: Listing, known: int, asked: Preparation) -> str:
-    """What was found beside what the protocol knows, and what to type."""
+    """Say what was found beside what the protocol knows, and what to type."""
     first, protocol, raw = listing.sequences[0], asked.protocol, os.fspath(asked.raw or "")
     count = f"{known:,}" if known else "none"
     message = (
         f"{raw}: the protocol of {asked.dataset} knows {count} of the {len(listing.sequences):,} sequences found; "
-        f"the first one has {_called(names(first))} (found {describe(raw)}); expected subjects like "
+        f"the first one has {_called(first.name)} (found {describe(raw)}); expected subjects like "
         f"{min(protocol.known_subjects, default='none')}, conditions like {protocol.conditions[0]} and views like "
         f"{protocol.views[0]}"
     )
     order = None if listing.layout == "oumvlp" else _other_order(listing.sequences, protocol)
     if order:
         folders = "/".join(order)
-        example = "/".join(names(first))
+        example = "/".join(first.name)
         message += (
             f".\nThe folders seem to be {folders}, such as {_printable(example)}; a layout with that order is not "
             "known. Rename them to one that is:"
@@ -268,10 +267,10 @@ def _called(name: Sequence[str]) -> str:
 
 
 def _other_order(sequences: Sequence[RawSequence], protocol: Protocol) -> tuple[str, ...] | None:
-    """What the three folders of a sequence are where they come in another order, which most of the sequences have."""
+    """Say what the three folders are of most sequences, where they come in another order."""
     known = (protocol.known_subjects, protocol.conditions, protocol.views)
     keys = [{_key(name) for name in every} for every in known]
-    sample = [[_key(name) for name in names(sequence)] for sequence in spread(sequences, 200)]
+    sample = [[_key(name) for name in sequence.name] for sequence in spread(sequences, 200)]
     fits = {
         order: sum(all(name[i] in keys[part] for i, part in enumerate(order)) for name in sample)
         for order in permutations(range(3))
@@ -281,18 +280,18 @@ def _other_order(sequences: Sequence[RawSequence], protocol: Protocol) -> tuple[
 
 
 def _unique(names: Iterable[str]) -> dict[str, str]:
-    """Key → the name that alone has it."""
+    """Return key → the name that alone has it."""
     keys = Counter(map(_key, names))
     return {key: name for name in names if keys[key := _key(name)] == 1}
 
 
 def _key(name: str) -> str:
-    """The same for 1 and 001, NM-01 and nm-01, and a letter that is written in two ways (é as one sign or as two)."""
+    """Return the same for 1 and 001, NM-01 and nm-01, and é written as one sign or as two."""
     return re.sub(r"\d+", lambda digits: str(int(digits[0])), unicodedata.normalize("NFC", name).casefold())
 
 
 def _remarks(sequences: list[RawSequence], listing: Listing, raw: str, pattern: str | None) -> Iterator[str]:
-    """What a user should know of the files, by a sample of the tree."""
+    """Say what a user should know of the files, by a sample of the tree."""
     archives = [relative(path, raw) for path, why in listing.problems if why == ARCHIVE]
     if archives:
         yield (
@@ -306,16 +305,16 @@ def _remarks(sequences: list[RawSequence], listing: Listing, raw: str, pattern: 
             "more were made white, the rest black"
         )
     if several := [files.pickles for files in sample if len(files.pickles) > 1]:
-        found = ", ".join(_printable(os.path.basename(path)) for path in several[0][:3])
+        examples = ", ".join(_printable(os.path.basename(path)) for path in several[0][:3])
         ending = re.sub(r"^\d+", "*", os.path.basename(several[0][-1]))
         yield (
-            f"folders hold several pickles ({found} in {relative(os.path.dirname(several[0][0]), raw)}), and are left "
-            f"out; choose one in each with dataset.files=PATTERN, such as dataset.files='{_printable(ending)}'"
+            f"folders hold several pickles ({examples} in {relative(os.path.dirname(several[0][0]), raw)}), and are "
+            f"left out; choose one in each with dataset.files=PATTERN, such as dataset.files='{_printable(ending)}'"
         )
 
 
 def _source(sequences: list[RawSequence], layout: str, raw: str, settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width of silhouettes that are aligned already, by a sample of the tree; None for raw ones.
+    """Return height and width of silhouettes that are aligned already, by a sample of the tree; None for raw ones.
 
     Where the user says that they are aligned, or that they are not, only their size is looked for.
 
@@ -354,21 +353,16 @@ def _source(sequences: list[RawSequence], layout: str, raw: str, settings: Mappi
     return kinds[0] if kinds else None
 
 
-def names(sequence: RawSequence) -> tuple[str, str, str]:
-    """Subject, condition and view."""
-    return sequence.subject, sequence.condition, sequence.view
-
-
-def some(names: list[str], most: int) -> str:
-    """The first of the names, for a message."""
+def some(names: Sequence[str], most: int) -> str:
+    """Return the first of the names, for a message."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def relative(path: str, raw: str) -> str:
-    """A path under the raw folder for tables and messages."""
+    """Return a path under the raw folder for tables and messages."""
     return _printable(os.path.relpath(path, raw))
 
 
 def _printable(name: str) -> str:
-    """A name, with backslashes where it is not UTF-8 or would do something to a terminal."""
+    """Return a name, with backslashes where it is not UTF-8 or would do something to a terminal."""
     return shown(name, 4096)

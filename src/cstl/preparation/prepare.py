@@ -136,7 +136,7 @@ def _is_unfinished(chunk: Chunk) -> bool:
 
 
 def _is_outdated(chunk: Chunk) -> bool:
-    """Whether raw files of a finished chunk have changed since."""
+    """Say whether raw files of a finished chunk have changed since."""
     outcome, now = finished(chunk), [source_of(*pair) for pair in list_chunk(chunk)]
     return outcome is None or [Source(*source) for source in outcome.sources] != now
 

@@ -31,7 +31,7 @@ class Source(NamedTuple):
 
     @property
     def name(self) -> Name:
-        """Subject, condition and view."""
+        """Return subject, condition and view."""
         return self[:3]
 
 
@@ -44,7 +44,7 @@ class Changes(NamedTuple):
     touched: list[Name]
 
     def __str__(self) -> str:
-        """For a message; `touched` alone say nothing."""
+        """Say it for a message; `touched` alone say nothing."""
         parts = []
         for names, what in ((self.gone, "gone"), (self.new, "new")):
             if names:
@@ -75,11 +75,11 @@ def source_of(sequence: RawSequence, files: Files) -> Source:
         hashlib.blake2b("".join(parts).encode(errors="surrogateescape"), digest_size=8).hexdigest()
         for parts in (content, times)
     )
-    return Source(sequence.subject, sequence.condition, sequence.view, len(paths), *digests)
+    return Source(*sequence.name, len(paths), *digests)
 
 
 def read_sources(store: Store) -> dict[Name, Source] | None:
-    """What a store was made of; None where an earlier version did not write it down.
+    """Say what a store was made of; None where an earlier version did not write it down.
 
     Raises:
         ValueError: the file is damaged.

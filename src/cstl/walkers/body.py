@@ -14,7 +14,7 @@ FPS = 25.0
 
 
 def rotation(axis: int, angle: Array) -> Array:
-    """Rotation matrices (T, 3, 3) about axis 0 (x), 1 (y) or 2 (z), counter-clockwise, from angles (T,)."""
+    """Return rotation matrices (T, 3, 3) about axis 0 (x), 1 (y) or 2 (z), counter-clockwise, from angles (T,)."""
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.zeros((len(angle), 3, 3))
     matrix[:, axis, axis] = 1
@@ -25,17 +25,17 @@ def rotation(axis: int, angle: Array) -> Array:
 
 
 def roll(angle: Array) -> Array:
-    """Left side up; what hangs goes left."""
+    """Turn the left side up; what hangs goes left."""
     return rotation(0, angle)
 
 
 def pitch(angle: Array) -> Array:
-    """Front up; what hangs goes forward, what stands falls backward."""
+    """Turn the front up; what hangs goes forward, what stands falls backward."""
     return rotation(1, -angle)
 
 
 def yaw(angle: Array) -> Array:
-    """To the left."""
+    """Turn to the left."""
     return rotation(2, angle)
 
 
@@ -46,7 +46,7 @@ class Segment(NamedTuple):
     axes: Array
 
     def at(self, *offset: float) -> Array:
-        """The point (T, 3) at `offset` along the segment's axes."""
+        """Return the point (T, 3) at `offset` along the segment's axes."""
         return self.origin + self.axes @ np.asarray(offset)
 
 
@@ -55,7 +55,7 @@ FOOT_HEIGHT = 0.039  # of the ankle above the sole, H
 
 
 def skeleton(walk: Walk, phase: Array) -> dict[str, Segment]:
-    """Segments at `phase` (T,), gait cycles since the left foot touched the ground, with the pelvis at the origin."""
+    """Pose the segments at `phase` (T,), gait cycles since the left foot touched the ground, pelvis at the origin."""
     w = walk.traits
     h = w["stature"]
     cycle = 2 * np.pi * phase
@@ -141,7 +141,7 @@ class Gait(NamedTuple):
 
 
 def gait(walk: Walk) -> Gait:
-    """Cadence, walking speed and height of the pelvis over one cycle."""
+    """Return cadence, walking speed and height of the pelvis over one cycle."""
     w = walk.traits
     h = w["stature"]
     grid = np.arange(40) / 40
@@ -181,12 +181,12 @@ class Blob(NamedTuple):
 
 
 def ball(segment: str, x: float, y: float, z: float, radius: float) -> Blob:
-    """A sphere."""
+    """Make a sphere."""
     return Blob(segment, (x, y, z), (radius, radius, radius))
 
 
 def dress(walk: Walk) -> list[list[Blob]]:
-    """The solids of a walker, each the convex hull of a few ellipsoids."""
+    """Return the solids of a walker, each the convex hull of a few ellipsoids."""
     w = walk.traits
     puff, sleeve = (max(w["coat_thickness"], 0), max(w["coat_sleeve"], 0)) if walk.coat else (0.0, 0.0)
     top = 1 - w["leg"] - w["neck"] - w["head"] - 0.05  # shoulder joints above the chest's origin
@@ -261,7 +261,7 @@ def dress(walk: Walk) -> list[list[Blob]]:
 
 
 def coat(w: dict[str, float], thigh: float, waist: Blob, hips: Blob) -> list[list[Blob]]:
-    """A coat's skirt down to about the knee, in two halves that part with the legs, and its collar."""
+    """Return a coat's skirt down to about the knee, in two halves that part with the legs, and its collar."""
     hem = w["coat_flare"]
     drop = -w["coat_length"] * thigh
     hems = [Blob(f"thigh_{side}", (-0.02, 0, drop), (hem, 0.85 * hem, 0.012)) for side in SIDES]
@@ -273,7 +273,7 @@ def coat(w: dict[str, float], thigh: float, waist: Blob, hips: Blob) -> list[lis
 
 
 def bag(w: dict[str, float], walk: Walk, top: float, arm: float) -> list[list[Blob]]:
-    """What a walker carries: a bag in the hand, from a shoulder, or on the back."""
+    """Say what a walker carries: a bag in the hand, from a shoulder, or on the back."""
     long, tall, thick = w["bag_breadth"], w["bag_height"], w["bag_depth"]
     y = 1 if walk.side == 0 else -1
     side = SIDES[walk.side]

@@ -22,7 +22,7 @@ SUBPIXELS = 3  # bits
 
 
 def camera(view: str) -> tuple[Array, Array]:
-    """Position (3,) and axes (3, 3; rows right, down, forward) of a camera: 000 meets the walker, 180 follows."""
+    """Place a camera, 000 meets the walker, 180 follows: position (3,), axes (3, 3; rows right, down, forward)."""
     if not (view.isdigit() and 0 <= int(view) < 360):
         raise ValueError(f"View {view!r}: expected an angle in degrees such as '000', '018', … '180'.")
     angle = np.deg2rad(int(view))
@@ -101,7 +101,7 @@ TEXTURE = 768  # pixels, side of the textures that noise is cut from
 
 @lru_cache(maxsize=1)
 def textures() -> tuple[Frames, list[Frames]]:
-    """A texture of thresholds that tears edges, and textures of holes (255) of growing severity."""
+    """Return a texture of thresholds that tears edges, and textures of holes (255) of growing severity."""
     rng = np.random.default_rng(0)
 
     def smooth(size: float) -> NDArray[np.float32]:

@@ -182,7 +182,7 @@ def write_walks(
 
 
 def renderer() -> str:
-    """A digest of the tables, so that walkers drawn from other tables are not taken for the same."""
+    """Return a digest of the tables, so that walkers drawn from other tables are not taken for the same."""
     t, c = traits, camera
     tables: list[object] = [t.TRAITS, t.PATH, t.COAT, t.BAG, t.BAGS, c.NOISE, t.CURVES, t.HARMONICS, FPS]
     tables += [t.BETWEEN, t.WITHIN, t.COAT_WITHIN, t.COAT_ARM_SWING]
@@ -207,7 +207,7 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the walkers of these settings are all there; refuses a folder that holds anything else."""
+    """Say whether the walkers of these settings are all there; refuses a folder that holds anything else."""
     made = next((file for file in (out / MARKER, out / PART / MARKER) if file.is_file()), None)
     if made is None:
         if out.is_dir() and any(path.name != PART for path in out.iterdir()):
@@ -215,12 +215,12 @@ def is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
                 f"{out} holds files but no {MARKER}, so synthetic walkers did not come from here. Name a new folder."
             )
         return False
-    found = read_json(made)
-    if found != settings:
+    there = read_json(made)
+    if there != settings:
         differing = [
-            f"{key} {found.get(key)} there, {settings.get(key)} asked for"
-            for key in {**settings, **found}
-            if found.get(key) != settings.get(key)
+            f"{key} {there.get(key)} there, {settings.get(key)} asked for"
+            for key in {**settings, **there}
+            if there.get(key) != settings.get(key)
         ]
         raise FileExistsError(
             f"{out} holds synthetic walkers of other settings: {'; '.join(differing)}. "

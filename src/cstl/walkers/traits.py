@@ -118,7 +118,7 @@ SERIES = {name: np.fft.rfft(np.asarray(curve, float))[: HARMONICS + 1] / len(cur
 
 
 def joint_angle(joint: str, phase: Array, scale: float = 1.0, offset: float = 0.0, delay: float = 0.0) -> Array:
-    """Angle of a joint of a normal walker.
+    """Return angle of a joint of a normal walker.
 
     Args:
         joint: "hip", "knee", "ankle", "shoulder" or "elbow".
@@ -137,7 +137,7 @@ def joint_angle(joint: str, phase: Array, scale: float = 1.0, offset: float = 0.
 
 
 def named_rng(seed: int, *names: str) -> np.random.Generator:
-    """A generator that depends on the seed and the names alone, not on the process or on what was drawn before."""
+    """Make a generator that depends on the seed and the names alone, not on what was drawn before."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
@@ -152,7 +152,7 @@ def draw(
 
 
 def subject_traits(seed: int, subject: str) -> dict[str, float]:
-    """Body, motion, coat and bag of a subject, alike in all of the subject's sequences."""
+    """Draw a subject's body, motion, coat and bag, alike in all of the subject's sequences."""
     return draw(TRAITS | PATH | COAT | BAG, named_rng(seed, "subject", subject))
 
 
