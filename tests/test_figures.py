@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from cstl.reporting import charts, figures
+from cstl.reporting import charts, figures, style
 from cstl.reporting.findings import Confusion, HardProbe, Map
 from cstl.reporting.pictures import Look
 from cstl.reporting.tables import Row, Table
@@ -61,7 +61,7 @@ def test_axes_say_what_and_in_which_unit(name: str) -> None:
     figure = DRAWN[name]()
     found = {label for axes in figure.axes for label in (axes.get_xlabel(), axes.get_ylabel()) if label}
     assert found == LABELS[name]
-    assert figure.get_size_inches()[0] <= 1.2 * figures.WIDTH
+    assert figure.get_size_inches()[0] <= 1.2 * style.WIDTH
 
 
 EVIL = "<b>$" + 190 * "x"
@@ -113,7 +113,7 @@ SEEN = {
 
 @pytest.mark.parametrize("reader", SEEN)
 def test_colour_blind_readers_tell_the_colours_apart(reader: str) -> None:
-    srgb = np.array([to_rgb(colour) for colour in figures.COLOURS])
+    srgb = np.array([to_rgb(colour) for colour in style.COLOURS])
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = linear @ np.array(SEEN[reader]).T
     apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
@@ -142,7 +142,7 @@ def colour_of(line: Any) -> str:
 
 def test_a_condition_has_one_colour_in_every_picture() -> None:
     """In curves, heat maps, tables' lines, maps and the comparison: of the page and for papers, whatever is missing."""
-    own = figures.condition_colours(PROBES)
+    own = style.condition_colours(PROBES)
     assert len(set(own.values())) == 5  # with the mean and the gallery
     found: dict[str, set[str]] = {name: set() for name in (*PROBES, "mean", "gallery")}
     held_out = {"validation/rank1/BG": ([2, 4], [50.0, 60.0]), "validation/rank1/CL": ([2, 4], [50.0, 60.0])}
@@ -184,7 +184,7 @@ def test_a_run_has_one_colour_in_every_picture_of_a_comparison() -> None:
     for chart in charts.curves(runs, []):
         colours |= {trace["line"]["color"] for trace in chart.figure["data"] if trace.get("name") == "c"}
     colours.add(charts.per_view("NM", [("c", ROWS[0])], VIEWS, list(runs)).figure["data"][0]["line"]["color"])
-    assert colours == {figures.COLOURS[2]}
+    assert colours == {style.COLOURS[2]}
 
 
 def test_methods_of_one_colour_differ_in_dash_and_sign() -> None:

@@ -4,7 +4,6 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -18,35 +17,28 @@ from matplotlib.ticker import MaxNLocator
 
 from cstl.files import replacing
 from cstl.metrics import CrossViewResult
-from cstl.metrics.probes import mean_over_galleries, nanmean
 from cstl.reporting.findings import Confusion, HardProbe, Map
 from cstl.reporting.pictures import Look, recombine, sources, strip, tinted
-from cstl.reporting.tables import MISSING, Row, Table
+from cstl.reporting.style import (
+    COLOURS,
+    LOSS_COLOURS,
+    LOSSES,
+    STYLE,
+    WIDTH,
+    condition_colours,
+    groups,
+    line_look,
+    mean_excluding_identical,
+    numbers,
+    percent,
+    short,
+    unit,
+)
+from cstl.reporting.tables import Row, Table
 from cstl.run_folder import Curve
 
-WIDTH = 6.9  # inches: both columns of a paper
-STYLE = matplotlib.rc_params_from_file(str(files("cstl").joinpath("paper.mplstyle")), use_default_template=False)
-COLOURS: list[str] = STYLE["axes.prop_cycle"].by_key()["color"]
-SIGNS = ("o", "^", "s")  # with the colours: enough for `findings.SUBJECTS`
-DASHES = ("-", "--", ":", "-.")
-LOSSES = {"loss": "loss", "triplet": "triplet", "cross_entropy": "cross-entropy"}
-LOSS_COLOURS = COLOURS[3:6]  # not those of the first sets of probes
 Panel = tuple[str, Sequence[str], Sequence[tuple[str, Row]]]
 P = ParamSpec("P")
-
-
-def condition_colours(probes: Sequence[str]) -> dict[str, str]:
-    """A colour for each set of probes, by its place in the protocol: the same in every picture.
-
-    Args:
-        probes: all names, in the order of the protocol, whichever are drawn.
-
-    Returns:
-        name → colour; also of "mean" and of "gallery".
-    """
-    *others, mean, gallery = COLOURS
-    named = {probe: others[i % len(others)] for i, probe in enumerate(name for name in probes if name != "mean")}
-    return {"mean": mean, "gallery": gallery, **named}
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -121,16 +113,11 @@ def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
     ):
         for i, (name, found) in enumerate(runs.items()):
             if curve := found.get(column):
-                colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+                colour, dash, _ = line_look(i)
                 marker = "o" if "%" in label else _seen_alone(curve)
                 axes.plot(*curve, color=colour, linestyle=dash, marker=marker, label=short(name))
         _finish_curve(axes, label)
     return figure
-
-
-def short(text: str, most: int = 30) -> str:
-    """Return a name that leaves room for the plot: a long one ends in …."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _legend_below(axes: Axes, **settings: Any) -> None:
@@ -263,12 +250,6 @@ def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, nam
     return figure
 
 
-def line_look(i: int, many: bool = True) -> tuple[str, str, str]:
-    """Colour, dash and sign of the i-th line; `many`: colours tell lines apart first, else dashes and signs do."""
-    place = i // len(COLOURS) if many else i
-    return COLOURS[i % len(COLOURS)], DASHES[place % len(DASHES)], SIGNS[place % len(SIGNS)]
-
-
 @styled
 def confusion(found: Confusion) -> Figure:
     """Percent of a subject's comparisons in which it was taken for another; the diagonal stays grey."""
@@ -295,19 +276,13 @@ def embedding_map(found: Map) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.1))
     by_subject, by_view, by_kind = figure.subplots(1, 3)
     x, y = found.places.T
-    for i, subject in enumerate(np.unique(found.subject)):
-        some = found.subject == subject
-        colour, sign = COLOURS[i % len(COLOURS)], SIGNS[i // len(COLOURS) % len(SIGNS)]
-        by_subject.scatter(x[some], y[some], s=4, color=colour, marker=sign, linewidths=0, label=short(subject, 12))
+    for axes, of in ((by_subject, groups(found)["subject"]), (by_kind, groups(found)["condition"])):
+        for name, some, colour, sign in of:
+            axes.scatter(x[some], y[some], s=4, color=colour, marker=sign, linewidths=0, label=short(name, 12))
     views = sorted(set(found.view.tolist()))
     for view, colour in zip(views, matplotlib.colormaps["cividis"](np.linspace(0, 1, len(views))), strict=True):
         some = found.view == view
         by_view.scatter(x[some], y[some], s=4, color=colour, linewidths=0, label=short(view, 12))
-    colours = condition_colours(found.kinds[1:])
-    for i, kind in enumerate(found.kinds):
-        some = found.kind == kind
-        sign = SIGNS[i % len(SIGNS)]
-        by_kind.scatter(x[some], y[some], s=4, color=colours[kind], marker=sign, linewidths=0, label=short(kind, 12))
     for axes, title in ((by_subject, "subject"), (by_view, f"view{unit(views)}"), (by_kind, "condition")):
         axes.set_title(f"by {title}")
         axes.set_xlabel(found.axes[0])
@@ -332,7 +307,7 @@ def attention(found: Look, title: str) -> Figure:
     top.imshow(strip(found.silhouettes[some]), cmap="gray", aspect="auto", extent=(-0.5, frames - 0.5, 1, 0))
     top.set_title(f"{short(title, 60)}; part 0 is the head")
     top.set_axis_off()
-    low, high = _range(list(found.scales.values()))
+    low, high = found.range
     for i, (name, weights) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(grid[i, 0])
         own = (None, None) if name == "SSFL score" else (low, high)
@@ -386,30 +361,3 @@ def captions(probe: HardProbe) -> tuple[str, str, str]:
         f"taken for {probe.taken_for} {probe.gallery_view}, distance {probe.nearest_distance:.2f}",
         f"right: {probe.right} {probe.gallery_view}, distance {probe.match_distance:.2f}",
     )
-
-
-def numbers(row: Row) -> list[float]:
-    """The values of a row, NaN where there is none."""
-    return [math.nan if value is None else value for value in row.values]
-
-
-def mean_excluding_identical(cells: np.ndarray) -> float | None:
-    """Return the mean that papers print, of rank-1 (V, V); None where nothing can be averaged."""
-    mean = float(nanmean(mean_over_galleries(cells, leave_out_identical=len(cells) > 1)))
-    return mean if np.isfinite(mean) else None
-
-
-def percent(value: float | None) -> str:
-    """With one decimal."""
-    return MISSING if value is None or not math.isfinite(value) else f"{value:.1f} %"
-
-
-def unit(views: Sequence[str]) -> str:
-    """Degrees, where views are named by them."""
-    return " (°)" if all(view.isdigit() for view in views) else ""
-
-
-def _range(weights: list[np.ndarray]) -> tuple[float, float] | tuple[None, None]:
-    if not weights:
-        return None, None
-    return min(float(w.min()) for w in weights), max(float(w.max()) for w in weights)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cstl.files import write_text
 from cstl.reporting.comparison import UNKNOWN, Row, Table, label_of, typed_value
-from cstl.reporting.figures import COLOURS, condition_colours
+from cstl.reporting.style import COLOURS, condition_colours
 from cstl.reporting.tables import MISSING, decimal, escaped, render
 
 _MARKERS = "osD^vP"

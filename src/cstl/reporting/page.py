@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from cstl.checkpoint import build_network
 from cstl.files import write_text
-from cstl.reporting import charts, figures, findings, pictures, tables
+from cstl.reporting import charts, figures, findings, pictures, style, tables
 from cstl.reporting.findings import HardProbe
 from cstl.reporting.folder import ShownRun as Run
 from cstl.reporting.folder import read_run
@@ -100,7 +100,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
     }
     if page["curves"]:
         still("curves", figures.curves(run.curves, run.probe_names))
-    colours = figures.condition_colours(run.probe_names)
+    colours = style.condition_colours(run.probe_names)
     if run.table:
         methods = list(dict.fromkeys(row.method for row in run.table.rows if not row.is_difference))
         for group in run.table.groups():
@@ -112,8 +112,8 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         cells = {probe: findings.cross_view(run, probe) for probe in run.probe_sets}
         cells = {probe: rank1 for probe, rank1 in cells.items() if np.isfinite(rank1).any()}
         for probe, rank1 in cells.items():
-            mean = figures.mean_excluding_identical(rank1)
-            title = f"{probe}: rank-1 (%), mean {figures.percent(mean)}"
+            mean = style.mean_excluding_identical(rank1)
+            title = f"{probe}: rank-1 (%), mean {style.percent(mean)}"
             page["cross_views"].append(charts.cross_view(title, rank1, views, colour=colours.get(probe)))
         page["cells"] = {
             probe: [[MISSING if np.isnan(value) else f"{value:.1f}" for value in line] for line in rank1]
@@ -203,13 +203,13 @@ def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
         if found.scores is not None:
             taken = pictures.sources(found)
             item["recombined"] = pictures.data_uri(pictures.recombine(found))
-            item["tinted"] = pictures.data_uri(pictures.tinted(found, None, figures.COLOURS))
+            item["tinted"] = pictures.data_uri(pictures.tinted(found, None, style.COLOURS))
             item["more"] = max(0, len(taken) - pictures.SOURCES)
             item["sources"] = [
                 {
                     "frame": frame,
                     "parts": parts,
-                    "uri": pictures.data_uri(pictures.tinted(found, frame, figures.COLOURS)),
+                    "uri": pictures.data_uri(pictures.tinted(found, frame, style.COLOURS)),
                 }
                 for frame, parts in taken[: pictures.SOURCES]
             ]
@@ -253,7 +253,7 @@ def _verdict(run: Run) -> dict[str, Any] | None:
     facts += _cost(run.results.get("network", {}))
     probes = ", ".join(run.results.get("rank1", {}))
     return {
-        "value": figures.percent(fmean(means) if means else None),
+        "value": style.percent(fmean(means) if means else None),
         "what": f"rank-1, the mean of {probes}" if len(means) > 1 else f"rank-1 of {probes}",
         "facts": facts,
         "remarks": remarks_of(run.results),
@@ -299,7 +299,7 @@ def _tiles(run: Run) -> list[dict[str, str]]:
             note = f"GEI baseline {baseline.mean:.1f} %"
         if interval := between.get(probe):
             note = f"{interval.low:.1f} to {interval.high:.1f} %" + (f"; {note}" if note else "")
-        tiles.append({"probe": f"{probe} rank-1", "value": figures.percent(row["mean"]), "note": note})
+        tiles.append({"probe": f"{probe} rank-1", "value": style.percent(row["mean"]), "note": note})
     return tiles
 
 
