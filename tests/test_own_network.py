@@ -118,3 +118,24 @@ def test_our_own_network_with_augmentation_is_evaluated_from_its_checkpoint(
     checkpoint = sorted((tmp_path / "run" / "checkpoints").glob("step-*.ckpt"))[-1]
     evaluated = evaluate(configured("evaluate", f"checkpoint='{checkpoint}'", "baseline=false", folder="again"))
     assert evaluated["rank1"] == trained["rank1"]
+
+
+def test_any_weights_start_a_network_but_for_the_classes(
+    configured: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Class k is another subject elsewhere, so that the classes begin anew, as many as there may be."""
+    first = train(configured("train", *TINY, "model=residual", "evaluate=false", "trainer.max_steps=2", folder="first"))
+    weights = torch.load(first["checkpoint"], weights_only=True)["state_dict"]
+    weights = {key.removeprefix("network."): value for key, value in weights.items()}
+    torch.save({"state_dict": weights}, tmp_path / "bare.pt")
+    for path in (first["checkpoint"], f"{tmp_path}/bare.pt"):
+        folder = Path(path).stem
+        again = ("model=residual", f"init_from='{path}'", "evaluate=false", "trainer.max_steps=1", "allow_seen=true")
+        capsys.readouterr()
+        train(configured("train", *TINY, *again, "model.learning_rate=1e-30", folder=folder))
+        assert "new: classes.weight, classes.bias; not used: classes.weight, classes.bias" in " ".join(
+            capsys.readouterr().out.split()
+        )
+        begun = torch.load(tmp_path / folder / "checkpoints" / "step-0000001.ckpt", weights_only=True)["state_dict"]
+        assert torch.equal(begun["network.stem.weight"], weights["stem.weight"])
+        assert not torch.equal(begun["network.classes.weight"], weights["classes.weight"])

@@ -253,7 +253,7 @@ def test_checkpoints_that_do_not_fit_are_refused(configured: Configure, tmp_path
     with pytest.raises(ValueError, match="cannot be read"):
         tested(tmp_path / "cut.ckpt")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"other\.ckpt: this is not a state_dict of the authors' CSTL"):
+    with pytest.raises(ValueError, match=r"other\.ckpt is refused: these weights are not those of the paper's"):
         tested(tmp_path / "other.ckpt")
     checkpoint = torch.load(last)
     checkpoint["config"]["model"]["network"]["num_classes"] += 1

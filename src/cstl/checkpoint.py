@@ -1,6 +1,6 @@
 """Weights in and out: files read as tensors only, the authors' keys beside ours, and starting from other weights."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -89,6 +89,8 @@ def load_weights(path: str | Path) -> Weights:
                 return Weights(ours, checked(content["config"]), kept=kept)
             except ValueError as error:
                 raise ValueError(f"{path} is refused: its configuration is no plain data: {error}") from None
+    if isinstance(content, dict) and "config" not in content:  # as other tools save weights
+        content = next((content[key] for key in ("state_dict", "model") if _is_weights(content.get(key))), content)
     if not _is_weights(content):
         raise ValueError(
             f"{path} holds {_described(content)}; expected a checkpoint of cstl.train, which has config and "
@@ -103,12 +105,12 @@ def load_weights(path: str | Path) -> Weights:
                 f"{_NETWORK}; expected one state_dict"
             )
         own[name] = value
-    if "encoder.conv1.weight" in own:  # torch.save(network.state_dict(), …)
-        return Weights(own, None, "weights without a configuration")
-    try:
-        return Weights(from_official(content), None)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    if any(key.removeprefix(PREFIX) in ("fc_bin", "conv2d_1.forward_block.conv2d.weight") for key in content):
+        try:
+            return Weights(from_official(content), None)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return Weights(own, None, "weights without a configuration")  # torch.save(network.state_dict(), …), any network's
 
 
 def load_network(path: str | Path, network: nn.Module | None = None) -> nn.Module:
@@ -243,21 +245,22 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def transfer(network: nn.Module, state_dict: Mapping[str, Tensor]) -> Transfer:
+def transfer(network: nn.Module, state_dict: Mapping[str, Tensor], fresh: Collection[str] = (CLASSES,)) -> Transfer:
     """Starts a network from other weights: all that have a place in it are loaded, except the classes'.
 
     The class matrix is always left as it was initialised, since class k is another subject elsewhere.
 
     Args:
         network: changed in place; may be an ablation, whose other tensors stay new.
-        state_dict: weights of a `CSTL`, as `load_weights` gives them.
+        state_dict: weights, as `load_weights` gives them.
+        fresh: the tensors of the classes, which are left as they are.
 
     Raises:
         ValueError: a tensor of the same name has another shape, kind or no finite numbers, or no name is the same;
             nothing is loaded then.
     """
     before = network.state_dict()
-    shared = [key for key in before if key in state_dict and key != CLASSES]
+    shared = [key for key in before if key in state_dict and key not in fresh]
     wrong = different_tensors({key: state_dict[key] for key in shared}, {key: before[key] for key in shared})
     if wrong or not shared:
         raise ValueError(

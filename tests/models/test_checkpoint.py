@@ -90,7 +90,7 @@ def test_a_network_out_of_its_checkpoint(net: CSTL, tmp_path: Path) -> None:
     ({"state": {}, "param_groups": []}, "holds a dictionary with state, param_groups; expected"),
     ({"state_dict": {"network.a": 1}, "config": {}}, "holds a dictionary with state_dict, config; expected"),
     ({"state_dict": {"backbone.a": torch.zeros(1)}, "config": {}}, "holds a dictionary with state_dict, config"),
-    ({"backbone.weight": torch.zeros(1)}, r"not a state_dict of the authors' CSTL.*unknown backbone\.weight"),
+    ({"fc_bin": torch.zeros(1)}, r"not a state_dict of the authors' CSTL.*lacks adaptive_aggregation"),
 ])  # fmt: skip
 def test_anything_else_is_refused_by_name(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.ptm")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -95,6 +96,20 @@ def own_network(model: DictConfig, weights: Weights) -> nn.Module:
     check_numbers(weights.state_dict)
     network.load_state_dict(weights.state_dict)
     return network
+
+
+def class_tensors(settings: Plain, network: nn.Module) -> set[str]:
+    """Return the names of a network's tensors that belong to its classes: those that one more class would enlarge.
+
+    Args:
+        settings: its `_target_` and arguments.
+        network: as it was made of them.
+    """
+    if "num_classes" not in settings:
+        return set()
+    with torch.random.fork_rng(devices=[]):
+        larger = instantiate(settings | {"num_classes": settings["num_classes"] + 1}, _convert_="all").state_dict()
+    return {key for key, value in network.state_dict().items() if key in larger and larger[key].shape != value.shape}
 
 
 def trained_data(path: Path, trained: Plain) -> Plain:
