@@ -1,21 +1,19 @@
 """What a run's probes say: rank-1 by pair of views, who is taken for whom, which probes are hardest, a map."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cstl.metrics.probes import (
     ProbeTable,
     compact_subjects,
-    from_arrays,
     mean_over_galleries,
     nanmean,
     resampled,
     tally,
 )
 from cstl.reporting.folder import ShownRun as Run
-from cstl.run_folder import Probes
 
 MAPPED = 2000  # sequences on the map of the embeddings, at most
 SUBJECTS = 24  # subjects on it, at most: as many as colours and signs can tell apart
@@ -52,6 +50,11 @@ class HardProbe:
     taken_for: str  # subject and condition of the nearest
     right: str  # and of the nearest of the probe's own subject
 
+    @property
+    def trio(self) -> tuple[int, int, int]:
+        """The lines of the probe, of what it was taken for and of the right one."""
+        return self.sequence, self.nearest, self.match
+
 
 @dataclass(frozen=True)
 class Map:
@@ -79,17 +82,11 @@ def members(run: Run, probe: str) -> list[int]:
     return [i for i, name in enumerate(run.probes.conditions) if name in run.probe_sets[probe]]
 
 
-def table_of(p: Probes) -> ProbeTable:
-    """Return what every probe found, a row for each probe and gallery view."""
-    return from_arrays(p._asdict(), p.gallery_sequences > 0)
-
-
 def cross_view(run: Run, probe: str) -> np.ndarray:
     """Return rank-1, every probe counted, float64 (V probe views, V gallery views), percent; NaN: nothing to count."""
-    p = run.probes
-    assert p is not None
-    rows = table_of(p).of(members(run, probe))
-    return tally(rows._replace(subject=np.zeros_like(rows.subject)), len(p.views), 1).percent()
+    assert run.probes is not None
+    rows = run.probe_table.of(members(run, probe))
+    return tally(rows._replace(subject=np.zeros_like(rows.subject)), len(run.probes.views), 1).percent()
 
 
 class Interval(NamedTuple):
@@ -105,7 +102,7 @@ def intervals(run: Run) -> dict[str, Interval]:
     p = run.probes
     if p is None:
         return {}
-    table, subjects = compact_subjects(table_of(p))
+    table, subjects = compact_subjects(run.probe_table)
     views, leave_out = len(p.views), len(p.views) > 1
     if len(subjects) * views**2 * len(run.probe_sets) > MOST_CELLS:
         return {}
@@ -123,24 +120,24 @@ def intervals(run: Run) -> dict[str, Interval]:
     }
 
 
-def compared(p: Probes) -> np.ndarray:
-    """Which pairs of probe and gallery view count, bool (N, V): not the probe's own view, none without a gallery."""
-    other = p.view[:, None] != np.arange(len(p.views)) if len(p.views) > 1 else np.ones((len(p.view), 1), bool)
-    return other & (p.gallery_sequences > 0)
+def compared(run: Run) -> ProbeTable:
+    """Return the rows that count: not those of the probe's own view, where there are others."""
+    assert run.probes is not None
+    table = run.probe_table
+    return table.where(table.view != table.gallery) if len(run.probes.views) > 1 else table
 
 
 def confusion(run: Run) -> Confusion | None:
-    """Who is taken for whom, over all probes and the gallery views that count; None where nobody can be named."""
-    p = run.probes
-    if p is None:
+    """Return who is taken for whom, over all probes and galleries that count; None where nobody can be named."""
+    p, subject_of = run.probes, _subjects_of(run)
+    if p is None or subject_of is None:
         return None
-    subject_of = _subjects_of(run)
-    pairs = compared(p) & (p.nearest >= 0)
-    if subject_of is None or not pairs.any():
+    table = compared(run)
+    table = table.where(table.nearest >= 0)
+    if not len(table.nearest):
         return None
-    who = np.broadcast_to(p.subject[:, None], pairs.shape)[pairs]
-    hit = (p.wrong < 1)[pairs]
-    taken = np.where(hit, who, subject_of[p.nearest[pairs]])
+    who, hit = table.subject, table.impostors_ahead < 1
+    taken = np.where(hit, who, subject_of[table.nearest])
     named = (taken >= 0) & (hit | (taken != who))  # a miss whose nearest is right was a tie with somebody
     size = len(p.subjects)
     codes, counts = np.unique(who[named] * size + taken[named], return_counts=True)
@@ -163,34 +160,36 @@ def confusion(run: Run) -> Confusion | None:
 
 
 def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
-    """The probes of a set that are missed in most gallery views, by the largest margin first; each subject once."""
-    p = run.probes
+    """Return the probes of a set that are missed in most galleries, by the largest margin first; each subject once."""
+    p, table = run.probes, compared(run).of(members(run, probe))
     assert p is not None
-    counted = compared(p) & (p.match >= 0) & np.isin(p.condition, members(run, probe))[:, None]
-    missed = counted & ~(p.wrong < 1)
-    margin = np.where(missed, p.match_distance - p.nearest_distance, -np.inf)
-    order = np.lexsort((-margin.max(1), -missed.sum(1)))
-    order = order[missed[order].any(1)]
-    _, first = np.unique(p.subject[order], return_index=True)
+    table = table.where(table.match >= 0)
+    _, number = np.unique(table.sequence, return_inverse=True)
+    missed = ~(table.impostors_ahead < 1)
+    of_probe, misses = np.bincount(number), np.bincount(number, missed)
+    margin = np.where(missed, table.match_distance - table.nearest_distance, -np.inf)
+    order = np.lexsort((-margin, -misses[number]))
+    order = order[missed[order]]
+    _, first = np.unique(table.subject[order], return_index=True)
     found, name_of = [], _names(run)
     for n in order[np.sort(first)[:count]]:
-        view = int(margin[n].argmax())
+        row: Any = ProbeTable(*(column[n].item() for column in table))
         found.append(
             HardProbe(
                 probe,
-                p.subjects[p.subject[n]],
-                p.conditions[p.condition[n]],
-                p.views[p.view[n]],
-                p.views[view],
-                int(missed[n].sum()),
-                int(counted[n].sum()),
-                int(p.sequence[n]),
-                int(p.nearest[n, view]),
-                int(p.match[n, view]),
-                float(p.nearest_distance[n, view]),
-                float(p.match_distance[n, view]),
-                name_of.get(int(p.nearest[n, view]), "another"),
-                name_of.get(int(p.match[n, view]), p.subjects[p.subject[n]]),
+                p.subjects[row.subject],
+                p.conditions[row.condition],
+                p.views[row.view],
+                p.views[row.gallery],
+                int(misses[number[n]]),
+                int(of_probe[number[n]]),
+                row.sequence,
+                row.nearest,
+                row.match,
+                row.nearest_distance,
+                row.match_distance,
+                name_of.get(row.nearest, "another"),
+                name_of.get(row.match, p.subjects[row.subject]),
             )
         )
     return found

@@ -12,6 +12,7 @@ from cstl.checkpoint import Weights, load_weights
 from cstl.data.alignment import WIDTHS, frame_size
 from cstl.data.store import Store, open_store
 from cstl.files import read_text, shown
+from cstl.metrics.probes import ProbeTable, from_arrays
 from cstl.reporting.published import method_of_files
 from cstl.reporting.remarks import remarks_of
 from cstl.reporting.tables import Row, Table
@@ -42,6 +43,12 @@ class ShownRun(Run):
     def table(self) -> Table | None:
         """The paper's table, as the run printed it."""
         return self._read("table.csv", _read_table, None)
+
+    @cached_property
+    def probe_table(self) -> ProbeTable:
+        """What every probe found: a row for each probe and gallery view."""
+        assert self.probes is not None
+        return from_arrays(self.probes._asdict(), self.probes.gallery_sequences > 0)
 
     @property
     def title(self) -> str:

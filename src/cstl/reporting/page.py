@@ -3,6 +3,7 @@
 import base64
 import gzip
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from cstl.checkpoint import build_network
 from cstl.files import write_text
 from cstl.reporting import charts, figures, findings, pictures, style, tables
-from cstl.reporting.findings import HardProbe
+from cstl.reporting.findings import HardProbe, Interval
 from cstl.reporting.folder import ShownRun as Run
 from cstl.reporting.folder import read_run
 from cstl.reporting.remarks import remarks_of
@@ -29,15 +30,6 @@ from cstl.reporting.tables import MISSING
 
 HARDEST = 4  # probes of each set
 FEW_SUBJECTS = 20  # fewer, and an interval from resampling them is too narrow
-_MEASURES = (  # what to show, and where results.json has it
-    ("rank-1, probes with a match", "identical_views_excluded", "matched", 1),
-    ("rank-5, every probe", "identical_views_excluded", "every_probe", 5),
-    ("rank-1, identical views included", "identical_views_included", "every_probe", 1),
-    ("mAP", "identical_views_excluded", "mAP", 0),
-    ("mINP", "identical_views_excluded", "mINP", 0),
-    ("cross-view gallery: rank-1", "cross_view_gallery", "every_probe", 1),
-    ("cross-view gallery: mAP", "cross_view_gallery", "mAP", 0),
-)
 
 
 @dataclass(frozen=True)
@@ -77,15 +69,16 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         stills[name] = pictures.inlined(figures.save(figure, folder, name))
         return str(stills[name])
 
+    between = findings.intervals(run)
     page: dict[str, Any] = {
         "run": run,
         "title": f"{run.method} on {run.title}",
         "subtitle": f"run {run.name} · {state_of(run)}",
         "stills": stills,
-        "verdict": _verdict(run),
-        "tiles": _tiles(run),
+        "verdict": _verdict(run, between),
+        "tiles": _tiles(run, between),
         "compares": run.table is not None and any(row.is_difference for row in run.table.rows),
-        "measures": _measures(run),
+        "measures": tables.other_means(run.results.get("measures", {}).get(run.method, {}), run.probe_names),
         "reported": _reported(run),
         "facts": _facts(run),
         "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
@@ -131,7 +124,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
             page["hardest"] = _hardest(run)
             if page["hardest"]:
                 trios = [
-                    list(zip(figures.captions(probe), (_frames(run, line) for line in _trio(probe)), strict=True))
+                    list(zip(figures.captions(probe), (_frames(run, line) for line in probe.trio), strict=True))
                     for probe, _ in page["hardest"]
                 ]
                 figures.save(figures.strips(trios), folder, "hardest")
@@ -164,7 +157,7 @@ def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving
             views = (probe.view, probe.gallery_view, probe.gallery_view)
             trio = []
             for what, label, view, distance, line in zip(
-                ("probe", "taken for", "right one"), labels, views, distances, _trio(probe), strict=True
+                ("probe", "taken for", "right one"), labels, views, distances, probe.trio, strict=True
             ):
                 text = f"Silhouettes of {label}, view {view}"
                 trio.append((what, f"{label} {view}", distance, _moving(_frames(run, line), text)))
@@ -175,10 +168,6 @@ def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving
 def _file_name(probe: str) -> str:
     """A probe set's name as part of a file's: without what leads to another folder."""
     return re.sub(r"[^\w-]", "_", probe)[:60]
-
-
-def _trio(probe: HardProbe) -> tuple[int, int, int]:
-    return probe.sequence, probe.nearest, probe.match
 
 
 def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
@@ -230,13 +219,13 @@ def _moving(silhouettes: np.ndarray, text: str) -> Moving:
     )
 
 
-def _verdict(run: Run) -> dict[str, Any] | None:
+def _verdict(run: Run, between: Mapping[str, Interval]) -> dict[str, Any] | None:
     """Return the result in a few words: what, between what, against what, and whether to believe it."""
     means = [row["mean"] for row in run.results.get("rank1", {}).values() if row["mean"] is not None]
     if not run.is_finished:
         return None
     facts, subjects = [], run.results.get("test_subjects")
-    if interval := findings.intervals(run).get("mean"):
+    if interval := between.get("mean"):
         few = subjects is not None and subjects < FEW_SUBJECTS
         note = f"95 % of 1,000 resamplings of the {subjects or MISSING} test subjects"
         note += "; of so few it is too narrow" if few else ""
@@ -282,9 +271,8 @@ def _large(number: float) -> str:
     return f"{number:g} "
 
 
-def _tiles(run: Run) -> list[dict[str, str]]:
+def _tiles(run: Run, between: Mapping[str, Interval]) -> list[dict[str, str]]:
     """Return the mean of each probe set, and what to hold it against."""
-    between = findings.intervals(run)
     rows = {(row.probe, row.method): row for row in run.table.rows} if run.table else {}
     tiles = []
     for probe, row in run.results.get("rank1", {}).items():
@@ -301,21 +289,6 @@ def _tiles(run: Run) -> list[dict[str, str]]:
             note = f"{interval.low:.1f} to {interval.high:.1f} %" + (f"; {note}" if note else "")
         tiles.append({"probe": f"{probe} rank-1", "value": style.percent(row["mean"]), "note": note})
     return tiles
-
-
-def _measures(run: Run) -> dict[str, Any] | None:
-    """The other means that results.json holds."""
-    found = run.results.get("measures", {}).get(run.method)
-    if not found:
-        return None
-    probes = list(run.results["rank1"])
-    lines = []
-    for label, group, key, rank in _MEASURES:
-        values = [found.get(group, {}).get(probe, {}).get(key) for probe in probes]
-        values = [value[rank - 1] if isinstance(value, list) and len(value) >= rank else value for value in values]
-        if any(isinstance(value, float) for value in values):
-            lines.append((label, [f"{value:.1f}" if isinstance(value, float) else MISSING for value in values]))
-    return {"probes": probes, "lines": lines}
 
 
 def state_of(run: Run) -> str:

@@ -140,24 +140,32 @@ def _latex_table(
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"]) + "\n"
 
 
-_SUMMARY = (  # what to show, and where `measures` has it
-    ("rank-1, probes with a match", "identical_views_excluded", "matched"),
-    ("rank-1, identical views included", "identical_views_included", "every_probe"),
-    ("mAP", "identical_views_excluded", "mAP"),
-    ("mINP", "identical_views_excluded", "mINP"),
-    ("cross-view gallery: rank-1", "cross_view_gallery", "every_probe"),
-    ("cross-view gallery: mAP", "cross_view_gallery", "mAP"),
+_OTHER_MEANS = (  # what to show beside rank-1 of every probe, and where `CrossViewResult.measures` has it
+    ("rank-1, probes with a match", "identical_views_excluded", "matched", 1),
+    ("rank-5, every probe", "identical_views_excluded", "every_probe", 5),
+    ("rank-1, identical views included", "identical_views_included", "every_probe", 1),
+    ("mAP", "identical_views_excluded", "mAP", 1),
+    ("mINP", "identical_views_excluded", "mINP", 1),
+    ("cross-view gallery: rank-1", "cross_view_gallery", "every_probe", 1),
+    ("cross-view gallery: mAP", "cross_view_gallery", "mAP", 1),
 )
 
 
+def other_means(measures: Mapping[str, Any], probes: Sequence[str]) -> list[list[str]]:
+    """Return the means that `paper_table` does not have: a line for each measure, its name and percent by probe."""
+    lines = []
+    for label, group, key, rank in _OTHER_MEANS:
+        means = [measures.get(group, {}).get(probe, {}).get(key) for probe in probes]
+        means = [(mean[rank - 1 :] or [None])[0] if isinstance(mean, list) else mean for mean in means]
+        if any(mean is not None for mean in means):
+            lines.append([label, *map(decimal, means)])
+    return lines
+
+
 def summary(result: CrossViewResult) -> rich.table.Table:
-    """Return, for rich's `Console.print`, the means that `paper_table` does not have, by probe, in percent."""
-    found, lines = result.measures(), []
-    for label, name, key in _SUMMARY:
-        if name in found:
-            means = [found[name].get(probe, {}).get(key) for probe in result.accuracy]
-            lines.append([label, *(decimal(mean[0] if isinstance(mean, list) else mean) for mean in means)])
-    return render(["other means (%)", *result.accuracy], lines, "terminal")
+    """Return `other_means` for rich's `Console.print`."""
+    probes = list(result.probes)
+    return render(["other means (%)", *probes], other_means(result.measures(), probes), "terminal")
 
 
 def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str, str], dict[str, float]]:
