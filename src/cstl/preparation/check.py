@@ -102,11 +102,7 @@ class StoreCheck:
 
 
 def check_store(
-    store: Store,
-    protocol: Protocol,
-    published: Mapping[str, Any] | None = None,
-    *,
-    progress: bool = False,
+    store: Store, protocol: Protocol, published: Mapping[str, Any] | None = None, *, progress: bool = False
 ) -> StoreCheck:
     """Count the sequences of a store and look at every frame.
 

@@ -124,14 +124,10 @@ def prepare_sequence(
             raise ValueError(f"{path}: {frame}; mend or remove it, or leave such files out with strict=false")
         outcome.dropped.append(("frame", frame, relative(path, chunk.raw)))
 
-    least = chunk.settings["min_frames"]
-    result = "kept"
-    if not count:
-        result = EMPTY
-    elif len(files.pictures) == count < least:
-        result = FEW_FILES.format(least)
-    elif len(frames) < least:
-        result = FEW_USABLE.format(least)
+    least, result = chunk.settings["min_frames"], "kept"
+    if len(frames) < least:
+        few = FEW_FILES if len(files.pictures) == count < least else FEW_USABLE
+        result = few.format(least) if count else EMPTY
     folder = relative(sequence.folder, chunk.raw)
     if len(frames) < SHORT:
         outcome.short.append((*sequence.name, count, len(frames), result))

@@ -19,85 +19,68 @@ SAMPLE, EACH = 16, 3  # sequences that are looked at before, and frames of each
 LEAST = 0.01  # of the frames: what is rarer is not worth a line
 DARK = 64  # values of a body below are labels, not grey
 
-# kind → what is said, of how many of what, and what to type. {levels} are the grey values that were met.
-FINDINGS: dict[str, tuple[str, str, str]] = {
+# kind → what is said, and what to type. {levels} are the grey values that were met.
+FINDINGS = {
     "grey": (
         "background not black (grey levels {levels}): nothing can be cropped, every body keeps another scale",
-        FRAMES,
         "type dataset.threshold=128",
     ),
     "haze": (
         "grey levels {levels} above or below the body decide where it is cropped",
-        FRAMES,
         "dataset.threshold=128 takes them away",
     ),
-    "dark": (
-        "bodies of the values {levels}, as labels have them, are next to black",
-        FRAMES,
-        "type dataset.threshold=1",
-    ),
+    "dark": ("bodies of the values {levels}, as labels have them, are next to black", "type dataset.threshold=1"),
     "dim": (
         "bodies of the values {levels}, not 255",
-        FRAMES,
         "where others are to be compared with them, make them white with dataset.threshold=1",
     ),
     "inverted": (
         "black bodies on white",
-        FRAMES,
         "invert the pictures (ImageMagick: mogrify -negate FILES) and prepare from those",
     ),
     "specks": (
         "specks away from the body decide where it is cropped",
-        FRAMES,
         "dataset.clean=largest keeps the largest patch of each (and loses a head that is not joined to its body)",
     ),
     "second": (
         "a second large patch, as of two people or a body in pieces",
-        FRAMES,
         "dataset.clean=largest keeps the larger one",
     ),
     "cut": (
         "bodies that the picture's border cuts, as where somebody walks in or out",
-        FRAMES,
         "dataset.drop_cut=true leaves them out",
     ),
     "wide": (
         "bodies wider than tall, as in pictures that lie on their side",
-        FRAMES,
         "look at some, and rotate them if need be",
     ),
     "unaligned": (
         "taken for aligned by their size, but the body does not fill the height or is not in the middle",
-        FRAMES,
         "type dataset.aligned=false to have them aligned here, or dataset.aligned=true if they are as they should be",
     ),
     "sides": (
         "taken for aligned by their size, but the body touches both sides: stretched, or cut out of a larger picture",
-        FRAMES,
         "prepare from the raw masks; type dataset.aligned=false to have them aligned here, or dataset.aligned=true if "
         "they are as they should be",
     ),
     "patterns": (
         "files named in several ways, all of them read as frames of one sequence",
-        SEQUENCES,
         "choose one with dataset.files=PATTERN",
     ),
     "decimals": (
         "numbers with decimals, read as 0.04 < 0.1 < 0.12 and not as counters 0.1 < 0.4 < 0.12",
-        SEQUENCES,
         "rename the files 0001.png, 0002.png, … if that is wrong",
     ),
     "counters": (
         "numbers with a point, read as counters 1.9 < 1.10 and not as decimals",
-        SEQUENCES,
         "rename the files 0001.png, 0002.png, … if that is wrong",
     ),
     "repeated": (
         "frames that equal the one before them (copied files, or a video at another rate)",
-        FRAMES,
         "look at some, and remove the copies",
     ),
 }
+OF_NAMES = ("patterns", "decimals", "counters")  # counted in sequences, all others in frames
 NONSENSE = ("grey", "dark", "inverted")  # refused where most frames are, unless a threshold is given
 NOT_ALIGNED = ("unaligned", "sides")  # likewise, unless dataset.aligned is
 
@@ -241,14 +224,13 @@ def remarks(seen: Seen) -> list[str]:
     """Return a line for whatever is odd in more than a few frames or names: how often, an example, what to type."""
     frames = max(seen.get(FRAMES, [0])[0], 1)
     return [
-        _line(kind, seen)
-        for kind, (_, of, _) in FINDINGS.items()
-        if kind in seen and (of == SEQUENCES or seen[kind][0] >= LEAST * frames)
+        _line(kind, seen) for kind in FINDINGS if kind in seen and (kind in OF_NAMES or seen[kind][0] >= LEAST * frames)
     ]
 
 
 def _line(kind: str, seen: Seen) -> str:
-    text, of, remedy = FINDINGS[kind]
+    text, remedy = FINDINGS[kind]
+    of = SEQUENCES if kind in OF_NAMES else FRAMES
     count, example, low, high = seen[kind]
     levels = f"{low} to {high}" if low != high else str(low)
     what = f"{count:,} of {seen.get(of, [count])[0]:,} sampled {of}" if kind != "repeated" else f"{count:,} frames"

@@ -245,17 +245,13 @@ def _mostly_unknown(listing: Listing, known: int, asked: Preparation) -> str:
         f"{min(protocol.known_subjects, default='none')}, conditions like {protocol.conditions[0]} and views like "
         f"{protocol.views[0]}"
     )
-    order = None if listing.layout == "oumvlp" else _other_order(listing.sequences, protocol)
-    if order:
-        folders = "/".join(order)
-        example = "/".join(first.name)
-        message += (
-            f".\nThe folders seem to be {folders}, such as {_printable(example)}; a layout with that order is not "
-            "known. Rename them to one that is:"
+    layouts = ".\nThe layouts that are known:"
+    if listing.layout != "oumvlp" and (order := _other_order(listing.sequences, protocol)):
+        layouts = (
+            f".\nThe folders seem to be {'/'.join(order)}, such as {_printable('/'.join(first.name))}; a layout with "
+            "that order is not known. Rename them to one that is:"
         )
-    else:
-        message += ".\nThe layouts that are known:"
-    message += "".join(f"\n  {name:10}{layout.looks}" for name, layout in LAYOUTS.items())
+    message += layouts + "".join(f"\n  {name:10}{layout.looks}" for name, layout in LAYOUTS.items())
     message += f"\nRead as {listing.layout}; name another with dataset.layout=, or another data set with dataset="
     if known:
         message += ". Where the others are meant to be left out, type subset=true"
