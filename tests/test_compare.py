@@ -388,6 +388,9 @@ def test_two_runs_say_first_what_differs(write_run: WriteRun, capsys: pytest.Cap
     assert "baseline" in second.splitlines()[2]
     assert "points more than a; in brackets 95 %" in " ".join(shown.split())
     assert "the same in both: " in shown
+    page = Path("out/comparison.html").read_text(encoding="utf-8")
+    assert page.count('<svg class="forest"') == 1
+    assert page.index("What differs") < page.index("95 % interval")
     assert "data set" not in first
     write_run("c", 2.0)
     assert main(["a", "c", "--out", "out"]) == 0

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from cstl import report
+from cstl.compare import main as compare_main
 from cstl.config import CONFIG_PATH
 from cstl.data import Protocol, Store
 from cstl.metrics.probes import mean_over_galleries
@@ -23,7 +24,6 @@ from cstl.models import AblatedCSTL
 from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 from cstl.reporting import figures, findings, pictures
-from cstl.reporting.comparison_page import compare_runs
 from cstl.reporting.folder import ShownRun, read_run
 from cstl.reporting.page import report_run
 from cstl.run_folder import Embeddings, Probes
@@ -313,8 +313,8 @@ def test_a_job_that_failed(spoilt: Path, tmp_path: Path) -> None:
     for folder in (spoilt, early):
         (folder / "error.txt").write_text("Traceback …\n\nValueError: margin is −1\n", encoding="utf-8")
     assert "It failed: ValueError: margin is −1" in read_page(report_run(spoilt)).text
-    text = read_page(compare_runs([spoilt, early], tmp_path / "all.html")).text
-    assert "early: It failed: ValueError: margin is −1" in text
+    report.main([str(spoilt), str(early), "--out", str(tmp_path / "all.html")])
+    assert "early: ValueError: margin is −1" in read_page(tmp_path / "all.html").text
     assert "It failed: ValueError" in read_page(report_run(early)).text
 
 
@@ -371,17 +371,29 @@ def test_several_runs(spoilt: Path, finished: Path, tmp_path: Path) -> None:
     OmegaConf.save(config, other / "config.yaml")
     (cut_off / "results.json").unlink()
 
-    out = compare_runs([spoilt, better, other, cut_off, tmp_path / "none"], tmp_path / "all.html")
-    text = read_page(out).text
-    assert "runs are of different data sets" in text
-    assert "Left out: no run folder at" in text
-    assert out.read_text(encoding="utf-8").count('<section id="results-') == 2  # the unfinished one is among its like
-    assert "cut_off: This run is not finished" in text
-    gained = round(after["NM"]["mean"], 1) - round(before["NM"]["mean"], 1)
-    assert f"better {after['NM']['mean']:.1f} (" + (f"{gained:+.1f})" if gained >= 0.05 else "±0.0)") in text
-    assert "model.margin 0.2 0.4" in text
-    assert "better, NM" in text
-    assert "other, NM" not in text
+    report.main([*map(str, (spoilt, better, other, cut_off)), "--out", str(tmp_path / "all.html")])
+    page = (tmp_path / "all.html").read_text(encoding="utf-8")
+    text = read_page(tmp_path / "all.html").text
+    assert "2 tables, since data sets differ" in text
+    assert page.count('<section id="results-') == 2  # the unfinished one is among its like
+    assert "stopped at step 6 of 6" in text
+    gained = f"{(after['NM']['mean'] + after['BG']['mean'] - before['NM']['mean'] - before['BG']['mean']) / 2:+.1f}"
+    assert gained.replace("-", "−").replace("+0.0", "0.0") in text
+    assert re.search(r"# margin NM BG mean difference .* 1 0.[24] ", text)
+    assert f"{after['NM']['mean']:.1f}" in text
+
+
+def test_the_page_of_two_runs_says_what_differs_first(finished: Path, tmp_path: Path) -> None:
+    second = shutil.copytree(finished, tmp_path / "second")
+    config = OmegaConf.load(second / "config.yaml")
+    config.model.margin, config.seed, config.data.seed = 0.4, 2, 2
+    OmegaConf.save(config, second / "config.yaml")
+    assert compare_main([str(finished), str(second), "--out", str(tmp_path / "out")]) == 0
+    text = read_page(tmp_path / "out" / "comparison.html").text
+    assert "What differs setting first second seed 1 2 model.margin 0.2 0.4 Results" in text
+    assert "By probe view" in text
+    assert "Where they differ from first" in text
+    assert "The same in all: " in text
 
 
 def test_the_command(
@@ -400,7 +412,7 @@ def test_the_command(
 
     for arguments, message in (
         (["nowhere"], r"error: no run folder at nowhere; runs lie in runs/NAME .*\n"),
-        (["neither", "nowhere"], r"error: there is no run to compare: .*\n"),
+        (["neither", "nowhere"], r"error: neither does not exist .*\n"),
         (
             [str(tmp_path / "sweep" / "0" / "checkpoints")],
             r"error: .* is no run folder: .*name the folder that python -m cstl\.train .*\n",
@@ -432,7 +444,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def compared(finished: Path, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compare_runs([finished, finished], tmp_path_factory.mktemp("compared") / "report.html")
+    again = shutil.copytree(finished, tmp_path_factory.mktemp("again") / "again")
+    out = tmp_path_factory.mktemp("compared") / "report.html"
+    report.main([str(finished), str(again), "--out", str(out)])
+    return out
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Compare runs: `python -m cstl.compare runs/SWEEP`, or any run folders.
+"""Compare runs: what differs, a leaderboard with intervals over the test subjects, and its page.
+
+python -m cstl.compare runs/SWEEP
+python -m cstl.compare runs/A runs/B
 
 Runs that differ in nothing but the seed are one row: mean ± standard deviation, best first, the difference to a
 baseline with an interval from resampling the test subjects, and of the settings only those that differ.
@@ -14,15 +17,16 @@ from rich.text import Text
 
 from cstl.files import shown_lines
 from cstl.reporting.comparison import compare
+from cstl.reporting.comparison_page import write_page
 from cstl.reporting.leaderboard import to_terminal, wrapped, write
 from cstl.run_folder import find_runs
 from cstl.running.streams import Parser, never_fail
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Print the tables, write files and page; return the exit code."""
     never_fail()
-    parser = Parser(prog="python -m cstl.compare", description=(__doc__ or "").partition("\n\n")[2])
+    parser = Parser(prog="python -m cstl.compare", description=(__doc__ or "").rpartition("\n\n")[2])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or sweeps: runs/NAME")
     parser.add_argument(
         "--baseline", action="append", default=[], metavar="WHICH",
@@ -48,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one = given.runs[0]
         out = given.out or (one if len(given.runs) == 1 and find_runs(one) != [one] else Path())
         write(tables, remarks, out)
-        names = ", ".join(f".{ending}" for ending in ("md", "png", "pdf"))
-        console.print(f"\nwritten: {out / 'comparison.csv'}, {names}", highlight=False, soft_wrap=True)
+        write_page(tables, remarks, out / "comparison.html")
+        console.print(f"\nwritten: {out / 'comparison.html'}, .csv, .md, .png, .pdf", highlight=False, soft_wrap=True)
     except (ValueError, OSError) as error:
         print(f"error: {shown_lines(error)}", file=sys.stderr)
         return 1

@@ -1,7 +1,9 @@
-"""One page of a run, or one that compares several: `python -m cstl.report RUN [RUN …] [--out FILE]`.
+"""Write one HTML page of a run; of several, that of `cstl.compare`.
 
-The page is one HTML file that needs no network. Of a single run the same plots are written as figures for papers, PDF
-and PNG, into its folder.
+python -m cstl.report runs/NAME
+
+The page is one file that needs no network. Of a single run the same plots are written as figures for papers, PDF and
+PNG, into its folder.
 """
 
 import sys
@@ -9,14 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cstl.files import shown_lines
-from cstl.reporting.comparison_page import compare_runs
+from cstl.reporting.comparison import compare
+from cstl.reporting.comparison_page import write_page
 from cstl.reporting.page import report_run
 from cstl.run_folder import find_runs
 from cstl.running.streams import Parser, never_fail
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Write the page that the command line asks for."""
     never_fail()
     parser = Parser(
         prog="python -m cstl.report",
@@ -26,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or the folder of a sweep")
     parser.add_argument("--out", metavar="FILE", help="where it goes; RUN/report.html, of several runs report.html")
     given = parser.parse_args(arguments)
+    folders = [Path(folder) for folder in given.runs]
     try:
-        folders = [run for folder in given.runs for run in find_runs(Path(folder)) or [Path(folder)]]
-        if len(folders) == 1:
-            written = report_run(folders[0], given.out)
-        elif folders:
-            written = compare_runs(folders, given.out or "report.html")
+        runs = [run for folder in folders for run in find_runs(folder)]
+        if len(runs) == len(folders) == 1 or (len(folders) == 1 and not runs):
+            written = report_run((runs or folders)[0], given.out)
         else:
-            raise FileNotFoundError(f"no run in {', '.join(given.runs)}; name folders that cstl.train wrote, runs/NAME")
+            written = Path(given.out or "report.html")
+            write_page(*compare(folders), written)
     except (ValueError, OSError) as error:
         print(f"error: {shown_lines(error)}", file=sys.stderr)
         sys.exit(1)

@@ -14,9 +14,10 @@ from statistics import fmean
 from rich.console import Console
 
 from cstl.files import shown, shown_lines
+from cstl.reporting.leaderboard import state
 from cstl.reporting.published import method_of_files
 from cstl.reporting.tables import decimal, render
-from cstl.run_folder import CONFIG, EVALUATED, RESULTS, Run, find_runs, is_run
+from cstl.run_folder import CONFIG, RESULTS, Run, find_runs, is_run
 from cstl.running.streams import Parser, never_fail
 
 COLUMNS = ("run", "state", "network", "data set", "rank-1", "when")
@@ -62,11 +63,11 @@ def _sweep(folder: Path) -> list[list[str]]:
     if not runs:
         return []
     counts = Counter(run.state for run in runs)
-    state = f"sweep: {', '.join(f'{count} {state}' for state, count in counts.items())}"
+    states = f"sweep: {', '.join(f'{count} {each}' for each, count in counts.items())}"
     lines = [_line(run) for run in runs]
     networks, datasets = (_all(line[i] for line in lines) for i in (2, 3))
     best = max((mean for run in runs if (mean := _mean(run)) is not None), default=None)
-    return [[f"{shown(folder.name)}/", state, networks, datasets, decimal(best), max(line[5] for line in lines)]]
+    return [[f"{shown(folder.name)}/", states, networks, datasets, decimal(best), max(line[5] for line in lines)]]
 
 
 def _all(names: Iterable[str]) -> str:
@@ -77,18 +78,9 @@ def _line(run: Run) -> list[str]:
     settings = run.config or run.composed
     data = run.dataset or settings.get("dataset", {}).get("name", "")
     return [
-        run.name, _state(run), method_of_files(run.results, settings) if settings or run.results else "",
+        run.name, state(run), method_of_files(run.results, settings) if settings or run.results else "",
         shown(data), decimal(_mean(run)), _when(run),
     ]  # fmt: skip
-
-
-def _state(run: Run) -> str:
-    kind = "evaluation" if EVALUATED in run.config else ""
-    if run.state in ("running", "stopped") and not kind:
-        return f"{run.state} at step {run.last_step:,} of {run.steps[1] or '?'}"
-    detail = {"failed": run.error, "damaged": ", ".join(run.problems)}.get(run.state)
-    state = "" if kind and run.state == "finished" else run.state
-    return ", ".join(filter(None, (kind, state))) + (f": {detail}" if detail else "")
 
 
 def _mean(run: Run) -> float | None:

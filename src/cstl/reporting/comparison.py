@@ -21,7 +21,7 @@ from cstl.config import CONFIG_PATH, Plain, decisive
 from cstl.data.alignment import WIDTHS
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.files import shown
-from cstl.metrics.probes import Tally, from_arrays, mean_over_galleries, nanmean, tally
+from cstl.metrics.probes import Tally, from_arrays, mean_over_galleries, nanmean, resampled, tally
 from cstl.reporting.published import method_of_files
 from cstl.reporting.remarks import remarks_of
 from cstl.run_folder import PROBES, Run, find_runs
@@ -409,27 +409,28 @@ def _paper() -> dict[str, Any]:
 
 
 def _with_differences(rows: Sequence[Row], number: int, probes: Sequence[str], resamples: int, seed: int) -> list[Row]:
-    """The rows with their differences to one of them, and intervals where all runs say who was recognised."""
-    drawn = {}
-    outcomes = [[run.outcome for run in row.runs if run.outcome] for row in rows]
-    complete = [i for i, some in enumerate(outcomes) if len(some) == len(rows[i].runs)]
-    if number in complete:
-        subjects = len(outcomes[number][0].subjects)
-        generator = np.random.default_rng(seed)
-        weights = generator.multinomial(subjects, np.full(subjects, 1 / subjects), resamples).astype(float)  # (R, S)
-        for i in complete:
-            scores = [outcome.rank1(weights) for outcome in outcomes[i]]
-            drawn[i] = {probe: np.mean([score[probe] for score in scores], 0) for probe in probes}
-            drawn[i]["mean"] = np.mean(list(drawn[i].values()), 0)
-    compared = []
-    for i, row in enumerate(rows):
-        difference = {name: fmean(row.means[name]) - fmean(rows[number].means[name]) for name in row.means}
+    """Return the rows with their differences to one of them; with intervals where all runs say who was recognised."""
+
+    def drawn(row: Row) -> dict[str, np.ndarray] | None:
+        """The same test subjects for every row, since the seed is."""
+        some = [run.outcome for run in row.runs if run.outcome]
+        if len(some) < len(row.runs):
+            return None
+        scores = [resampled(outcome.tallies, len(outcome.views) > 1, resamples, seed) for outcome in some]
+        means = {probe: np.mean([score[probe] for score in scores], 0) for probe in probes}
+        return means | {"mean": np.mean(list(means.values()), 0)}
+
+    base, theirs, compared = rows[number], drawn(rows[number]), []
+    for row in rows:
+        if row is base:
+            compared.append(row)
+            continue
+        difference = {name: fmean(row.means[name]) - fmean(base.means[name]) for name in row.means}
         interval = {}
-        if i in drawn and number in drawn and i != number:
-            for name in difference:
-                low, high = np.nanpercentile(drawn[i][name] - drawn[number][name], (2.5, 97.5))
-                interval[name] = (float(low), float(high))
-        compared.append(Row(row.runs, row.means, difference if i != number else {}, interval))
+        if theirs and (ours := drawn(row)):
+            ends = {name: np.nanpercentile(ours[name] - theirs[name], (2.5, 97.5)) for name in difference}
+            interval = {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+        compared.append(Row(row.runs, row.means, difference, interval))
     return compared
 
 

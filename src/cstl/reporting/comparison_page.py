@@ -1,199 +1,185 @@
-"""The page that compares runs, one section for each data set."""
+"""The page of a comparison: what differs, results with intervals, views, curves; a section for each table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from cstl.config import differences
 from cstl.files import write_text
-from cstl.reporting import charts, figures, findings, pictures
-from cstl.reporting.folder import ShownRun as Run
-from cstl.reporting.folder import read_run
-from cstl.reporting.page import render, signed, state_of
-from cstl.reporting.tables import MISSING, Row
+from cstl.reporting import charts, figures, leaderboard, pictures, tables
+from cstl.reporting.comparison import Entry, Row, Table, typed_value
+from cstl.reporting.page import render
+
+DRAWN, AGAINST = 5, 2  # rows with lines and curves, and with heat maps of the difference to the baseline, at most
+WIDTH = 150  # of an interval's picture, in pixels
 
 
-def compare_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """Writes one page that compares runs, the first of each data set being what the others are compared with.
+class Line(NamedTuple):
+    """A row of the leaderboard: its cells, and where its interval lies between 0 and `WIDTH`."""
 
-    Folders that cannot be read are named on the page.
-
-    Raises:
-        FileNotFoundError: none of them is a run's.
-        OSError: the page cannot be written.
-    """
-    runs, notes = [], []
-    for folder in folders:
-        try:
-            runs.append(read_run(Path(folder)))
-        except FileNotFoundError as error:
-            notes.append(f"Left out: {error}.")
-    if not runs:
-        raise FileNotFoundError("there is no run to compare: " + " ".join(notes))
-    write_text(Path(out), render("compare.html.j2", **_page_of_runs(runs, notes)))
-    return Path(out)
+    name: str
+    settings: list[str]
+    numbers: list[str]
+    runs: int
+    message: str
+    interval: tuple[float, float, float, float] | None  # low, difference, high, and no difference
 
 
-def _page_of_runs(runs: list[Run], notes: list[str]) -> dict[str, Any]:
-    """What the template of several runs needs: a group for each data set and size, since others cannot be compared."""
-    titles = list(dict.fromkeys(run.title for run in runs))
-    if len(titles) > 1:
-        notes = [
-            f"These runs are of different data sets or sizes: {', '.join(titles)}. Each has a section of its own, and "
-            "nothing is compared across them.",
-            *notes,
-        ]
-    names = _distinct_names(runs)
-    unshown = ("Silhouettes", "What the network", "The map")  # a comparison has none of them
-    notes = notes + [f"{names[id(run)]}: {note}" for run in runs for note in run.notes if not note.startswith(unshown)]
-    groups = [_group([run for run in runs if run.title == title], title, names) for title in titles]
-    return {
-        "title": f"{len(runs)} runs compared",
-        "subtitle": " · ".join(titles),
-        "notes": notes,
-        "groups": groups,
-        "runs": [
-            {"name": names[id(run)], "title": run.title, "state": state_of(run), "command": run.command} for run in runs
-        ],
-        "sections": [(f"results-{i}", title) for i, title in enumerate(titles, start=1)] + [("how", "The runs")],
+def write_page(found: Sequence[Table], remarks: Sequence[str], path: Path) -> None:
+    """Write the page of a comparison, one file that needs no network, whole or not at all."""
+    runs = [run for table in found for row in table.rows for run in row.runs]
+    kinds = list(dict.fromkeys(table.title.partition(":")[0] for table in found))
+    ids = [f"results-{i}" for i in range(1, len(found) + 1)]
+    page = {
+        "title": f"{len(runs)} runs compared" if len(runs) > 1 else f"{runs[0].title}, and nothing beside it",
+        "subtitle": " · ".join(kinds),
+        "notes": remarks,
+        "groups": [_group(table) for table in found],
+        "runs": [(run.title, run.method, leaderboard.state(run), run.command) for run in runs],
+        "sections": [*zip(ids, kinds if len(kinds) == len(ids) else ids, strict=True), ("how", "The runs")],
+        "width": WIDTH,
     }
+    write_text(path, render("compare.html.j2", **page))
 
 
-def _group(runs: list[Run], title: str, names: dict[int, str]) -> dict[str, Any]:
-    """The comparison of the runs of one data set."""
-    finished = [run for run in runs if run.is_finished]
-    probes = list(dict.fromkeys(probe for run in finished for probe in run.results["rank1"]))
-    base = finished[0] if finished else None
-    lines: list[dict[str, Any]] = []
-    for run in finished:
-        means, first = _means(run, probes), _means(base, probes)  # type: ignore[arg-type]
-        lines.append({"name": names[id(run)], "cells": _against(means, None if run is base else first)})
-    # beside runs of which one is not what was published, its numbers would be a comparison that is none
-    published = base.published if base and all(run.published for run in finished) else None
-    if base and published and (paper := _paper_means(base, probes)):
-        lines.append({"name": f"{published} (paper)", "cells": _against(paper, None), "is_paper": True})
-    own_names = [names[id(run)] for run in runs]
-    line_charts = _line_charts(finished, names, own_names)
-    cells = {names[id(run)]: _cross_views(run) for run in finished if run.probes is not None}
-    first_name = names[id(base)] if base else ""
-    differ: dict[str, np.ndarray] = {}
-    colours = figures.condition_colours(probes)
-    about: dict[str, str] = {}  # title of a difference → the colour of its probes
-    for name, own in cells.items():
-        if name != first_name and first_name in cells:
-            for probe, rank1 in own.items():
-                other = cells[first_name].get(probe)
-                if other is not None and other.shape == rank1.shape and base and base.probes:
-                    differ[f"{name}, {probe}"] = rank1 - other
-                    about[f"{name}, {probe}"] = colours[probe]
-    views = base.probes.views if base and base.probes else []
-    curves = {names[id(run)]: run.curves for run in runs}
-    curve_charts = charts.curves(curves, probes)
+def _group(table: Table) -> dict[str, Any]:
+    """Return what the template needs of one table."""
+    pair, names = leaderboard.is_pair(table), _names(table)
+    columns, numbers = leaderboard.numbers(table)
+    keys = leaderboard.short(table.settings)
+    place = _places(table)
+    lines = [
+        Line(
+            names[i], [leaderboard.setting(row, key) for key in table.settings], cells, len(row.runs),
+            "" if row.finished else row.runs[0].message, place(row),
+        )
+        for i, (row, cells) in enumerate(zip(table.rows, numbers, strict=True))
+    ]  # fmt: skip
+    drawn = {names[i]: row for i, row in enumerate(table.rows) if row.finished}
+    base = None if table.baseline is None else names[table.baseline]
+    shown = dict([*drawn.items()][:DRAWN]) | ({base: drawn[base]} if base in drawn else {})
+    curves = {name: row.runs[0].curves for name, row in {**shown, **_unfinished(table, names)}.items()}
+    curve_charts = charts.curves(curves, table.probes)
+    panels = _per_view(table, shown)
+    differences = _differences(table, drawn, base)
+    views = next((run.outcome.views for row in drawn.values() for run in row.runs if run.outcome), [])
+    colours = figures.condition_colours(table.probes)
+    about = {title: colours[title.rpartition(", ")[2]] for title in differences}
     return {
-        "title": title,
-        "baseline": first_name,
-        "probes": probes,
-        "lines": [{"is_paper": False} | line for line in lines],
-        "names": [names[id(run)] for run in runs if run.config],
-        "settings": _differing_settings([run for run in runs if run.config]),
-        "lines_charts": [chart for chart, _ in line_charts],
-        "still_lines": _uri(figures.lines([panel for _, panel in line_charts], names=own_names))
-        if line_charts
-        else None,
+        "title": table.title.partition(":")[0],
+        "rule": table.title.partition(": ")[2],
+        "pair": pair,
+        "names": names,
+        "differing": leaderboard.differing(table) if pair else [],
+        "keys": {} if pair else keys,
+        "columns": columns,
+        "lines": lines,
+        "several": any(len(row.runs) > 1 for row in table.rows),
+        "paper": _paper(table),
+        "baseline": base,
+        "notes": table.notes,
+        "same": [(key, typed_value(value)) for key, value in table.same.items()],
+        "line_charts": [
+            replace(charts.per_view(probe, rows, views, list(shown)), tall=len(shown) > 3)  # its legend has many lines
+            for probe, views, rows in panels
+        ],
+        "still_lines": _still(figures.lines, panels, names=list(shown)) if panels else None,
         "differences": [
-            charts.cross_view(name, values, views, difference=True, colour=about[name])
-            for name, values in differ.items()
+            charts.cross_view(title, cells, views, difference=True, colour=about[title])
+            for title, cells in differences.items()
         ],
-        "still_differences": _uri(figures.cross_view(differ, views, True, about)) if differ else None,
+        "still_differences": _still(figures.cross_view, differences, views, True, about) if differences else None,
         "curves": curve_charts,
-        "still_curves": _uri(figures.compared_curves(curves)) if curve_charts else None,
+        "still_curves": _still(figures.compared_curves, curves) if curve_charts else None,
+        "left_out": len(drawn) - len(shown),
     }
 
 
-def _line_charts(runs: list[Run], names: dict[int, str], all_names: Sequence[str]) -> list[Any]:
-    """For each probe the lines of all runs, and the paper's where there is one: a chart and the same as a panel."""
-    shown = [run for run in runs if run.table is not None]
-    if not shown:
-        return []
-    first = shown[0].table
-    assert first is not None
-    made = []
-    for probe in dict.fromkeys(row.probe for run in shown for row in run.table.rows):  # type: ignore[union-attr]
-        rows: list[tuple[str, Row]] = []
-        for run in shown:
-            assert run.table is not None
-            if run.table.views == first.views:
-                own = [row for row in run.table.rows if row.probe == probe]
-                rows += [(names[id(run)], row) for row in own if row.method == run.method]
-        if all(run.published for run in runs):
-            rows += [(row.method, row) for row in first.rows if row.probe == probe and row.method.endswith("(paper)")]
-        made.append((probe, first.views, rows))
-    lines = list(dict.fromkeys([*all_names, *(name for _, _, rows in made for name, _ in rows)]))
-    return [(charts.per_view(probe, rows, views, lines), (probe, views, rows)) for probe, views, rows in made]
+def _still(draw: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    return pictures.inlined(figures.to_png(draw(*arguments, **options)))
 
 
-def _means(run: Run, probes: list[str]) -> list[float | None]:
-    """The mean of each probe set, and their mean where all are there."""
-    means = [run.results["rank1"].get(probe, {}).get("mean") for probe in probes]
-    return [*means, _mean(means)]
+def _names(table: Table) -> list[str]:
+    """Return what each row is called in legends: of two runs their folders, else what differs."""
+    if leaderboard.is_pair(table):
+        return leaderboard.titles(table)
+    keys = leaderboard.short(table.settings)
+    names = []
+    for i, row in enumerate(table.rows, 1):
+        told = [(part, leaderboard.setting(row, key)) for key, part in keys.items()]
+        name = " ".join(value if part == "method" else f"{part}={value}" for part, value in told)
+        names.append(f"#{i} {name or row.runs[0].title}" if row.finished else row.runs[0].title)
+    return names
 
 
-def _paper_means(run: Run, probes: list[str]) -> list[float | None] | None:
-    if run.table is None:
+def _unfinished(table: Table, names: Sequence[str]) -> dict[str, Row]:
+    """Return the first rows without a result: their curves show how far they got."""
+    return dict([(name, row) for name, row in zip(names, table.rows, strict=True) if not row.finished][:AGAINST])
+
+
+def _places(table: Table) -> Callable[[Row], tuple[float, float, float, float] | None]:
+    """Return the function that gives where the interval of a row lies, all rows of a table on one scale."""
+    ends = [end for row in table.rows for end in row.interval.get("mean", ())]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+
+    def at(value: float) -> float:
+        return round(6 + (WIDTH - 12) * (value - low) / (high - low), 1)
+
+    def place(row: Row) -> tuple[float, float, float, float] | None:
+        if "mean" not in row.interval or high == low:
+            return None
+        least, most = row.interval["mean"]
+        return at(least), at(row.difference["mean"]), at(most), at(0.0)
+
+    return place
+
+
+def _paper(table: Table) -> tuple[str, list[str]] | None:
+    """Return what was published, with its means; only where all runs are what was published."""
+    finished = [run for row in table.rows if row.finished for run in row.runs]
+    methods = {run.published for run in finished}
+    if len(methods) != 1 or (method := methods.pop()) is None:
         return None
-    paper = {row.probe: row.mean for row in run.table.rows if row.method == f"{run.published} (paper)"}
-    means = [paper.get(probe) for probe in probes]
-    return [*means, _mean(means)] if paper else None
+    height, width = finished[0].results["resolution"]
+    rows = tables.published_rows(finished[0].dataset, (height, width))
+    means = [rows.get((probe, method), {}).get("mean") for probe in table.probes]
+    mean = None if None in means or not means else sum(means) / len(means)  # type: ignore[arg-type]
+    return f"{method} (paper)", [tables.decimal(value) for value in (*means, mean)]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present and len(present) == len(values) else None
+def _mean_of(row: Row, values: Callable[[Entry], np.ndarray]) -> np.ndarray | None:
+    """Return the mean over a row's runs of what is known of them; None where one has no probes."""
+    return np.mean([values(run) for run in row.runs], axis=0) if all(run.outcome for run in row.runs) else None
 
 
-def _against(means: list[float | None], base: list[float | None] | None) -> list[str]:
-    cells = []
-    for i, mean in enumerate(means):
-        text = MISSING if mean is None else f"{mean:.1f}"
-        if base is not None and mean is not None and base[i] is not None:
-            text += f" ({signed(round(mean, 1) - round(base[i], 1))})"  # type: ignore[arg-type]
-        cells.append(text)
-    return cells
+def _per_view(table: Table, shown: Mapping[str, Row]) -> list[figures.Panel]:
+    """Return a panel for each probe set: its rank-1 in each probe view, a line for each row."""
+    panels: list[figures.Panel] = []
+    for probe in table.probes:
+        lines = []
+        for name, row in shown.items():
+            values = _mean_of(row, lambda run: run.outcome.per_view(probe))  # type: ignore[union-attr] # noqa: B023
+            if values is not None:
+                numbers = tuple(None if np.isnan(value) else float(value) for value in values)
+                lines.append((name, tables.Row(probe, name, numbers, float(np.mean(row.means[probe])))))
+        if lines:
+            outcome = next(run.outcome for row in shown.values() for run in row.runs if run.outcome)
+            panels.append((probe, outcome.views, lines))
+    return panels
 
 
-def _cross_views(run: Run) -> dict[str, np.ndarray]:
-    return {probe: findings.cross_view(run, probe) for probe in run.probe_sets}
-
-
-def _differing_settings(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """The keys that decide a result and are not the same in all runs, and each run's value."""
-    if len(runs) < 2:
-        return []
-    keys = dict.fromkeys(
-        line.partition(": ")[0] for run in runs[1:] for line in differences(runs[0].config, run.config)
-    )
-    return [(key, [_value(run.config, key) for run in runs]) for key in keys]
-
-
-def _value(config: Any, key: str) -> str:
-    for name in key.split("."):
-        if not isinstance(config, dict) or name not in config:
-            return MISSING
-        config = config[name]
-    return str(config)
-
-
-def _distinct_names(runs: list[Run]) -> dict[int, str]:
-    """A name for each run: its folder's; where two are the same with the parent's before it, or else a number."""
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        names = [f"{run.folder.resolve().parent.name}/{run.name}" for run in runs]
-    numbered = [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
-    return {id(run): name for run, name in zip(runs, numbered, strict=True)}
-
-
-def _uri(figure: Figure) -> str:
-    return pictures.inlined(figures.to_png(figure))
+def _differences(table: Table, drawn: Mapping[str, Row], base: str | None) -> dict[str, np.ndarray]:
+    """Return "row, probe" → points more than the baseline in each pair of views, of the first rows."""
+    differences: dict[str, np.ndarray] = {}
+    others = [name for name in drawn if name != base][:AGAINST] if base in drawn else []
+    for name in others:
+        for probe in table.probes:
+            cells = [
+                _mean_of(drawn[which], lambda run: run.outcome.tallies[probe].percent())  # type: ignore # noqa: B023
+                for which in (name, str(base))
+            ]
+            if cells[0] is not None and cells[1] is not None:
+                differences[f"{name}, {probe}"] = cells[0] - cells[1]
+    return differences

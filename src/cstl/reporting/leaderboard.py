@@ -18,6 +18,7 @@ from cstl.files import write_text
 from cstl.reporting.comparison import UNKNOWN, Row, Table, label_of, typed_value
 from cstl.reporting.style import COLOURS, condition_colours
 from cstl.reporting.tables import MISSING, decimal, escaped, render
+from cstl.run_folder import EVALUATED, Run
 
 _MARKERS = "osD^vP"
 
@@ -27,9 +28,16 @@ def is_pair(table: Table) -> bool:
     return len(table.rows) == 2 and all(len(row.runs) == 1 for row in table.rows)
 
 
+def titles(table: Table) -> list[str]:
+    """Return what the first run of each row is called: its folder, or where that is a number more of its path."""
+    runs = [row.runs[0] for row in table.rows]
+    clear = len({run.name for run in runs}) == len(runs) and not any(run.name.isdecimal() for run in runs)
+    return [run.name if clear else run.title for run in runs]
+
+
 def differing(table: Table) -> list[list[str]]:
     """Return a line for each setting that differs: the key, and its value in each row."""
-    return [[key, *(_setting(row, key) for row in table.rows)] for key in table.settings]
+    return [[key, *(setting(row, key) for row in table.rows)] for key in table.settings]
 
 
 def numbers(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -44,6 +52,16 @@ def numbers(table: Table) -> tuple[list[str], list[list[str]]]:
             cells.append(f"{fmean(run.held_out or 0.0 for run in row.runs):.1f}" if row.finished else "")
         lines.append([*cells, "baseline" if i == table.baseline else _difference(row)])
     return columns, lines
+
+
+def state(run: Run) -> str:
+    """Return how far a run got, in a few words."""
+    kind = "evaluation" if EVALUATED in run.config else ""
+    if run.state in ("running", "stopped") and not kind:
+        return f"{run.state} at step {run.last_step:,} of {run.steps[1] or UNKNOWN}"
+    detail = {"failed": run.error, "damaged": ", ".join(run.problems)}.get(run.state)
+    words = [word for word in (kind, "" if kind and run.state == "finished" else run.state) if word]
+    return ", ".join(words) + (f": {detail}" if detail else "")
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -62,7 +80,8 @@ def _difference(row: Row) -> str:
     return signed(row.difference["mean"]) + interval
 
 
-def _setting(row: Row, key: str) -> str:
+def setting(row: Row, key: str) -> str:
+    """Return a setting of a row as it is typed; `?` where nothing says."""
     return typed_value(row.settings.get(key)) if key in row.settings or row.runs[0].config else UNKNOWN
 
 
@@ -82,7 +101,7 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
 
     Of two runs first what differs. Else a leaderboard, in which settings are columns where they fit, or lines of one.
     """
-    names, (columns, lines) = [row.runs[0].title for row in table.rows], numbers(table)
+    names, (columns, lines) = titles(table), numbers(table)
     parts: list[Text | rich.table.Table] = [Text(table.title, style="bold"), Text()]
     if is_pair(table):
         if table.settings:
@@ -95,7 +114,7 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
         same = f"the same in both: {len(table.same)} settings" if table.same else ""
         return [*parts, Text(), *map(Text, wrapped(filter(None, [same, *_without_result(table), *table.notes]), width))]
 
-    settings = {part: [_setting(row, key) for row in table.rows] for key, part in short(table.settings).items()}
+    settings = {part: [setting(row, key) for row in table.rows] for key, part in short(table.settings).items()}
     finished = [i for i, row in enumerate(table.rows) if row.finished]
     if len({tuple(cells[i] for cells in settings.values()) for i in finished}) < len(finished):
         settings["run"] = names  # nothing else tells these rows from each other
@@ -131,7 +150,7 @@ def to_markdown(table: Table) -> str:
     """Return a pipe table with every differing setting, under its title and above its notes."""
     columns, lines = numbers(table)
     rows = [
-        [place, *(_setting(row, key) for key in table.settings), count, *line, ", ".join(run.title for run in row.runs)]
+        [place, *(setting(row, key) for key in table.settings), count, *line, ", ".join(run.title for run in row.runs)]
         for (place, count), line, row in zip(_places(table), lines, table.rows, strict=True)
     ]
     head = ["#", *table.settings, "runs", *columns, "folders"]
