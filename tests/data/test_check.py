@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from cstl.check import show
 from cstl.data import Protocol, Store, open_store
 from cstl.preparation.check import StoreCheck, check_store, contact_sheet, suspicion, write_check
 from cstl.preparation.plan import Preparation
@@ -37,7 +38,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def shown(check: StoreCheck) -> str:
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(check)
+        show(check, console)
     return capture.get()
 
 

@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from cstl.data.protocol import Protocol
 from cstl.data.store import Store
@@ -25,7 +22,6 @@ OFF_CENTRE = 1 / 8  # of the width, half of the mass from the middle
 LOW = 7 / 8  # of the height, the rows from head to feet
 
 _NAME = ("subject", "condition", "view")
-_STYLE: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)}
 
 
 class Count(NamedTuple):
@@ -67,33 +63,29 @@ class StoreCheck:
     missing: list[Name]
     suspicious: list[tuple[str, str, str, str]]
 
-    def __rich__(self) -> RenderableType:
-        """Say it for the terminal."""
-        numbers = Table("", "found", "expected", "by", "", **_STYLE)
-        for what, found, *rest in self.counts:
-            numbers.add_row(what, f"{found:,}", *rest)
-        tables = {
-            "sequences": self._table(self.sequences, "all", map(str, self.sequences.sum(0))),
-            "median frames of a sequence": self._table(self.median, "range", self._ranges()),
-            "counts": numbers,
+    def tables(self) -> dict[str, tuple[list[str], list[list[str]]]]:
+        """Return what the terminal shows: title → columns and rows."""
+        numbers = [[what, f"{found:,}", *rest] for what, found, *rest in self.counts]
+        return {
+            f"{self.title}: sequences": self._by_view(self.sequences, "all", map(str, self.sequences.sum(0))),
+            f"{self.title}: median frames of a sequence": self._by_view(self.median, "range", self._ranges()),
+            f"{self.title}: counts": (["", "found", "expected", "by", "verdict"], numbers),
         }
-        parts: list[RenderableType] = []
-        for title, table in tables.items():
-            parts += [Text(f"{self.title}: {title}", style="bold"), table, Text()]
-        parts.append(Text(f"{len(self.missing):,} of the protocol's sequences are missing"))
+
+    def findings(self) -> list[str]:
+        """Return in sentences what is missing and what is suspicious."""
         reasons = Counter(reason.split(":")[0] for *_, reason in self.suspicious)
         few = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
-        parts.append(Text(f"{len(self.suspicious):,} sequences are suspicious" + (f": {few}" if few else "")))
-        return Group(*parts)
+        return [
+            f"{len(self.missing):,} of the protocol's sequences are missing",
+            f"{len(self.suspicious):,} sequences are suspicious" + (f": {few}" if few else ""),
+        ]
 
-    def _table(self, values: np.ndarray, last: str, totals: Iterable[str]) -> Table:
-        """Return a row for each view, a column for each condition."""
-        table = Table("view", **_STYLE)
-        for name in (*self.conditions, last):
-            table.add_column(name, justify="right")
-        for view, row, total in zip(self.views, values.T, totals, strict=True):
-            table.add_row(view, *(f"{value:.0f}" if value else "–" for value in row), total)
-        return table
+    def _by_view(self, values: np.ndarray, last: str, totals: Iterable[str]) -> tuple[list[str], list[list[str]]]:
+        """Return a column for each condition, a row for each view."""
+        rows = zip(self.views, values.T, totals, strict=True)
+        cells = [[view, *(f"{value:.0f}" if value else "–" for value in row), total] for view, row, total in rows]
+        return ["view", *self.conditions, last], cells
 
     def _ranges(self) -> list[str]:
         """Return frames of the shortest and the longest sequence of each view."""
