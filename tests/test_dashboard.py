@@ -304,7 +304,7 @@ def test_the_share_of_active_triplets_counts_all_there_are(mining: Any) -> None:
     labels = torch.tensor([3, 3, 3, 8, 8, 5])
     triplets = [(a, p, n) for a in labels for p in labels for n in labels if a == p and a != n]
     loss = TripletLoss(margin=1e6, mining=mining)  # so that every one is active
-    terms = loss.terms(labels)
+    terms = loss.num_terms(labels)
     assert int(terms) == (len(triplets) if mining == "all" else 6)
     assert loss(torch.randn(6, 4, 8), labels).active.tolist() == [int(terms)] * 4
 

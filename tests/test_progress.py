@@ -125,9 +125,9 @@ def test_a_signal_is_no_error_that_is_excused(excusing: str, tmp_path: Path, mon
 def test_batches_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker sends needs no shared memory, and is tensors when it has come."""
     batch: Any = batches.TrainBatch(torch.arange(6, dtype=torch.uint8).view(2, 3), torch.tensor([1, 2]))
-    assert batches._sent(batch) is batch
+    assert batches._through_the_pipe(batch) is batch
     monkeypatch.setattr(batches, "get_worker_info", lambda: object())
-    come = pickle.loads(pickle.dumps(batches._sent(batch)))
+    come = pickle.loads(pickle.dumps(batches._through_the_pipe(batch)))
     assert isinstance(come, batches.TrainBatch)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(batch[:2], come[:2], strict=True))
     assert come.lengths is None

@@ -1,4 +1,4 @@
-"""What all processes of a run know together; on any device, and with gradient."""
+"""Tensors of all ranks of a run in one, on any device and with gradient."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from torch import Tensor, distributed
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     together = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if together else 1
 
 
 def of_all_processes(x: Tensor) -> Tensor:
-    """What all processes have, one after the other in the order of their ranks: (B, …) on each → (processes · B, …).
+    """Concatenate the tensors of all ranks, in their order: (B, …) on each → (ranks · B, …).
 
-    The gradient of a process's own share is the sum of the gradients that all processes have for it. All processes
-    must call this together, with one shape.
+    The gradient of a rank's own share is the sum of the gradients that all ranks have for it. All ranks must call this
+    together, with one shape.
     """
     if world_size() == 1:
         return x
@@ -26,7 +26,7 @@ def of_all_processes(x: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes, whose gradient is the sum of all processes' gradients."""
+    """The sum over all ranks, whose gradient is the sum of all ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

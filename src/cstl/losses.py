@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class TripletLossOutput(NamedTuple):
-    """What `TripletLoss` returns; P parts.
+    """The output of `TripletLoss`; P parts.
 
     Attributes:
         loss: float (), the mean of `per_part`: what to call `backward` on.
@@ -56,7 +56,6 @@ class TripletLoss(nn.Module):
     """
 
     def __init__(self, margin: float = 0.2, mining: Literal["all", "hard"] = "all") -> None:
-        """Store the margin and the mining."""
         super().__init__()
         if mining not in ("all", "hard"):
             raise ValueError(
@@ -87,12 +86,12 @@ class TripletLoss(nn.Module):
             )
         distances = _pairwise_distances(embeddings)  # (P, B, B)
         positive = labels[:, None] == labels  # (B, B): anchor × other
-        mine = _batch_all if self.mining == "all" else _batch_hard
-        per_part, active = mine(distances, positive, self.margin)
+        mining = _batch_all if self.mining == "all" else _batch_hard
+        per_part, active = mining(distances, positive, self.margin)
         return TripletLossOutput(per_part.mean(), per_part, active, distances.detach().mean((1, 2)))
 
-    def terms(self, labels: Tensor) -> Tensor:
-        """Of how many terms the `active` ones of a part are, int64 (): triplets (batch-all) or anchors (batch-hard).
+    def num_terms(self, labels: Tensor) -> Tensor:
+        """Count the terms of a part, triplets (batch-all) or anchors (batch-hard), int64 (): of them some are active.
 
         Args:
             labels: int (B,), as for `forward`.
@@ -103,12 +102,11 @@ class TripletLoss(nn.Module):
         return (positive.sum(1) * (~positive).sum(1)).sum()
 
     def extra_repr(self) -> str:
-        """Show the settings in the printed module."""
         return f"margin={self.margin}, mining={self.mining!r}"
 
 
 def _pairwise_distances(embeddings: Tensor) -> Tensor:
-    """(B, P, D) → (P, B, B) Euclidean distances sqrt(relu(|x|² + |y|² − 2x·y)), in float32 or float64."""
+    """Compute Euclidean distances sqrt(relu(|x|² + |y|² − 2x·y)), at least float32: (B, P, D) → (P, B, B)."""
     # Under autocast the product would be in 16 bit even of float32 factors, and the difference would lose everything.
     with torch.autocast(embeddings.device.type, enabled=False):
         x = embeddings.transpose(0, 1).to(torch.promote_types(embeddings.dtype, torch.float32))  # (P, B, D)
@@ -120,7 +118,7 @@ def _pairwise_distances(embeddings: Tensor) -> Tensor:
 
 
 def _batch_all(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Mean of the non-zero terms of each part, and their number: (P, B, B), (B, B) → (P,), (P,).
+    """Return the mean of the non-zero terms of each part, and their number: (P, B, B), (B, B) → (P,), (P,).
 
     The sum of the non-zero terms margin + d(a, p) − d(a, n) holds d(a, p) once for each negative nearer than
     d(a, p) + margin, and −d(a, n) once for each positive that n is too near for. Both numbers are found by sorting the
@@ -138,7 +136,7 @@ def _batch_all(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tens
 
 
 def _batch_hard(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Mean over the anchors of each part, and the number of non-zero ones: (P, B, B), (B, B) → (P,), (P,)."""
+    """Return the mean over each part's anchors, and the number of non-zero ones: (P, B, B), (B, B) → (P,), (P,)."""
     farthest = distances.masked_fill(~positive, -torch.inf).amax(-1)  # (P, B)
     nearest = distances.masked_fill(positive, torch.inf).amin(-1)  # inf, hence a term of 0, where there is no negative
     terms = (margin + farthest - nearest).relu()

@@ -129,7 +129,7 @@ class GaitRecognizer(LightningModule):
         self.log("train/triplet", triplet.loss)
         self.log("train/cross_entropy", cross_entropy)
         # of all triplets, 0 … 1, as a mean over the parts
-        self.log("train/active_triplets", triplet.active.mean() / self.triplet.terms(labels).clamp(min=1))
+        self.log("train/active_triplets", triplet.active.mean() / self.triplet.num_terms(labels).clamp(min=1))
         self.log("train/mean_distance", triplet.mean_distance.mean())
         return loss
 

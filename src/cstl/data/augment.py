@@ -1,6 +1,6 @@
 """Augmentation of a training batch, on its device: transforms that happen with a probability, drawn from (seed, step).
 
-What happens to a sequence is drawn for the whole batch of all processes and then sliced by rank, so that it depends on
+What happens to a sequence is drawn for the global batch and then sliced by rank, so that it depends on
 the seed and the step alone. Transforms and parameters are those of GaitBase (Fan et al., CVPR 2023): coordinates are
 (x, y) with pixel centres at whole numbers, sampling is bilinear, and what lies outside is zero.
 """
@@ -35,10 +35,10 @@ class Flip(NamedTuple):
     probability: float = 0.2
 
     def draw(self, generator: np.random.Generator, height: int, width: int) -> None:
-        """Choose nothing."""
+        """Return None: there is nothing to choose."""
 
     def apply(self, frames: Tensor, drawn: Sequence[None]) -> Tensor:
-        """(n, T, H, W) → the same, mirrored."""
+        """Mirror frames (n, T, H, W)."""
         return frames.flip(-1)
 
 
@@ -57,7 +57,7 @@ class Rotate(NamedTuple):
         return float(generator.uniform(-self.degrees, self.degrees))
 
     def apply(self, frames: Tensor, drawn: Sequence[float]) -> Tensor:
-        """(n, T, H, W) → the same, turned."""
+        """Rotate frames (n, T, H, W)."""
         height, width = frames.shape[-2:]
         x, y = height // 2, width // 2
         matrices = []
@@ -83,7 +83,7 @@ class Perspective(NamedTuple):
         return tuple(int(generator.integers(*bounds)) for bounds in (low, high, high, low))  # type: ignore[return-value]
 
     def apply(self, frames: Tensor, drawn: Sequence[tuple[int, int, int, int]]) -> Tensor:
-        """(n, T, H, W) → the same, stretched; W is H, or less where the frames are cut."""
+        """Stretch frames (n, T, H, W); W is H, or less where their sides are cut off."""
         side, width = frames.shape[-2:]
         margin = side - width
         square = F.pad(frames, (margin // 2, margin - margin // 2))
@@ -117,7 +117,7 @@ class Erase(NamedTuple):
         return None
 
     def apply(self, frames: Tensor, drawn: Sequence[tuple[int, int, int, int] | None]) -> Tensor:
-        """(n, T, H, W) → the same, with zeros in the rectangles."""
+        """Set the rectangles of frames (n, T, H, W) to zero."""
         frames = frames.clone()
         for sequence, rectangle in zip(frames, drawn, strict=True):
             if rectangle is not None:
@@ -138,12 +138,12 @@ def augment(
     """Apply each transform, one after the other, to the sequences that it happens to.
 
     Args:
-        silhouettes: float (B, T, H, W), this process's share of the batch.
+        silhouettes: float (B, T, H, W), this rank's share of the batch.
         transforms: in their order.
         seed, step: of the run, and of the batch.
-        share: which sequences of the whole batch these are.
-        sequences: how many the whole batch has.
-        together: one draw for the whole batch, as the toolbox does where clips differ in length, in place of one for
+        share: which sequences of the global batch these are.
+        sequences: how many the global batch has.
+        together: one draw for the global batch, as the toolbox does where clips differ in length, in place of one for
             each sequence.
 
     Returns:
@@ -169,7 +169,7 @@ _NOTHING: Any = object()
 
 
 def warp(frames: Tensor, matrices: Tensor) -> Tensor:
-    """Sample frames (n, T, H, W) where matrices (n, 3, 3) lead from each pixel of the result: (n, T, H, W)."""
+    """Sample frames (n, T, H, W) where matrices (n, 3, 3) lead from each pixel of the result → (n, T, H, W)."""
     height, width = frames.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)], -1).double()  # (H, W, 3)

@@ -46,7 +46,7 @@ def with_repeats(length: int, frames: int, spare: int, generator: np.random.Gene
 def thinned(length: int, frames: int, spare: int, generator: np.random.Generator) -> np.ndarray:
     """Take a random window of `frames` + `spare` consecutive frames, and keep `frames` of them, in order.
 
-    A sequence that is shorter is first repeated whole. With `spare` 0 it is a window of consecutive frames.
+    A sequence that is shorter is first repeated from end to end. With `spare` 0 it is a window of consecutive frames.
     """
     window = frames + spare
     start = generator.integers(-(-window // length) * length - window + 1 if length < window else length - window + 1)
@@ -59,17 +59,17 @@ CLIPS = {"consecutive": consecutive, "unordered": unordered, "with_repeats": wit
 
 
 class TrainBatches(Sampler[TrainIndex]):
-    """P subjects × K sequences × T frames, for steps `start` … `steps` − 1; its length stays `steps`, for resumption.
+    """Subjects × sequences × frames of steps `start` … `steps` − 1; its length stays `steps`, for resumption.
 
-    The whole batch is drawn, then sharded: each process takes P / `processes` subjects of it, in order of rank.
+    The global batch is drawn, then sharded: each rank takes subjects / `processes` subjects of it, in order of rank.
 
     Args:
         labels: class of every sequence of the store, int64 (N,), −1 for those that are not trained on.
         starts: first frame of every sequence in the store, int64 (N,).
         lengths: frames of every sequence, int64 (N,).
-        subjects: P, drawn without replacement.
-        sequences: K, of each subject, drawn with replacement.
-        frames: T; or the least and the most, of which each clip draws its own number.
+        subjects: of a batch, drawn without replacement.
+        sequences: of each subject, drawn with replacement; B = subjects × sequences.
+        frames: T, of each sequence; or the least and the most, of which each clip draws its own number.
         clip: a name in `CLIPS`: which frames of a sequence make a clip.
         spare: further frames of the window that a thinned clip is taken from.
         repeat_sequences: False: a subject's sequences come again only where it has fewer than `sequences`.
@@ -123,10 +123,10 @@ class TrainBatches(Sampler[TrainIndex]):
         self.share = slice(rank * share, (rank + 1) * share)
 
     def batch(self, step: int) -> TrainIndex:
-        """The whole batch of one step: the sequences of a subject one after another."""
+        """Draw the global batch of one step: the sequences of a subject one after another."""
         generator = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
-        classes = generator.choice(len(self.counts), self.subjects, replace=False)[:, None]  # (P, 1)
-        picks = self._pick(self.counts[classes], generator)  # (P, K)
+        classes = generator.choice(len(self.counts), self.subjects, replace=False)[:, None]  # (subjects, 1)
+        picks = self._pick(self.counts[classes], generator)  # (subjects, sequences)
         chosen = self.order[self.firsts[classes] + picks].ravel()  # (B,)
         labels = np.repeat(classes, self.sequences)
         room = self.lengths[chosen] - self.frames
@@ -142,7 +142,7 @@ class TrainBatches(Sampler[TrainIndex]):
         return TrainIndex(rows, labels, lengths if self.shortest < self.frames else None)
 
     def _pick(self, counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Draw which of its sequences, (P, 1) of them, each subject brings: int64 (P, K)."""
+        """Draw sequences of each subject, which has `counts` (subjects, 1) of them: int64 (subjects, sequences)."""
         if self.repeat_sequences:
             return generator.integers(counts, size=(self.subjects, self.sequences))
         size = self.sequences
@@ -151,8 +151,8 @@ class TrainBatches(Sampler[TrainIndex]):
     def __iter__(self) -> Iterator[TrainIndex]:
         for step in range(self.start, self.steps):
             rows, labels, lengths = self.batch(step)
-            mine = None if lengths is None else lengths[self.share]
-            yield TrainIndex(rows[self.share], labels[self.share], mine)
+            share = self.share
+            yield TrainIndex(rows[share], labels[share], None if lengths is None else lengths[share])
 
     def __len__(self) -> int:
         return self.steps

@@ -29,7 +29,7 @@ class TrainBatch(NamedTuple):
 
 
 class TestBatch(NamedTuple):
-    """Whole sequences, padded with zeros at the end, and what they are.
+    """Complete sequences, padded with zeros at the end, and their labels.
 
     `silhouettes` uint8 (B, T, H, W); `lengths` int64 (B,), valid frames; `subject`, `condition`, `view` int64 (B,),
     positions in `GaitDataModule.test_subjects` and in the protocol's conditions and views; `sequence` int64 (B,), the
@@ -56,7 +56,7 @@ class TestIndex(NamedTuple):
 
 
 class StoreFrames(Dataset):
-    """Gathers a whole batch out of a store's memory-mapped frames from a `TrainIndex` or `TestIndex`.
+    """Batches gathered out of a store's memory-mapped frames, each by a `TrainIndex` or `TestIndex`.
 
     An index says everything about its batch, so a worker reads no table and its memory does not grow with the store.
     """
@@ -65,17 +65,16 @@ class StoreFrames(Dataset):
         self.store = store
 
     def __getitem__(self, index: TrainIndex | TestIndex) -> TrainBatch | TestBatch:
-        """Gather the batch that an index names."""
         silhouettes = torch.from_numpy(_gather(np.asarray(self.store.frames), index.rows))  # (B, T, H, W)
         others = (None if column is None else torch.from_numpy(column) for column in index[1:])
         return (TrainBatch if isinstance(index, TrainIndex) else TestBatch)(silhouettes, *others)  # type: ignore[arg-type]
 
 
 class TestBatches(Sampler[TestIndex]):
-    """All sequences that are gallery or probe, whole, those of similar length together.
+    """All sequences that are gallery or probe, complete, those of similar length together.
 
-    The batches are the same for any number of `processes`, which take them in turns. One that has nothing to do gets an
-    empty batch: Lightning leaves an evaluation out in a process without batches, and the others would wait for it.
+    The batches are the same for any number of `processes`, which take them in turns. One without any gets an empty
+    batch: Lightning leaves an evaluation out on a rank without batches, and the others would wait for it.
     """
 
     def __init__(
@@ -119,16 +118,15 @@ class TestBatches(Sampler[TestIndex]):
 
 
 class GaitDataModule(LightningDataModule):
-    """Training batches of P subjects × K sequences × T frames, and test batches of whole sequences.
+    """Training batches of subjects × sequences × frames, and test batches of complete sequences.
 
     Args:
         store: folder of a prepared store.
         protocol: a `Protocol`, or a mapping of its fields.
         res: 64 (64x44) or 128 (128x88), what the store must hold.
         dataset: name of the data set, what the store must hold.
-        subjects: P, subjects in a training batch.
-        sequences: K, sequences of each.
-        frames: T, frames of each; or [LEAST, MOST], of which each clip draws its own number.
+        subjects, sequences: subjects of a training batch, and sequences of each: B = subjects × sequences.
+        frames: T, frames of each sequence; or [LEAST, MOST], of which each clip draws its own number.
         steps: training batches of the whole run; a resumed run begins at the trainer's `global_step`.
         seed: a training batch follows from it and the step alone.
         clip, spare, repeat_sequences: how a clip is taken of a sequence, see `TrainBatches`.
@@ -171,31 +169,31 @@ class GaitDataModule(LightningDataModule):
 
     @cached_property
     def store(self) -> Store:
-        """The opened store."""
+        """Open the store."""
         return open_store(self.path, self.dataset, self.res)
 
     @cached_property
     def train_subjects(self) -> list[str]:
-        """The training subjects that the store has, sorted; class k is the k-th."""
+        """List the training subjects that the store has, sorted; class k is the k-th."""
         return self._present(self.protocol.train_subjects)
 
     @cached_property
     def test_subjects(self) -> list[str]:
-        """The test subjects that the store has, sorted; `TestBatch.subject` is a position in it."""
+        """List the test subjects that the store has, sorted; `TestBatch.subject` is a position in it."""
         return self._present(self.protocol.test_subjects)
 
     @cached_property
     def validation_subjects(self) -> list[str]:
-        """The held-out training subjects that the store has, sorted."""
+        """List the held-out training subjects that the store has, sorted."""
         return self._present(self.protocol.validation_subjects)
 
     @property
     def num_classes(self) -> int:
-        """Number of training subjects that the store has."""
+        """Count the training subjects that the store has, K."""
         return len(self.train_subjects)
 
     def train_dataloader(self) -> DataLoader:
-        """`TrainBatch`es from the trainer's `global_step` on."""
+        """Load `TrainBatch`es from the trainer's `global_step` on."""
         store, subjects = self.store, self.train_subjects
         labels = np.full(len(store), -1)
         train = np.isin(store.subjects, subjects)
@@ -219,42 +217,41 @@ class GaitDataModule(LightningDataModule):
         return self._loader(batches)
 
     def test_dataloader(self, sharded: bool = True) -> DataLoader:
-        """`TestBatch`es of every gallery and probe sequence of the test subjects, each once.
+        """Load `TestBatch`es of every gallery and probe sequence of the test subjects, each once.
 
         Args:
-            sharded: this process's share only; False: all of them.
+            sharded: this rank's share only; False: all of them.
         """
         return self._test_loader(self.test_subjects, "test subjects", sharded)
 
     def val_dataloader(self) -> list[DataLoader]:
-        """The test batches, for a curve only; and, where the protocol holds subjects out, theirs, to select by."""
+        """Load the test batches, for a curve only, and those of held-out subjects, if there are any, to select by."""
         loaders = [self.test_dataloader()]
         if self.protocol.validation:
             loaders.append(self._test_loader(self.validation_subjects, "held-out training subjects"))
         return loaders
 
     def check_tested(self) -> None:
-        """Refuses, before hours of training, a store with nobody to test on: ValueError that says what is absent."""
+        """Refuse, before hours of training, a store with nobody to test on: ValueError that says what is absent."""
         protocol, store = self.protocol, self.store
         tested = np.isin(store.subjects, self.test_subjects) & np.isin(store.views, protocol.views)
-        asked, there = len(protocol.test_subjects), len(self.test_subjects)
+        expected, present = len(protocol.test_subjects), len(self.test_subjects)
         probes = [condition for names in protocol.probes.values() for condition in names]
         for what, conditions in {"gallery": protocol.gallery, "probe": probes}.items():
             if not (tested & np.isin(store.conditions, conditions)).any():
                 raise ValueError(
-                    f"{self.path} has no {what} sequence of the protocol's test subjects: of {asked} it has "
-                    f"{there}. Prepare them, or name those that are there with "
-                    "dataset.protocol.test=[…]"
+                    f"{self.path} has no {what} sequence of the protocol's test subjects: of {expected} it has "
+                    f"{present}. Prepare them, or name those that are there with dataset.protocol.test=[…]"
                 )
 
     @property
     def rank(self) -> int:
-        """Which of the trainer's processes this is."""
+        """Return this process's rank among the trainer's."""
         return self.trainer.global_rank if self.trainer is not None else 0
 
     @property
     def processes(self) -> int:
-        """How many processes the trainer has."""
+        """Count the trainer's processes."""
         return self.trainer.world_size if self.trainer is not None else 1
 
     def _test_loader(self, subjects: list[str], whose: str, sharded: bool = True) -> DataLoader:
@@ -272,7 +269,7 @@ class GaitDataModule(LightningDataModule):
             StoreFrames(self.store),
             sampler=batches,
             batch_size=None,  # an index is a whole batch
-            collate_fn=_sent,
+            collate_fn=_through_the_pipe,
             num_workers=self.workers,
             worker_init_fn=_leave_signals_to_the_run,
             persistent_workers=self.workers > 0,
@@ -281,7 +278,7 @@ class GaitDataModule(LightningDataModule):
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C in a terminal and a cluster's signals reach every process; a worker that ends by one takes the run along.
+    """Ignore Ctrl-C and a cluster's signals, which reach every process: a worker's end takes the run along.
 
     A second SIGTERM ends it: the run's own, to a worker that does not stop by itself.
     """
@@ -292,7 +289,7 @@ def _leave_signals_to_the_run(worker: int) -> None:
 
 
 def _gather(frames: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Frames by their rows (B, T), −1 at the end for padding → uint8 (B, T, H, W), padding zero.
+    """Gather frames by their rows (B, T), −1 at the end for padding → uint8 (B, T, H, W), padding zero.
 
     Consecutive frames are copied at once, which takes half the time of copying one by one. The memory is NumPy's: it
     comes in huge pages, PyTorch's does not.
@@ -308,13 +305,13 @@ def _gather(frames: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _positions(names: np.ndarray, among: Sequence[str]) -> np.ndarray:
-    """Where each name stands in a list that has it: int64 (N,)."""
+    """Return each name's position in a list that has it, int64 (N,)."""
     position = {name: i for i, name in enumerate(among)}
     return np.array([position[name] for name in names.tolist()], dtype=np.int64)
 
 
-def _sent(batch: Any) -> Any:
-    """A batch, which a worker sends through its pipe.
+def _through_the_pipe(batch: Any) -> Any:
+    """Let a worker send a batch through its pipe.
 
     PyTorch would pass tensors on in /dev/shm. Where that is full, as it soon is in a container, a batch never comes.
     """
@@ -324,7 +321,7 @@ def _sent(batch: Any) -> Any:
 
 
 class _Piped:
-    """An array on its way; a tensor when it has come."""
+    """An array when it is sent, a tensor when it arrives."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.array = tensor.numpy()

@@ -1,4 +1,4 @@
-"""How well subjects are recognised: functions over distances, one table of what each probe found, and the Metric."""
+"""How well subjects are recognised: functions over distances, one table with a row for each probe, and the Metric."""
 
 from cstl.metrics.cross_view import CrossViewAccuracy
 from cstl.metrics.probes import ProbeTable

@@ -99,7 +99,6 @@ class CrossViewAccuracy(Metric):
         store_dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
-        """Check the protocol and start with no sequences."""
         super().__init__(**kwargs)
         _check_names(conditions=conditions, views=views)
         _check_protocol(conditions, "gallery", gallery, "probes", probes)
@@ -234,7 +233,7 @@ class CrossViewAccuracy(Metric):
         return CrossViewResult(table, self.views, names, self.max_rank, seen, counts, joint)
 
     def mean_embeddings(self) -> tuple[Tensor, Tensor]:
-        """The mean over the parts of every stored sequence, for maps: float16 (N, D), and int64 (N, 4) its labels.
+        """Average every stored sequence over its parts, for maps → float16 (n, D), and its labels int64 (n, 4).
 
         Values too large for float16 stay float32.
 
@@ -264,7 +263,7 @@ class CrossViewAccuracy(Metric):
         return Sequences(self.embeddings, batch[chosen], row[chosen]), labels[chosen]
 
     def _copy_state_dict(self) -> dict[str, Any]:
-        """The sequences as they are: torchmetrics would clone them, but stored tensors never change, only the lists."""
+        """Copy the lists only: torchmetrics would clone the tensors too, but they never change."""
         return {"embeddings": list(self.embeddings), "labels": list(self.labels)}
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
@@ -342,7 +341,7 @@ def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_
 
 
 def _table(found: Ranked, probes: Tensor, gallery: Tensor, view: int) -> ProbeTable:
-    """Put what a gallery's columns gave beside the probes' labels."""
+    """Make the rows of one gallery from its ranking and the probes' labels."""
     in_view = gallery if view == ALL_VIEWS else gallery[gallery[:, 2] == view]
     numbers = torch.cat([in_view[:, 3], torch.tensor([-1])])  # the last for column −1: none
     subject, condition, of_view, sequence = (column.numpy() for column in probes.unbind(1))

@@ -1,4 +1,4 @@
-"""One table of what every probe found, and the functions of it that make every average, interval and picture.
+"""One table with a row for each probe and gallery, and the functions of it behind every average and picture.
 
 A row is a probe in one gallery. A gallery is one view, or all views at once (`ALL_VIEWS`). Whatever is shown of a
 result, in a terminal, a page or a dashboard, comes from this table by `tally` and `mean_over`.
@@ -14,13 +14,13 @@ MEASURES = ("rank", "mAP", "mINP")
 
 
 class ProbeTable(NamedTuple):
-    """What the probes found; R rows, ordered by gallery protocol, gallery and the probe's number.
+    """The nearest gallery sequences of each probe; R rows, ordered by gallery and the probe's number.
 
     Attributes:
         sequence, subject, condition, view: int64 (R,), of the probe, as given to `CrossViewAccuracy.update`.
         gallery: int64 (R,), the view that the gallery is made of, or `ALL_VIEWS`.
-        impostors_ahead: float32 (R,), gallery sequences of other subjects at most as far as the nearest match; NaN
-            without a match. 0 means recognised at rank 1, and k − 1 or fewer at rank k.
+        impostors_ahead: float32 (R,), number of gallery sequences of other subjects at most as far as the nearest
+            match; NaN without a match. 0 means recognised at rank 1, and k − 1 or fewer at rank k.
         average_precision, inverse_negative_penalty: float64 (R,), in 0 … 1; NaN without a match.
         nearest, match: int64 (R,), number of the nearest gallery sequence, and of the nearest of the probe's subject;
             −1 where there is none.
@@ -140,24 +140,24 @@ def resampled(
         resamples: how many.
         seed: of the draws.
     """
-    subjects = max((len(found.score) for found in tallies.values()), default=0)
+    subjects = max((len(sums.score) for sums in tallies.values()), default=0)
     draws = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / max(subjects, 1)), resamples)
     return {
-        name: nanmean(mean_over_galleries(found.percent(draws.astype(np.float64)), leave_out_identical))
-        for name, found in tallies.items()
+        name: nanmean(mean_over_galleries(sums.percent(draws.astype(np.float64)), leave_out_identical))
+        for name, sums in tallies.items()
     }
 
 
 def nanmean(values: np.ndarray) -> np.ndarray:
-    """Average over the last axis what is there: NaN, and no warning, where nothing is."""
-    there = ~np.isnan(values)
-    count = there.sum(-1)
-    total = np.where(there, values, 0).sum(-1)
+    """Average over the last axis what is not NaN: NaN, and no warning, where all of it is."""
+    present = ~np.isnan(values)
+    count = present.sum(-1)
+    total = np.where(present, values, 0).sum(-1)
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 _OF_A_PROBE = ("sequence", "subject", "condition", "view")  # the other columns differ from gallery to gallery
-_FILE_NAMES = {"impostors_ahead": "wrong"}  # in files, where it has another name
+_FILE_NAMES = {"impostors_ahead": "wrong"}  # as files have had it since 0.1
 
 
 def to_arrays(table: ProbeTable, views: int) -> dict[str, np.ndarray]:
@@ -173,7 +173,7 @@ def to_arrays(table: ProbeTable, views: int) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], views_with_gallery: np.ndarray) -> ProbeTable:
-    """Make the table again of what `to_arrays` gave; precision is NaN where an older file has none.
+    """Make the table from the arrays of `to_arrays`; precision is NaN where an older file has none.
 
     Args:
         arrays: by name.
@@ -190,11 +190,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray], views_with_gallery: np.ndarray
 
 
 def compact_subjects(table: ProbeTable) -> tuple[ProbeTable, np.ndarray]:
-    """Number the subjects from 0 on: the table with those numbers, and the subjects that they stand for."""
+    """Renumber the subjects from 0 on → the table with those numbers, and the subjects that they stand for."""
     subjects, numbers = np.unique(table.subject, return_inverse=True)
     return table._replace(subject=numbers), subjects
 
 
 def conditions_of(probes: Mapping[str, Sequence[str]], conditions: Sequence[str]) -> dict[str, list[int]]:
-    """Index the conditions of each probe set: name → positions in `conditions`."""
+    """Return the positions in `conditions` of each probe set's conditions."""
     return {name: [list(conditions).index(member) for member in members] for name, members in probes.items()}

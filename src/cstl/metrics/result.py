@@ -1,4 +1,4 @@
-"""What an evaluation found: the table of probes, and every average that papers print."""
+"""The result of an evaluation: the table of probes, and every average that papers print."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ Row = dict[str, Any]  # {"mean": percent or None, "per_view": {view: percent or 
 
 
 class CrossViewResult:
-    """What `CrossViewAccuracy.compute` returns: V views, R ranks, all tensors on the CPU, in percent.
+    """The output of `CrossViewAccuracy.compute`: V views, R ranks, all tensors on the CPU, in percent.
 
     A plain class, because torchmetrics rebuilds named tuples and dataclasses and squeezes tensors of one element. All
     its numbers are made of `table` by the functions of `cstl.metrics.probes`.
 
     Attributes:
-        table: what every probe sequence found in the gallery of each view.
+        table: one row for each probe sequence in each gallery.
         views: the V names, in the order of both view axes.
         probes: name → positions of its conditions.
         accuracy: probe → float64 (V probe views, V gallery views, R), percent of *all* probes of the view.
@@ -32,7 +32,7 @@ class CrossViewResult:
         gallery_sequences: int64 (V,), number of gallery sequences of each view.
         probe_sequences: probe → int64 (V,), number of probe sequences of each view.
         joint_gallery: the gallery is all views at once: the axis of the gallery views has one entry instead of V.
-        cross_view_gallery: the result of the second protocol, where the metric was given one; its `joint_gallery` is
+        cross_view_gallery: the result of the second protocol, where the metric has one; its `joint_gallery` is
             True.
 
     Cells without a single probe or gallery sequence to count are NaN; the means leave them out.
@@ -48,7 +48,6 @@ class CrossViewResult:
         probe_sequences: Mapping[str, Tensor],
         joint_gallery: bool = False,
     ) -> None:
-        """Count what the table says."""
         self.table, self.views = table, tuple(views)
         self.probes = {name: tuple(conditions) for name, conditions in probes.items()}
         self.gallery_sequences, self.probe_sequences = gallery_sequences, dict(probe_sequences)
@@ -65,11 +64,11 @@ class CrossViewResult:
 
     def _cells(self, probe: str, measure: str, k: int = 1, matched: bool = False) -> Tensor:
         rows, subjects = compact_subjects(self.table.of(self.probes[probe], self.joint_gallery))
-        found = tally(rows, len(self.views), len(subjects), measure, k, matched, self.joint_gallery)
-        return torch.from_numpy(found.percent())
+        sums = tally(rows, len(self.views), len(subjects), measure, k, matched, self.joint_gallery)
+        return torch.from_numpy(sums.percent())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Lay out what every probe found as `probes.npz` holds it."""
+        """Lay the table out as `probes.npz` holds it."""
         return to_arrays(self.table, len(self.views)) | {"gallery_sequences": self.gallery_sequences.numpy()}
 
     def per_view(
@@ -196,7 +195,7 @@ class CrossViewResult:
 
     @property
     def has_one_view(self) -> bool:
-        """Whether there is nothing but identical views to compare."""
+        """Say whether there are identical views only."""
         return len(self.views) == 1 and not self.joint_gallery
 
 

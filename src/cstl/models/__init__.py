@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """What a network says of B sequences: P parts, D embedding values, K classes.
+    """A network's output for B sequences: P parts, D embedding values, K classes.
 
     Attributes:
         embeddings: (B, P, D), at least float32: what is compared, part by part; in training what the triplet loss sees.

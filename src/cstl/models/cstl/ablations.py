@@ -33,7 +33,7 @@ class MeanAggregation(nn.Module):
         self.width = channels
 
     def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, None]:
-        """→ aggregated (P, B, width), at least float32, and no importances."""
+        """Aggregate t, S × (P, B, T, C) → (P, B, width), at least float32, and no importances."""
         return F.leaky_relu(_means(t, mask).mean(dim=2)), None
 
 
@@ -91,7 +91,7 @@ class ClassHead(nn.Module):
         self.class_weight = class_matrix(width, num_classes)
 
     def forward(self, aggregated: Tensor) -> Tensor:
-        """(P, B, width) → logits (P, B, K)."""
+        """Return the logits (P, B, K) of aggregated features (P, B, width)."""
         return class_logits(aggregated, self.class_norm, self.class_weight)
 
 

@@ -21,7 +21,7 @@ class AdaptiveTemporalAggregation(nn.Module):
         self.out_conv = PartConv(parts, scales * channels // reduction, scales * channels)
 
     def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """→ aggregated (P, B, C), at least float32, and the importances A (P, B, T, S, C)."""
+        """Aggregate t, S × (P, B, T, C) → (P, B, C), at least float32, and the importances A (P, B, T, S, C)."""
         u = cumulative(t)  # (P, B, T, S, C)
         A = self.out_conv(F.leaky_relu(self.in_conv(u.flatten(3)))).sigmoid()  # (P, B, T, S·C)
         if mask is not None:

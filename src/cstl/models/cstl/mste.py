@@ -32,7 +32,7 @@ class MultiScaleTemporalExtraction(nn.Module):
         self.long_out = PartConv(parts, channels // reduction, channels)
 
     def forward(self, f: Tensor, mask: Tensor | None) -> TemporalScales:
-        """`f` (P, B, T, C), zero where the bool `mask` (B, T) is False."""
+        """Extract all scales of f (P, B, T, C), which is zero where the bool `mask` (B, T) is False."""
         return TemporalScales(f, self.short_term(f, mask), self.long_term(f, mask))
 
     def short_term(self, f: Tensor, mask: Tensor | None) -> Tensor:

@@ -37,7 +37,7 @@ _OFFICIAL_BN, _OUR_BN = "salient_learning.bn", "ssfl.class_norm"  # theirs: one 
 
 
 def network_settings(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of the paper's `CSTL`, without ablation, that these weights fit: read off their shapes.
+    """Read the arguments of the paper's `CSTL`, without ablation, off the shapes of its weights.
 
     Raises:
         ValueError: an ablated network, or weights of something else.
@@ -59,13 +59,13 @@ def network_settings(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         raise ValueError(f"{not_the_papers}{error.args[0]} is absent") from None
     except (ValueError, ArithmeticError, IndexError, TypeError, RuntimeError):
         raise ValueError(f"{not_the_papers}their sizes do not belong together") from None
-    if wrong := different_tensors(state_dict, network.state_dict()):
-        raise ValueError(not_the_papers + first_of(wrong))
+    if differences := different_tensors(state_dict, network.state_dict()):
+        raise ValueError(not_the_papers + first_of(differences))
     return settings
 
 
 def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' `state_dict`, with or without the `module.` prefix, as one for `CSTL.load_state_dict`.
+    """Turn the authors' `state_dict`, with or without `module.` before its keys, into one for `CSTL`.
 
     The network it fits is `CSTL(**network_settings(…))` of the result.
 
@@ -91,7 +91,7 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_official(state_dict: Mapping[str, Tensor], prefix: bool = False) -> dict[str, Tensor]:
-    """The `state_dict` of a `CSTL` under the authors' keys; `prefix` puts `module.` before each, as their files have.
+    """Turn the `state_dict` of a `CSTL` into the authors'; `prefix` puts `module.` before each key, as in their files.
 
     Raises:
         ValueError: an ablated network, which the authors' code has no place for.

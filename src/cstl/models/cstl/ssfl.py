@@ -13,7 +13,7 @@ from cstl.models.layers.parts import PartConv, at_least_float32
 
 
 class Salient(NamedTuple):
-    """What SSFL finds: vectors of each part, its class logits, and the scores they were chosen by."""
+    """SSFL's output: vectors of each part, its class logits, and the scores they were chosen by."""
 
     weighted: Tensor  # (P, B, C)
     selected: Tensor  # (P, B, C)

@@ -1,4 +1,4 @@
-"""Batch normalisation of every body part, and the choice of whose statistics: a process's, everybody's, a slice's."""
+"""Batch normalisation of every body part, and the choice of its statistics: of a rank, of all ranks, of a slice."""
 
 from typing import TypeVar
 
@@ -18,19 +18,19 @@ Network = TypeVar("Network", bound=nn.Module)
 class PartBatchNorm(nn.Module):
     """Batch normalisation with statistics of its own for every part and channel, over sequences and frames.
 
-    Input (P, N, T, C), output the same; statistics are at least float32. `mask`, bool (N, T), leaves padded frames out
+    Input (P, B, T, C), output the same; statistics are at least float32. `mask`, bool (B, T), leaves padded frames out
     of the statistics. As in PyTorch the running variance is the unbiased one.
 
-    In training the batch of all processes, in their order, is cut into equal consecutive slices of sequences, and each
-    slice is normalised by its own statistics; the running statistics are those of the *first* slice, on all processes.
+    In training the batch of all ranks, in their order, is cut into equal consecutive slices of sequences, and each
+    slice is normalised by its own statistics; the running statistics are those of the *first* slice, on all ranks.
     `set_batch_norm` chooses the slices:
 
-    - replica: one for each process.
-    - synchronised: one for all processes; on a single process the same as replica.
-    - ghost: `ghosts` of them, whatever the number of processes. Two are what the authors trained with: DataParallel on
+    - replica: one for each rank.
+    - synchronised: one for all ranks; on a single rank the same as replica.
+    - ghost: `ghosts` of them, whatever the number of ranks. Two are what the authors trained with: DataParallel on
       two GPUs normalises each half of the batch by itself and keeps the first half's running statistics.
 
-    In training all processes must call it together. In evaluation it uses the running statistics.
+    In training all ranks must call it together. In evaluation it uses the running statistics.
     """
 
     running_mean: Tensor
@@ -50,10 +50,12 @@ class PartBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         dtype, x = x.dtype, at_least_float32(x)
-        slices, sharers = divide_batch(self.population, self.ghosts, x.shape[1]) if self.training else (1, 1)
-        x = x.unflatten(1, (slices, -1))  # (P, S, N/S, T, C)
+        local_slices, ranks_per_slice = (
+            slice_layout(self.population, self.ghosts, x.shape[1]) if self.training else (1, 1)
+        )
+        x = x.unflatten(1, (local_slices, -1))  # (P, S, B/S, T, C)
         if self.training:
-            mean, variance = self._batch_statistics(x, mask, sharers)  # (P, S, C)
+            mean, variance = self._batch_statistics(x, mask, ranks_per_slice)  # (P, S, C)
         else:
             mean, variance = (r.view(self.parts, 1, -1) for r in (self.running_mean, self.running_var))
         scale = self.weight.view(self.parts, 1, -1) * torch.rsqrt(variance + self.eps)
@@ -61,20 +63,20 @@ class PartBatchNorm(nn.Module):
         normalised = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
         return normalised.flatten(1, 2).to(dtype)
 
-    def _batch_statistics(self, x: Tensor, mask: Tensor | None, sharers: int) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance (P, S, C) of the slices in `x` (P, S, N/S, T, C); keeps those of the first one."""
+    def _batch_statistics(self, x: Tensor, mask: Tensor | None, ranks_per_slice: int) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance (P, S, C) of the S slices x (P, S, B/S, T, C); keep the first slice's."""
         if mask is None:
             smallest = x.shape[2] * x.shape[3]
             count = x.new_full((x.shape[1], 1), smallest)  # (S, 1)
             mean, variance = moments(x)
         else:
-            valid = mask.unflatten(0, x.shape[1:3])[None, ..., None].to(x.dtype)  # (1, S, N/S, T, 1)
+            valid = mask.unflatten(0, x.shape[1:3])[None, ..., None].to(x.dtype)  # (1, S, B/S, T, 1)
             count = valid.sum((2, 3))[0]
             smallest = int(count.min())
             mean = (x * valid).sum((2, 3)) / count
             variance = ((x - mean[:, :, None, None]).square() * valid).sum((2, 3)) / count
-        if sharers > 1:
-            count, mean, variance = _shared(count, mean, variance, sharers)
+        if ranks_per_slice > 1:
+            count, mean, variance = _of_whole_slice(count, mean, variance, ranks_per_slice)
         elif smallest < 2:
             raise ValueError(
                 "batch normalisation in training mode needs at least two values per part and channel, found "
@@ -95,7 +97,7 @@ class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """PyTorch's batch norm, input (N, C, …), with the statistics that `PartBatchNorm` describes, over axis 0.
 
     Weights, buffers, their names and evaluation are PyTorch's own. Without running statistics
-    (`track_running_stats=False`) an evaluation normalises each batch of a process by itself, as PyTorch does.
+    (`track_running_stats=False`) an evaluation normalises each batch of a rank by itself, as PyTorch does.
     """
 
     population: str
@@ -105,7 +107,7 @@ class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)
-        slices, sharers = divide_batch(self.population, self.ghosts, len(x))
+        local_slices, ranks_per_slice = slice_layout(self.population, self.ghosts, len(x))
         mean = variance = None
         momentum = 0.0
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
@@ -113,12 +115,14 @@ class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        if sharers > 1:
-            y = self._of_several(x, sharers, momentum)
+        if ranks_per_slice > 1:
+            y = self._normalise_shared_slice(x, ranks_per_slice, momentum)
         else:  # the running statistics are those of the first slice
             first, *others = (
-                F.batch_norm(some, *running, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps)
-                for some, running in zip(x.chunk(slices), [(mean, variance), *[(None, None)] * slices], strict=False)
+                F.batch_norm(part, *running, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps)
+                for part, running in zip(
+                    x.chunk(local_slices), [(mean, variance), *[(None, None)] * (local_slices - 1)], strict=True
+                )
             )
             y = torch.cat([first, *others]) if others else first
         if mean is not None and variance is not None and world_size() > 1:
@@ -126,13 +130,13 @@ class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
                 distributed.broadcast(running, src=0)
         return y
 
-    def _of_several(self, x: Tensor, sharers: int, momentum: float) -> Tensor:
-        """Normalised by the statistics that this process shares with others."""
+    def _normalise_shared_slice(self, x: Tensor, ranks_per_slice: int, momentum: float) -> Tensor:
+        """Normalise by the statistics of a slice that this rank shares with others."""
         dtype, x = x.dtype, at_least_float32(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]
         variance, mean = torch.var_mean(x, axes, correction=0)  # (C,)
         count = x.new_full((1, 1), x.numel() // x.shape[1])
-        count, mean, variance = _shared(count, mean[None, None], variance[None, None], sharers)
+        count, mean, variance = _of_whole_slice(count, mean[None, None], variance[None, None], ranks_per_slice)
         mean, variance = mean.flatten(), variance.flatten()
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
@@ -167,7 +171,7 @@ _DIVIDED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Network:
-    """Chooses whose statistics every batch norm of a network normalises with, see `PartBatchNorm`; → the same network.
+    """Choose whose statistics every batch norm of a network normalises with, see `PartBatchNorm` → the network.
 
     PyTorch's `nn.BatchNorm1d`, `2d` and `3d` are changed in place into our subclasses of them: parameters, buffers,
     hooks and the keys of the state dict stay. Slices are consecutive and equal parts of their axis 0, which may be
@@ -180,18 +184,18 @@ def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Networ
 
     Raises:
         ValueError: another population, no slice, or a batch norm of another kind, whose statistics cannot be chosen.
-            With replica these may stay: they take those of their process in any case.
+            With replica these may stay: they take those of their rank in any case.
     """
     if population not in POPULATIONS:
         raise ValueError(f"batch_norm is {population!r}; choose one of {', '.join(POPULATIONS)}")
     if ghosts < 1:
         raise ValueError(f"ghosts must be at least 1 (slices of a batch; the authors had 2), found {ghosts}")
-    strange = {
-        name or "itself": type(module).__name__ for name, module in network.named_modules() if _is_strange(module)
+    others = {
+        name or "itself": type(module).__name__ for name, module in network.named_modules() if _is_unknown(module)
     }
-    if (strange and population != "replica") or "SyncBatchNorm" in strange.values():
-        found = ", ".join(f"{name} ({kind})" for name, kind in list(strange.items())[:5])
-        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+    if (others and population != "replica") or "SyncBatchNorm" in others.values():
+        found = ", ".join(f"{name} ({kind})" for name, kind in list(others.items())[:5])
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         raise ValueError(
             f"batch_norm={population} cannot choose the statistics of {found}{more}: expected nn.BatchNorm1d, 2d or 3d "
             "themselves, already initialised; build the network with them, or leave the choice to it with "
@@ -205,48 +209,48 @@ def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Networ
     return network
 
 
-def divide_batch(population: str, ghosts: int, sequences: int) -> tuple[int, int]:
-    """Slices in this process's `sequences`, and processes that share one slice; one of the two is 1.
+def slice_layout(population: str, ghosts: int, sequences: int) -> tuple[int, int]:
+    """Return (local_slices, ranks_per_slice), one of them 1: slices in a rank's `sequences`, ranks that share one.
 
     Raises:
         ValueError: the slices do not come out even.
     """
-    processes = world_size()
-    slices = {"replica": processes, "synchronised": 1, "ghost": ghosts}[population]  # of all processes
-    if slices % processes and processes % slices:
+    ranks = world_size()
+    slices = {"replica": ranks, "synchronised": 1, "ghost": ghosts}[population]  # of all ranks
+    if slices % ranks and ranks % slices:
         raise ValueError(
-            f"batch_norm=ghost cannot cut the batch of {processes} processes into ghosts={slices} slices: one of "
-            f"the two numbers must divide the other; choose ghosts={processes} or another number of processes"
+            f"batch_norm=ghost cannot cut the batch of {ranks} processes into ghosts={slices} slices: one of "
+            f"the two numbers must divide the other; choose ghosts={ranks} or another number of processes"
         )
-    mine = max(slices // processes, 1)
-    if sequences % mine:
-        fitting = [n * processes for n in range(1, sequences // 2 + 1) if sequences % n == 0]
+    local_slices = max(slices // ranks, 1)
+    if sequences % local_slices:
+        fitting = [n * ranks for n in range(1, sequences // 2 + 1) if sequences % n == 0]
         raise ValueError(
-            f"batch_norm=ghost with ghosts={slices} cuts the {sequences} sequences of this process into {mine} "
-            f"equal slices, which does not come out even; choose ghosts from {fitting or [processes]}, or a number "
-            f"of sequences that {mine} divides"
+            f"batch_norm=ghost with ghosts={slices} cuts the {sequences} sequences of this process into {local_slices} "
+            f"equal slices, which does not come out even; choose ghosts from {fitting or [ranks]}, or a number "
+            f"of sequences that {local_slices} divides"
         )
-    return mine, max(processes // slices, 1)
+    return local_slices, max(ranks // slices, 1)
 
 
-def _is_strange(module: nn.Module) -> bool:
-    """Whether a module is a batch norm of a kind whose statistics are not ours to choose."""
+def _is_unknown(module: nn.Module) -> bool:
+    """Say whether a module is a batch norm of a kind whose statistics cannot be chosen."""
     counts = "num_batches_tracked" in {name for name, _ in module.named_buffers(recurse=False)}  # also compiled ones
     if isinstance(module, PartBatchNorm | _DividedBatchNorm | nn.modules.instancenorm._InstanceNorm):
         return False
     return type(module) not in _DIVIDED and (counts or isinstance(module, nn.modules.batchnorm._BatchNorm))
 
 
-def _shared(count: Tensor, mean: Tensor, variance: Tensor, sharers: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Count (1, 1), mean and variance (P, 1, C) of the slice that this process shares with its neighbours.
+def _of_whole_slice(count: Tensor, mean: Tensor, variance: Tensor, ranks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return count (1, 1), mean and variance (P, 1, C) of a slice from those of this rank's share of it.
 
     Chan, Golub and LeVeque's formula; sums of squares would lose what the variance is about.
     """
     rank = distributed.get_rank()
     mine = torch.stack([count.expand_as(mean), mean, variance])  # (3, P, 1, C)
-    first = rank // sharers * sharers
-    n, means, variances = of_all_processes(mine[None])[first : first + sharers].unbind(1)  # (sharers, P, 1, C)
-    total = n.sum(0)
-    mean = (n * means).sum(0) / total
-    variance = (n * (variances + (means - mean).square())).sum(0) / total
+    first = rank // ranks * ranks
+    counts, means, variances = of_all_processes(mine[None])[first : first + ranks].unbind(1)  # (ranks, P, 1, C)
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total
+    variance = (counts * (variances + (means - mean).square())).sum(0) / total
     return total[0, :, :1], mean, variance
