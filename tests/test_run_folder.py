@@ -190,7 +190,7 @@ def test_a_read_only_folder(
             typed("train", "name=x")
     assert capsys.readouterr().err == "error: the folder runs/x cannot be made: Permission denied: runs\n"
     with monkeypatch.context() as patch:
-        patch.setattr("cstl.owner._makes", refuse)
+        patch.setattr("cstl.owner._write_new", refuse)
         with pytest.raises(SystemExit, match="1"):
             typed("train", "name=x")
     assert "error: runs/x cannot be written to: permission denied" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read as plain data, whose size is looked at before memory is asked for."""
+"""Files: written atomically, and read as plain data, whose size is looked at before memory is asked for."""
 
 import csv
 import errno
@@ -36,7 +36,7 @@ MEMBERS = 1000  # arrays in a .npz file, at most
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when it is whole and on the disk, or not at all."""
+    """Write a file that appears under its name once it is complete and on the disk, or not at all."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PART}")  # processes of several machines may write here
     try:
         with open(part, "wb") as file:
@@ -53,30 +53,30 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Takes away what a killed process left of files that it was writing, in a folder that nobody else writes to."""
-    for left in folder.rglob(f"*.{16 * '[0-9a-f]'}{PART}"):
-        left.unlink(missing_ok=True)
+    """Delete what a killed process left of files that it was writing, in a folder that nobody else writes to."""
+    for part in folder.rglob(f"*.{16 * '[0-9a-f]'}{PART}"):
+        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))  # names that are not UTF-8 do not lose the rest
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a `.npz` file whole or not at all."""
+    """Write a `.npz` file atomically."""
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file whole or not at all."""
+    """Write a CSV file atomically."""
     with replacing(path) as file:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # names that are not UTF-8 come back
         writer = csv.writer(text, lineterminator="\n")
@@ -86,7 +86,7 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[obje
 
 
 def read_text(path: str | os.PathLike[str], most: int = 2**24, errors: str = "strict") -> str:
-    """The text of a file of at most so many bytes, with or without a byte order mark.
+    """Read a text file of at most so many bytes, with or without a byte order mark.
 
     Args:
         errors: what becomes of bytes that are not UTF-8, as `bytes.decode` has it.
@@ -109,14 +109,14 @@ def read_text(path: str | os.PathLike[str], most: int = 2**24, errors: str = "st
 
 
 def check_inside(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError for a link out of the folder it is in: somebody else's may lead to anything of the reader's."""
+    """Refuse a link out of its folder, ValueError: somebody else's may lead to anything of the reader's."""
     folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
     if os.path.dirname(os.path.realpath(path)) != folder:
         raise ValueError(f"{shown(path)} is a link to a file elsewhere; put the file itself there")
 
 
 def read_json(path: str | os.PathLike[str], most: int = 2**23) -> Any:
-    """What a JSON file holds: mappings, lists, text, finite numbers, true, false, null.
+    """Read a JSON file: mappings, lists, text, finite numbers, true, false, null.
 
     Raises:
         FileNotFoundError, OSError: as `read_text`.
@@ -132,7 +132,7 @@ def read_json(path: str | os.PathLike[str], most: int = 2**23) -> Any:
 
 
 def read_yaml(path: str | os.PathLike[str], most: int = 2**20) -> Any:
-    """What a YAML file holds: mappings with text as keys, lists, text, numbers, true, false, null.
+    """Read a YAML file: mappings with text as keys, lists, text, numbers, true, false, null.
 
     What looks like an interpolation, `${…}`, stays the text that it is. Tags, anchors and aliases are refused.
 
@@ -149,7 +149,7 @@ def read_yaml(path: str | os.PathLike[str], most: int = 2**20) -> Any:
 
 
 def plain_data(content: Any, finite: bool = True) -> Any:
-    """The content itself, once all of it is known to be plain and of a bounded depth, number and size.
+    """Return the content itself once all of it is known to be plain and of bounded depth, number and size.
 
     Raises:
         ValueError: something else than dict with text as keys, list, str, int, float, bool, None; and what is too much.
@@ -184,7 +184,7 @@ def plain_data(content: Any, finite: bool = True) -> Any:
 
 
 def read_rows(path: str | os.PathLike[str], most: int = 2**28, whole_lines: bool = False) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file by its first line: column → cell, of the columns that a row has.
+    """Read the rows of a CSV file by its first line: column → cell, of the columns that a row has.
 
     Args:
         most: bytes, at most.
@@ -209,7 +209,7 @@ def read_rows(path: str | os.PathLike[str], most: int = 2**28, whole_lines: bool
 def read_npz(
     path: str | os.PathLike[str], expected: Mapping[str, tuple[str, int]], most: int = 2**29
 ) -> dict[str, np.ndarray]:
-    """The expected arrays of a `.npz` file; the others in it are not looked at.
+    """Read the expected arrays of a `.npz` file; the others in it are not looked at.
 
     What the file says of itself is compared with its size and the bound before any array is read.
 
@@ -237,7 +237,7 @@ def read_npz(
 
 
 def check_npy(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array in a `.npy` file, once the file is known to be just as long as that.
+    """Read shape and type of the array in a `.npy` file, once the file is known to be just as long as that.
 
     Raises:
         FileNotFoundError, OSError: no such file, or one that cannot be read.
@@ -258,7 +258,7 @@ def check_npy(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def shown(text: object, most: int = 300) -> str:
-    r"""Text as one line that can do nothing to a terminal: control characters and the like as \x1b or \u202e.
+    r"""Return text as one line that can do nothing to a terminal: control characters and the like as \x1b or \u202e.
 
     Longer text is cut.
     """
@@ -273,7 +273,7 @@ def shown(text: object, most: int = 300) -> str:
 
 
 def shown_data(content: Any) -> Any:
-    """Plain data with every text in it, keys too, as `shown` has it."""
+    """Return plain data with every text in it, keys too, as `shown` has it."""
     if isinstance(content, dict):
         return {shown(key): shown_data(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -282,12 +282,12 @@ def shown_data(content: Any) -> Any:
 
 
 def shown_lines(text: object, most: int = 10_000) -> str:
-    """The same of a message of several lines."""
+    """Do the same to a message of several lines."""
     return "\n".join(shown(line, most) for line in str(text)[:most].split("\n"))
 
 
 class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads what OmegaConf writes: 1e-3 is a number, a date is text, every key is text and comes once."""
+    """A loader of what OmegaConf writes: 1e-3 is a number, a date is text, every key is text and comes once."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
         if any(not isinstance(key, yaml.ScalarNode) for key, _ in node.value):
@@ -314,7 +314,7 @@ for _kind in ("int", "float"):
 
 
 def _look_through(text: str) -> None:
-    """Refuses what would take long or much to build: ValueError."""
+    """Refuse what would take long or much to build: ValueError."""
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.AliasEvent):
@@ -345,18 +345,18 @@ def _arrays(archive: zipfile.ZipFile, expected: Mapping[str, tuple[str, int]], m
     named = {member.filename: member for member in members}
     if missing := [name for name in expected if f"{name}.npy" not in named]:
         raise ValueError(f"{', '.join(missing)} missing")
-    wanted = {name: named[f"{name}.npy"] for name in expected}
-    if (size := sum(member.file_size for member in wanted.values())) > most:
+    chosen = {name: named[f"{name}.npy"] for name in expected}
+    if (size := sum(member.file_size for member in chosen.values())) > most:
         raise ValueError(f"arrays of {size:,} bytes, expected at most {most:,}")
     for name, (kinds, dimensions) in expected.items():
-        with archive.open(wanted[name]) as file:
+        with archive.open(chosen[name]) as file:
             shape, dtype, size = _header(file)
-            if file.tell() + size != wanted[name].file_size:
+            if file.tell() + size != chosen[name].file_size:
                 raise ValueError(f"{name} is not as long as its header says")
         if dtype.kind not in kinds or len(shape) != dimensions:
             raise ValueError(f"{name} is {dtype} {shown(shape, 80)}, expected kind {kinds}, {dimensions} dimension(s)")
     arrays = {}
-    for name, member in wanted.items():
+    for name, member in chosen.items():
         with archive.open(member) as file:
             arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
             file.read(1)  # the end, where the checksum is looked at
@@ -366,7 +366,7 @@ def _arrays(archive: zipfile.ZipFile, expected: Mapping[str, tuple[str, int]], m
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, type and bytes of the array whose header a file begins with; no array of objects or fields."""
+    """Read shape, type and bytes of the array whose header a file begins with; no objects or fields."""
     try:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("another version")

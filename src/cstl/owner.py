@@ -26,12 +26,12 @@ class InUseError(ValueError):
 
 @contextmanager
 def owner(folder: str | Path) -> Iterator[None]:
-    """Makes this process the only one that writes into a folder, until the block ends.
+    """Make this process the only one that writes into a folder, until the block ends.
 
     `FOLDER/owner.json` says which one that is: host, process, when it was started. The file is made by one process
     alone, touched every `BEAT` seconds, and taken away at the end. What a killed process left is recognised: on the
     same machine its process is gone, at once; on another machine it is watched for `PATIENCE` seconds, during which a
-    process that lives gives a sign. So no clocks are compared. Several processes of one run: the first is the owner.
+    process that lives gives a sign. So no clocks are compared. Of several processes of one run, rank 0 is the owner.
 
     Raises:
         InUseError: another process is the owner; the message says which, and what to do.
@@ -64,20 +64,20 @@ def owner(folder: str | Path) -> Iterator[None]:
 
 
 def is_in_use(folder: str | Path) -> bool:
-    """Whether a process is the owner of a folder, as far as can be told at once: of one elsewhere, no."""
+    """Say whether a process owns a folder, as far as can be told at once: of one on another machine, no."""
     found = _look(Path(folder) / NOTE)
     return found is not None and bool(_lives(found[0]))
 
 
 def _take(note: Path, mine: str) -> None:
-    """Makes the note, or takes the place of one whose process is gone."""
+    """Write the note, or replace one whose process is gone."""
     while True:
-        if _makes(note, mine):
+        if _write_new(note, mine):
             return
         if (found := _look(note)) is None:
             continue  # let go of this moment
         lives = _lives(found[0])
-        if lives or (lives is None and _gives_a_sign(note, found)):
+        if lives or (lives is None and _wait_for_sign(note, found)):
             raise InUseError(_in_use(note, (_look(note) or found)[0]))
         successor = note.with_name(note.name + ".next")
         _take(successor, mine)  # several may have found it gone, one is the next
@@ -87,8 +87,8 @@ def _take(note: Path, mine: str) -> None:
         successor.unlink()
 
 
-def _makes(note: Path, mine: str) -> bool:
-    """Makes the note, whole or not at all; False: there is one."""
+def _write_new(note: Path, mine: str) -> bool:
+    """Write the note atomically; False: there is one."""
     try:
         file = note.open("x", encoding="utf-8")
     except FileExistsError:
@@ -107,7 +107,7 @@ def _give_signs(note: Path, mine: str, over: threading.Event) -> None:
     while not over.wait(BEAT):
         with suppress(OSError):  # a file system that is away comes back, or writing fails elsewhere
             if (found := _look(note)) is None:
-                _makes(note, mine)
+                _write_new(note, mine)
             elif found[0] == mine:
                 os.utime(note)
             elif found[0]:
@@ -117,7 +117,7 @@ def _give_signs(note: Path, mine: str, over: threading.Event) -> None:
 
 
 def _look(note: Path) -> tuple[str, int] | None:
-    """What a note says and when it was touched; None where there is none."""
+    """Read a note and when it was touched; None where there is none."""
     try:
         number = os.open(note, _PLAIN)  # opening asks NFS for what is new
     except FileNotFoundError:
@@ -134,12 +134,12 @@ def _look(note: Path) -> tuple[str, int] | None:
         return file.read(10_000), found.st_mtime_ns
 
 
-def _gives_a_sign(note: Path, found: tuple[str, int]) -> bool:
-    """Whether somebody touches the note within `PATIENCE`."""
+def _wait_for_sign(note: Path, found: tuple[str, int]) -> bool:
+    """Say whether somebody touches the note within `PATIENCE`."""
     line = f"{_in_use(note, found[0])}\nwaiting {PATIENCE:g} s for a sign of life; without one this process goes on"
     print(line, file=sys.stderr, flush=True)
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         time.sleep(min(1.0, PATIENCE / 10))
         if (now := _look(note)) != found:
             return now is not None
@@ -147,10 +147,10 @@ def _gives_a_sign(note: Path, found: tuple[str, int]) -> bool:
 
 
 def _lives(text: str) -> bool | None:
-    """Whether the process that wrote a note lives; None: this cannot be told from here."""
+    """Say whether the process that wrote a note lives; None: this cannot be told from here."""
     try:
-        said = json.loads(text)
-        process, machine, started = said["process"], said["machine"], said["started"]
+        content = json.loads(text)
+        process, machine, started = content["process"], content["machine"], content["started"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if machine is None or machine != _machine() or type(process) is not int:
@@ -167,10 +167,10 @@ def _lives(text: str) -> bool | None:
 
 
 def _in_use(note: Path, text: str) -> str:
-    """Who the owner is and what to do, as a message."""
+    """Write the message that says who the owner is and what to do."""
     try:
-        said = json.loads(text)
-        who = f"process {said['process']} on {said['host']} since {said['since']}"
+        content = json.loads(text)
+        who = f"process {content['process']} on {content['host']} since {content['since']}"
     except (ValueError, KeyError, TypeError, RecursionError):
         who = "another process"
     note = note.with_name(NOTE)
@@ -178,7 +178,7 @@ def _in_use(note: Path, text: str) -> str:
 
 
 def _machine() -> str | None:
-    """Names this machine, since it was started, and where in it process numbers mean the same; None: unknown."""
+    """Name this machine, since it was started, and where in it process numbers mean the same; None: unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -186,7 +186,7 @@ def _machine() -> str | None:
 
 
 def _started(process: int) -> int | None:
-    """When a process was started, in ticks since the machine was; None: it is gone, or this cannot be told."""
+    """Return when a process was started, in ticks since the machine was; None: it is gone, or this is unknown."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return None if state in "ZX" else int(fields[18])

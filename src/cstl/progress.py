@@ -25,10 +25,10 @@ class Steps(Progress):
 
     Args:
         unit: what is counted.
-        wanted: False: neither.
+        shown: False: neither.
     """
 
-    def __init__(self, unit: str, wanted: bool = True) -> None:
+    def __init__(self, unit: str, shown: bool = True) -> None:
         console = Console(stderr=True)
         super().__init__(
             TextColumn("{task.description}"),
@@ -38,39 +38,37 @@ class Steps(Progress):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not (wanted and console.is_terminal),
+            disable=not (shown and console.is_terminal),
         )
-        self.unit, self.lines = unit, wanted and not sys.stdout.isatty()
-        self.told = time.monotonic()
+        self.unit, self.lines = unit, shown and not sys.stdout.isatty()
+        self.last_line = time.monotonic()
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """So much further."""
         super().advance(task_id, advance)
-        self._tell(task_id)
+        self._print_line(task_id)
 
     def update(self, task_id: TaskID, **news: Any) -> None:
-        """What is new."""
         super().update(task_id, **news)
-        self._tell(task_id)
+        self._print_line(task_id)
 
-    def _tell(self, task_id: TaskID) -> None:
-        if not self.lines or time.monotonic() - self.told < EVERY:
+    def _print_line(self, task_id: TaskID) -> None:
+        if not self.lines or time.monotonic() - self.last_line < EVERY:
             return
-        self.told = time.monotonic()
+        self.last_line = time.monotonic()
         task = self._tasks[task_id]
         say(f"{task.description}: {task.completed:,.0f} of {task.total or 0:,.0f} {self.unit}")
 
 
-def steps(over: Sequence[Any], about: str, unit: str, wanted: bool) -> Iterator[Any]:
-    """Goes through a sequence, and says how far it is."""
-    with Steps(unit, wanted) as bar:
-        task = bar.add_task(about, total=len(over))
-        for one in over:
-            yield one
+def steps(items: Sequence[Any], description: str, unit: str, shown: bool) -> Iterator[Any]:
+    """Iterate over a sequence, and show how far it is."""
+    with Steps(unit, shown) as bar:
+        task = bar.add_task(description, total=len(items))
+        for item in items:
+            yield item
             bar.advance(task)
 
 
 def say(line: str) -> None:
-    """Prints a line that is seen at once; an output that is closed or full stops nothing."""
+    """Print a line that is seen at once; an output that is closed or full stops nothing."""
     with suppress(OSError, ValueError):
         print(line, flush=True)

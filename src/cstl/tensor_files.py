@@ -32,7 +32,7 @@ class DamagedError(ValueError):
 
 
 def load_tensors(path: str | Path) -> Any:
-    """What a file of PyTorch's holds, read as tensors and plain containers only, on the CPU.
+    """Read a file of PyTorch's as tensors and plain containers only, on the CPU.
 
     Every record is compared with its checksum first: PyTorch itself does not look at them.
 
@@ -60,7 +60,7 @@ def load_tensors(path: str | Path) -> Any:
 
 
 def _check_records(file: IO[bytes]) -> None:
-    """Compares every record of a zip with its checksum, and what the file says of sizes and classes with `_Inert`."""
+    """Compare every record of a zip with its checksum, and go through its sizes and classes with `_Inert`."""
     size, begins = file.seek(0, os.SEEK_END), (file.seek(0), file.read(len(ZIP)))[1]
     if begins != ZIP:
         if not begins.startswith(PICKLE):
@@ -75,8 +75,8 @@ def _check_records(file: IO[bytes]) -> None:
             raise zipfile.BadZipFile("a record is compressed, which torch.save does not do")
         if sum(record.file_size for record in records) > size:
             raise zipfile.BadZipFile("its records are larger than the file")
-        if (wrong := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"{wrong} is not what was written")
+        if (corrupt := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{corrupt} is not what was written")
         if len({record.filename.lower() for record in records}) < len(records):
             raise zipfile.BadZipFile("two records have one name")
         for record in records:
@@ -85,7 +85,7 @@ def _check_records(file: IO[bytes]) -> None:
 
 
 class _Inert(pickle._Unpickler):
-    """Goes through a pickle of tensors and plain containers and makes none of them; anything else is refused.
+    """An unpickler of tensors and plain containers that makes none of them; anything else is refused.
 
     PyTorch's own reading of tensors only calls what a file names out of some fifty classes and functions:
     `bytearray(10**11)` is among them. It is the one written in Python, with the operations that PyTorch reads.
@@ -154,7 +154,7 @@ class _Mapping(dict[Any, Any]):
         super().__init__(content)
 
     def __setstate__(self, state: Any) -> None:
-        """Leaves out the notes that modules attach to their state_dict."""
+        """Leave out the notes that modules attach to their state_dict."""
 
 
 def _checked_key(key: Any) -> str | int | float | None:
@@ -170,7 +170,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 def _within(count: int, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> int:
-    """A tensor that lies within its storage: an old file's storage would grow."""
+    """Check that a tensor lies within its storage: an old file's storage would grow."""
     if any(type(number) is not int or number < 0 for number in (offset, *size, *stride)):
         raise pickle.UnpicklingError("a tensor whose sizes are none")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
@@ -198,7 +198,7 @@ def _not_loaded(path: str | Path, error: Exception) -> ValueError:
 
 
 def different_tensors(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> list[str]:
-    """One line for each tensor that is on one side alone or has another shape: `embedding is (8, 2), not (8, 3)`.
+    """Describe each tensor that is on one side alone or has another shape: `embedding is (8, 2), not (8, 3)`.
 
     And for those of whole numbers in place of others: `embedding is torch.bool, not torch.float32`.
     """
@@ -213,7 +213,7 @@ def different_tensors(weights: Mapping[str, Tensor], network: Mapping[str, Tenso
 
 
 def is_intact(value: object) -> bool:
-    """Whether it is a dense, real tensor all of whose numbers are in the file."""
+    """Say whether it is a dense, real tensor all of whose numbers are in the file."""
     return (
         isinstance(value, Tensor)
         and value.layout is torch.strided

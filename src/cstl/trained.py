@@ -13,7 +13,7 @@ AUTHORS = "the authors' weights"
 
 
 class Trained(NamedTuple):
-    """What is known of the subjects that a network and those that it was started from were trained on.
+    """The subjects that a network, and those that it was started from, were trained on, as far as known.
 
     Attributes:
         subjects: people, see `people` → their names, sorted.
@@ -28,7 +28,7 @@ class Trained(NamedTuple):
     unknown: list[str]
 
     def __add__(self, other: "Trained") -> "Trained":  # type: ignore[override]
-        """What is known of both."""
+        """Unite what is known of both."""
         return Trained(
             _united(self.subjects, other.subjects),
             self.stores | other.stores,
@@ -48,33 +48,33 @@ NOBODY = Trained({}, {}, {}, [])
 
 
 def people(dataset: Mapping[str, Any]) -> str:
-    """Whose subjects a data set has: two of the same people mean the same person by the same name.
+    """Name the people of a data set: two data sets of the same people mean one person by one name.
 
     `dataset.people`, else the data set's own name; synthetic walkers follow from their seed and name alone, so that
     those of `synthetic` and of `synthetic_large` are the same.
     """
-    if given := dataset.get("people"):
-        return str(given)
+    if name := dataset.get("people"):
+        return str(name)
     synthesis = dataset.get("synthesis")
     return f"walkers-{synthesis.get('seed', 0)}" if isinstance(synthesis, Mapping) else str(dataset["name"])
 
 
 def trained_by(dataset: Mapping[str, Any], data: GaitDataModule, chosen: bool) -> Trained:
-    """Who a run trains on; `chosen`: the held-out subjects choose its checkpoint."""
+    """Return who a run trains on; `chosen`: the held-out subjects choose its checkpoint."""
     whose = people(dataset)
     held_out = {whose: data.validation_subjects} if chosen and data.validation_subjects else {}
     return Trained({whose: data.train_subjects}, {data.store.fingerprint: whose}, held_out, [])
 
 
 def to_plain(trained: Trained) -> dict[str, Any]:
-    """What a checkpoint keeps of it: `trained_subjects`, people → names, and `provenance`, the rest."""
+    """Return what a checkpoint keeps of it: `trained_subjects`, people → names, and `provenance`, the rest."""
     return {"trained_subjects": trained.subjects, "provenance": trained._asdict() | {"subjects": None}}
 
 
 def training_of(
     config: Mapping[str, Any] | None, kept: Mapping[str, Any], source: str, origin: str = AUTHORS
 ) -> Trained:
-    """Who the network in a file was trained on, by what it keeps; what is damaged or not there is unknown.
+    """Return who the network in a file was trained on; what is damaged or not there is unknown.
 
     Args:
         config: the settings of the run that wrote it; None: a file of weights alone, which says nothing.
@@ -85,13 +85,12 @@ def training_of(
     try:
         if subjects := kept.get("trained_subjects"):
             rest = plain_data(kept.get("provenance") or {})
-            known = Trained(
+            return Trained(
                 _lists(plain_data(subjects)),
                 {str(fingerprint): str(whose) for fingerprint, whose in rest.get("stores", {}).items()},
                 _lists(rest.get("held_out", {})),
                 [str(name) for name in rest.get("unknown", [])],
             )
-            return known
         if config is None:
             return NOBODY._replace(unknown=[origin])
         dataset = config["dataset"]
@@ -109,7 +108,7 @@ def training_of(
 
 
 def met(trained: Trained, dataset: Mapping[str, Any], data: GaitDataModule, tested: Sequence[str]) -> Met:
-    """Whom of the `tested` subjects of a data set the network knows."""
+    """Find which of the `tested` subjects of a data set the network knows."""
     names = {people(dataset), trained.stores.get(data.store.fingerprint, people(dataset))}
     known, chosen = (
         {subject for name in names for subject in among.get(name, [])} for among in (trained.subjects, trained.held_out)
@@ -118,7 +117,7 @@ def met(trained: Trained, dataset: Mapping[str, Any], data: GaitDataModule, test
 
 
 def refuse_seen(found: Met, tested: int, title: str, source: str) -> None:
-    """Raises ValueError where subjects were trained on that a result should be of."""
+    """Refuse a result on subjects that were trained on: ValueError."""
     if seen := found.trained_on:
         raise ValueError(
             f"{shown(source)} was trained on {len(seen)} of the {tested} test subjects of {shown(title, 100)}: "
@@ -129,7 +128,7 @@ def refuse_seen(found: Met, tested: int, title: str, source: str) -> None:
 
 
 def ranges(subjects: Iterable[str]) -> list[str]:
-    """Sorted subjects as a protocol has them: 001, 002, 003, 005 → ["001-003", "005"]."""
+    """Write sorted subjects as a protocol has them: 001, 002, 003, 005 → ["001-003", "005"]."""
     runs: list[list[str]] = []
     subjects = list(subjects)
     follows = {
@@ -146,7 +145,7 @@ def ranges(subjects: Iterable[str]) -> list[str]:
 
 
 def few(subjects: Sequence[str], most: int = 5) -> str:
-    """The first of them, for a message."""
+    """Name the first subjects, for a message."""
     more = len(subjects) - most
     return ", ".join(map(shown, subjects[:most])) + (f" and {more} more" if more > 0 else "")
 
