@@ -78,7 +78,7 @@ def largest_component(silhouette: np.ndarray) -> np.ndarray:
 def is_cut(silhouette: np.ndarray) -> bool:
     """Say whether the picture's border cuts the body: it reaches the left or the right side, or the top or the bottom.
 
-    A body that reaches both of two sides was cut out of a larger picture, and is whole. Values up to half of the
+    A body that reaches both of two sides was cut out of a larger picture, and is complete. Values up to half of the
     brightest do not count.
     """
     half = int(silhouette.max(initial=0)) // 2

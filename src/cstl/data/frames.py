@@ -34,7 +34,7 @@ MISPLACED = {".png": "a pickle where pictures are expected", ".pkl": "pictures w
 
 
 class Files(NamedTuple):
-    """What a sequence's folder holds; paths, frames in order, and paths with what is wrong with them."""
+    """The content of a sequence's folder: paths, frames in order, and paths with what is wrong with them."""
 
     pictures: list[str]
     pickles: list[str]
@@ -128,14 +128,14 @@ def _are_decimals(stems: Sequence[str]) -> bool:
     after: dict[str, list[str]] = {}
     for match in filter(None, map(_POINT.search, stems)):
         after.setdefault(match.string[: match.start(2)], []).append(match[2])
-    digits = [one for several in after.values() for one in several]
-    if len({len(one) for one in digits}) < 2:
+    numbers = [number for group in after.values() for number in group]
+    if len({len(number) for number in numbers}) < 2:
         return False
-    if any(one[0] == "0" and len(one) > 1 for one in digits):
+    if any(number[0] == "0" and len(number) > 1 for number in numbers):
         return True
-    for several in after.values():
-        counters = sorted(map(int, several))
-        if len({one.rstrip("0") for one in several}) < len(several):
+    for group in after.values():
+        counters = sorted(map(int, group))
+        if len({number.rstrip("0") for number in group}) < len(group):
             return False
         if len(counters) > 9 and counters[-1] - counters[0] + 1 == len(counters):
             return False
@@ -165,8 +165,8 @@ def read_frames(folder: str, files: Files, suffix: str, scaled: bool = False) ->
 def read_grey(path: str) -> np.ndarray | str:
     """Return a picture as uint8 (H, W), or why there is none. Colour whose channels are all equal is grey.
 
-    A JPEG file's grey values near black and white are noise: 128 and more become 255, the others 0.
-    Large pictures are decoded whole: OpenCV's reduced decoding is hardly faster for PNG files and changes frames.
+    A JPEG file's grey values near black and white are noise: 128 and more become 255, the others 0. Large
+    pictures are decoded at full size: OpenCV's reduced decoding is hardly faster for PNG files and changes frames.
     """
     try:
         file = os.open(path, PLAIN)  # a file object would take twice as long

@@ -1,4 +1,4 @@
-"""The silhouettes of a sequence out of a pickle, of which nothing is run."""
+"""The silhouettes of a sequence out of a pickle, of which nothing is executed."""
 
 import io
 import math
@@ -53,7 +53,7 @@ class _RefusedError(ValueError):
 
 
 class _NumPy:
-    """Stands for what a pickle wants of NumPy: keeps the arguments and the state it gives, and does nothing."""
+    """A stand-in for NumPy's names in a pickle: it keeps their arguments and state, and does nothing."""
 
     __slots__ = ("arguments", "name", "state")
 
@@ -69,7 +69,7 @@ class _NumPy:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Imports and calls nothing: the few names that make up an array become `_NumPy`, any other is refused.
+    """An unpickler that imports and calls nothing: the few names of an array become `_NumPy`, others are refused.
 
     It is the one written in Python: the other takes 64 GB for a memo that a file of ten bytes says it has.
     """
@@ -101,12 +101,12 @@ def _silhouettes(array: _NumPy, scaled: bool) -> np.ndarray:
         raise ValueError(f"pickle of {array.name}, not of one array")
     if type(shape) is not tuple or any(type(length) is not int or length < 0 for length in shape[:10]):
         raise ValueError("unreadable pickle (damaged: its shape is none)")
-    code, seen = str(dtype.arguments[0]), f"(T, {', '.join(map(str, shape[1:10]))})"
+    code, sizes = str(dtype.arguments[0]), f"(T, {', '.join(map(str, shape[1:10]))})"
     scales = code in _SCALED and len(shape) == 3
     if not (scales and scaled) and (code not in ("u1", "|u1") or len(shape) != 3):
-        found_type = shown(_type_name(code), 40)
+        type_name = shown(_type_name(code), 40)
         remedy = "; with dataset.threshold=128 these values are made black and white" if scales else ""
-        raise ValueError(f"pickle of an array {found_type} {shown(seen, 80)}, expected uint8 (T, H, W){remedy}")
+        raise ValueError(f"pickle of an array {type_name} {shown(sizes, 80)}, expected uint8 (T, H, W){remedy}")
     kind = np.dtype(code)
     if dtype.state is not None and type(dtype.state) is tuple and len(dtype.state) > 1 and dtype.state[1] == ">":
         kind = kind.newbyteorder(">")

@@ -57,8 +57,8 @@ class Store:
         about = read_json(self.path / "store.json")
         if not isinstance(about, dict):
             raise ValueError("no mapping")
-        if wrong := [key for key, kind in _ABOUT.items() if key in about and type(about[key]) is not kind]:
-            raise ValueError(f"{', '.join(wrong)} of another kind")
+        if mistyped := [key for key, kind in _ABOUT.items() if key in about and type(about[key]) is not kind]:
+            raise ValueError(f"{', '.join(mistyped)} of another kind")
         return about
 
     @cached_property
@@ -68,7 +68,7 @@ class Store:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return 12 hexadecimal digits, the same for two stores of the same frames under the same names.
+        """Return Return 12 hexadecimal digits, the same for two stores of the same frames under the same names.
 
         Of a store without checksums, they tell the table and the number of frames only.
         """
@@ -109,7 +109,7 @@ class Store:
 
 
 def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: int | None = None) -> Store:
-    """Open a prepared store and check that it is whole and the one that was asked for.
+    """Open a prepared store and check that it is complete and the one that was asked for.
 
     Args:
         path: its folder.
@@ -163,7 +163,7 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
 
 
 def verify_store(store: Store, *, progress: bool = False) -> str:
-    """Read every frame of an opened store and compare it with what was prepared → a sentence on what could be told.
+    """Read every frame of an opened store and compare it with what was prepared → a sentence on the outcome.
 
     Raises:
         ValueError: a frame that shows nobody at all, which no preparation writes, or another checksum.

@@ -133,7 +133,7 @@ LIMBS = ("thigh", "shank", "foot", "toes", "upper_arm", "forearm", "hand")
 
 
 class Gait(NamedTuple):
-    """What follows from a walker's leg motion when the feet neither sink nor slip."""
+    """Cadence, speed and rise of a walker whose feet neither sink nor slip."""
 
     frequency: float  # gait cycles a second
     speed: float  # metres a second

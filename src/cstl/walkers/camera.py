@@ -68,7 +68,7 @@ MARGIN = 12  # pixels about the body where noise may fall
 
 
 def silhouettes(polygons: Array, rng: np.random.Generator | None = None) -> Frames:
-    """Draw the frames of a sequence from its solids' outlines, spoilt by noise if `rng` is given."""
+    """Draw the frames of a sequence from its solids' outlines, corrupted by noise if `rng` is not None."""
     frames = np.zeros((len(polygons), HEIGHT, WIDTH), np.uint8)
     limit = (WIDTH, HEIGHT)
     low = np.clip(np.floor(polygons.min((1, 2))).astype(int) - MARGIN, 0, limit)  # (T, 2)
@@ -86,7 +86,7 @@ def silhouettes(polygons: Array, rng: np.random.Generator | None = None) -> Fram
     return frames
 
 
-# --- How they are spoilt --------------------------------------------------------------------------------------------
+# --- How they are corrupted -----------------------------------------------------------------------------------------
 
 # Background subtraction; drawn anew for every camera.
 NOISE = {
@@ -120,7 +120,7 @@ class Noise(NamedTuple):
     holes: Frames | None  # the texture of holes, or none
     edge_at: NDArray[np.int64]  # (T, 2) offsets into the texture
     hole_at: NDArray[np.int64]  # (T, 2), drifting
-    fate: Array  # (T,) uniform: empty, halved or whole
+    fate: Array  # (T,) uniform: empty, halved or intact
     feet: Array  # (T,) uniform; below NOISE["lost_feet"] a foot is lost
     speck: Array  # (T,) uniform
     shape: Array  # (T, 8) uniform, where and how much
@@ -144,7 +144,7 @@ def draw_noise(length: int, rng: np.random.Generator) -> Noise:
 
 
 def degrade(patch: Frames, noise: Noise, t: int) -> Frames:
-    """Spoil the patch (h, w) about a body in frame t, as background subtraction does."""
+    """Corrupt the patch (h, w) about a body in frame t, as background subtraction does."""
     h, w = patch.shape
     fate, shape = noise.fate[t], noise.shape[t]
     if fate < NOISE["empty"]:

@@ -1,8 +1,8 @@
 """Synthetic walkers: a gait benchmark that needs no licence, in CASIA-B's raw layout.
 
 A walker is a kinematic skeleton whose joint angles are periodic (low-order Fourier series through the mean curves of
-normal gait), dressed in solids (convex hulls of ellipsoids), seen by eleven perspective cameras and spoilt as
-background subtraction spoils silhouettes. A sequence's way: `draw_walk` (traits) → `skeleton` → `dress` → `embody`
+normal gait), dressed in solids (convex hulls of ellipsoids), seen by eleven perspective cameras and corrupted
+as background subtraction corrupts silhouettes. A sequence's way: `draw_walk` (traits) → `skeleton` → `dress` → `embody`
 (body) → `outlines` → `silhouettes` → `degrade` (camera).
 """
 
@@ -42,7 +42,7 @@ def render_sequence(
         condition: nm-… (normal), bg-… (bag) or cl-… (coat). Another number is another walk of the same person.
         view: degrees from the walking direction to the camera, "000" (coming) … "180" (going).
         frames: mean number of frames of a sequence, at 25 a second.
-        noise: spoil the silhouettes as background subtraction does.
+        noise: corrupt the silhouettes as background subtraction does.
 
     Returns:
         uint8 (T, 240, 320), values 0 and 255. It depends on the arguments alone; the views of one walk show the same
@@ -67,7 +67,7 @@ PART = ".part"
 
 
 def write_walk(out: Path, seed: int, subject: str, condition: str, views: Sequence[str], frames: int) -> int:
-    """Write the sequences of one walk that are not there yet, each whole or not at all; returns how many."""
+    """Write the sequences of one walk that are not there yet, each atomically → how many."""
     folder = out / subject / condition
     missing = [view for view in views if not (folder / view).is_dir()]
     if not missing:
