@@ -59,14 +59,14 @@ def owner(folder: str | Path) -> Iterator[None]:
         over.set()
         beat.join(timeout=5)
         with suppress(OSError):  # the folder may be gone
-            if (found := _look(note)) and found[0] == mine:
+            if (content := _look(note)) and content[0] == mine:
                 note.unlink()
 
 
 def is_in_use(folder: str | Path) -> bool:
     """Say whether a process owns a folder, as far as can be told at once: of one on another machine, no."""
-    found = _look(Path(folder) / NOTE)
-    return found is not None and bool(_lives(found[0]))
+    content = _look(Path(folder) / NOTE)
+    return content is not None and bool(_lives(content[0]))
 
 
 def _take(note: Path, mine: str) -> None:
@@ -74,14 +74,14 @@ def _take(note: Path, mine: str) -> None:
     while True:
         if _write_new(note, mine):
             return
-        if (found := _look(note)) is None:
+        if (content := _look(note)) is None:
             continue  # let go of this moment
-        lives = _lives(found[0])
-        if lives or (lives is None and _wait_for_sign(note, found)):
-            raise InUseError(_in_use(note, (_look(note) or found)[0]))
+        lives = _lives(content[0])
+        if lives or (lives is None and _wait_for_sign(note, content)):
+            raise InUseError(_in_use(note, (_look(note) or content)[0]))
         successor = note.with_name(note.name + ".next")
         _take(successor, mine)  # several may have found it gone, one is the next
-        if _look(note) == found:
+        if _look(note) == content:
             os.replace(successor, note)
             return
         successor.unlink()
@@ -106,12 +106,12 @@ def _write_new(note: Path, mine: str) -> bool:
 def _give_signs(note: Path, mine: str, over: threading.Event) -> None:
     while not over.wait(BEAT):
         with suppress(OSError):  # a file system that is away comes back, or writing fails elsewhere
-            if (found := _look(note)) is None:
+            if (content := _look(note)) is None:
                 _write_new(note, mine)
-            elif found[0] == mine:
+            elif content[0] == mine:
                 os.utime(note)
-            elif found[0]:
-                print(f"error: {_in_use(note, found[0])}. This process was silent and ends", file=sys.stderr)
+            elif content[0]:
+                print(f"error: {_in_use(note, content[0])}. This process was silent and ends", file=sys.stderr)
                 sys.stderr.flush()
                 os._exit(1)  # at once: whatever it would still write belongs to the other now
 
@@ -126,22 +126,22 @@ def _look(note: Path) -> tuple[str, int] | None:
         if error.errno == errno.ELOOP:
             raise OSError(errno.EINVAL, f"{note.name} is a link, delete it") from None
         raise
-    found = os.fstat(number)
-    if not stat.S_ISREG(found.st_mode):
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode):
         os.close(number)
         raise OSError(errno.EINVAL, f"{note.name} is no plain file, delete it")
     with open(number, encoding="utf-8", errors="replace") as file:
-        return file.read(10_000), found.st_mtime_ns
+        return file.read(10_000), status.st_mtime_ns
 
 
-def _wait_for_sign(note: Path, found: tuple[str, int]) -> bool:
+def _wait_for_sign(note: Path, content: tuple[str, int]) -> bool:
     """Say whether somebody touches the note within `PATIENCE`."""
-    line = f"{_in_use(note, found[0])}\nwaiting {PATIENCE:g} s for a sign of life; without one this process goes on"
+    line = f"{_in_use(note, content[0])}\nwaiting {PATIENCE:g} s for a sign of life; without one this process goes on"
     print(line, file=sys.stderr, flush=True)
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         time.sleep(min(1.0, PATIENCE / 10))
-        if (now := _look(note)) != found:
+        if (now := _look(note)) != content:
             return now is not None
     return False
 

@@ -116,12 +116,12 @@ def met(trained: Trained, dataset: Mapping[str, Any], data: GaitDataModule, test
     return Met(sorted(known.intersection(tested)), sorted(chosen.intersection(tested)))
 
 
-def refuse_seen(found: Met, tested: int, title: str, source: str) -> None:
+def refuse_seen(met: Met, tested: int, title: str, source: str) -> None:
     """Refuse a result on subjects that were trained on: ValueError."""
-    if seen := found.trained_on:
+    if subjects := met.trained_on:
         raise ValueError(
-            f"{shown(source)} was trained on {len(seen)} of the {tested} test subjects of {shown(title, 100)}: "
-            f"{few(seen)}. A result on them says nothing of people that the network has not seen: test others "
+            f"{shown(source)} was trained on {len(subjects)} of the {tested} test subjects of {shown(title, 100)}: "
+            f"{few(subjects)}. A result on them says nothing of people that the network has not seen: test others "
             "(dataset.split, dataset.split_file or dataset.protocol.test), or go on with allow_seen=true, which the "
             "table's title and results.json say then"
         )

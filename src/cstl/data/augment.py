@@ -156,12 +156,11 @@ def augment(
             transform.draw(generator, height, width) if generator.random() < transform.probability else _NOTHING
             for _ in range(1 if together else sequences)
         ]
-        mine = draws * len(silhouettes) if together else draws[share]
-        happens = [i for i, drawn in enumerate(mine) if drawn is not _NOTHING]
-        if happens:
-            where = torch.tensor(happens, device=silhouettes.device)
-            changed = transform.apply(silhouettes[where], [mine[i] for i in happens])
-            silhouettes = silhouettes.index_copy(0, where, changed)
+        local_draws = draws * len(silhouettes) if together else draws[share]
+        if chosen := [i for i, drawn in enumerate(local_draws) if drawn is not _NOTHING]:
+            rows = torch.tensor(chosen, device=silhouettes.device)
+            changed = transform.apply(silhouettes[rows], [local_draws[i] for i in chosen])
+            silhouettes = silhouettes.index_copy(0, rows, changed)
     return silhouettes
 
 

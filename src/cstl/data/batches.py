@@ -183,12 +183,12 @@ def length_buckets(lengths: Sequence[int] | np.ndarray, budget: int, padding: fl
     """
     lengths = np.asarray(lengths)
     order = np.argsort(-lengths, kind="stable")
-    batches, first, held = [], 0, 0
+    batches, first, frames = [], 0, 0
     for last, length in enumerate(lengths[order].tolist()):
         longest = int(lengths[order[first]])
         size = (last - first + 1) * longest
-        if last > first and (size > budget or size - held - length > padding * size):
+        if last > first and (size > budget or size - frames - length > padding * size):
             batches.append(order[first:last])
-            first, held = last, 0
-        held += length
+            first, frames = last, 0
+        frames += length
     return [*batches, order[first:]] if len(order) else []

@@ -88,9 +88,7 @@ class TestBatches(Sampler[TestIndex]):
         processes: int = 1,
     ) -> None:
         probes = [*protocol.probes.values(), *protocol.cross_view_probes.values()]
-        tested = sorted(
-            {*protocol.gallery, *protocol.cross_view_gallery, *(name for names in probes for name in names)}
-        )
+        tested = sorted(set().union(protocol.gallery, protocol.cross_view_gallery, *probes))
         self.store, self.protocol, self.subjects = store, protocol, subjects
         self.sequences = np.flatnonzero(
             np.isin(store.subjects, subjects) & np.isin(store.conditions, tested) & np.isin(store.views, protocol.views)
@@ -236,8 +234,8 @@ class GaitDataModule(LightningDataModule):
         protocol, store = self.protocol, self.store
         tested = np.isin(store.subjects, self.test_subjects) & np.isin(store.views, protocol.views)
         expected, present = len(protocol.test_subjects), len(self.test_subjects)
-        probes = [condition for names in protocol.probes.values() for condition in names]
-        for what, conditions in {"gallery": protocol.gallery, "probe": probes}.items():
+        probes = sorted(set().union(*protocol.probes.values()))
+        for what, conditions in {"gallery": list(protocol.gallery), "probe": probes}.items():
             if not (tested & np.isin(store.conditions, conditions)).any():
                 raise ValueError(
                     f"{self.path} has no {what} sequence of the protocol's test subjects: of {expected} it has "

@@ -30,7 +30,7 @@ BLOCK = 1 << 22  # bytes that are read at once to look at all of them
 
 
 def partial_folder(path: str | os.PathLike[str]) -> Path:
-    """Say where a store is prepared before it is moved, whole, to its place."""
+    """Return the folder where a store is prepared before it is moved, complete, to its place."""
     path = Path(path)
     return path.with_name(path.name + ".partial")
 
@@ -53,7 +53,7 @@ class Store:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Say what `store.json` says."""
+        """Read `store.json`."""
         about = read_json(self.path / "store.json")
         if not isinstance(about, dict):
             raise ValueError("no mapping")
@@ -68,7 +68,7 @@ class Store:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return Return 12 hexadecimal digits, the same for two stores of the same frames under the same names.
+        """Return 12 hexadecimal digits, the same for two stores of the same frames under the same names.
 
         Of a store without checksums, they tell the table and the number of frames only.
         """

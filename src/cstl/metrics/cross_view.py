@@ -148,8 +148,8 @@ class CrossViewAccuracy(Metric):
                 f"before, found {tuple(embeddings.shape[1:])}; call reset() before evaluating another network"
             )
         if sequence is None:
-            seen = sum(map(len, self.labels))
-            sequence = torch.arange(seen, seen + len(embeddings), device=embeddings.device)
+            first = sum(map(len, self.labels))
+            sequence = torch.arange(first, first + len(embeddings), device=embeddings.device)
         for name, index, names in (
             ("subject", subject, ()),
             ("condition", condition, self.conditions),
@@ -202,35 +202,33 @@ class CrossViewAccuracy(Metric):
         for_each: ForEach,
     ) -> CrossViewResult:
         """Compare the probes of one protocol with its gallery; `joint`: all views are one gallery."""
-        gallery, found = self._sequences(gallery_conditions)
-        sought, labels = self._sequences([name for members in probes.values() for name in members])
-        views = range(len(self.views))
-        columns = (  # of the distances, searched at once: those of each view, or all
-            {ALL_VIEWS: torch.arange(len(found))}
-            if joint
-            else {view: (found[:, 2] == view).nonzero().squeeze(1) for view in views}
-        )
-        tables = []
-        for some in blocks(len(labels), max(1, self.chunk // max(1, len(found)))) if len(found) else ():
-            near, mine = total_distances(sought.select(some), gallery, "euclidean", for_each), labels[some]
+        gallery, gallery_labels = self._sequences(gallery_conditions)
+        sequences, labels = self._sequences([name for members in probes.values() for name in members])
+        galleries = {  # view → columns of the distances
+            view: (gallery_labels[:, 2] == view).nonzero().squeeze(1) for view in range(len(self.views))
+        }
+        if joint:
+            galleries = {ALL_VIEWS: torch.arange(len(gallery_labels))}
+        tables = [_EMPTY]
+        block = max(1, self.chunk // max(1, len(gallery_labels)))
+        for rows in blocks(len(labels), block) if len(gallery_labels) else ():
+            near = total_distances(sequences.select(rows), gallery, "euclidean", for_each)  # (n, G)
             if joint:
-                hidden = (mine[:, None, [0, 2]] == found[None, :, [0, 2]]).all(2)
+                hidden = (labels[rows, None, [0, 2]] == gallery_labels[None, :, [0, 2]]).all(2)
                 near.masked_fill_(hidden.to(near.device), torch.inf)
-            tables += [
-                _table(_ranked(near, mine, found, of_view, for_each), mine, found, view)
-                for view, of_view in columns.items()
-                if len(of_view)
-            ]
-        table = ProbeTable(*(np.concatenate(column) for column in zip(*[_EMPTY, *tables], strict=True)))
-        names = conditions_of(probes, self.conditions)
-        of_view = labels[:, 2]
+            for view, columns in galleries.items():
+                if len(columns):
+                    ranked = _ranked(near, labels[rows], gallery_labels, columns, for_each)
+                    tables.append(_table(ranked, labels[rows], gallery_labels[columns], view))
+        table = ProbeTable(*(np.concatenate(column) for column in zip(*tables, strict=True)))
+        table = table.where(np.argsort(table.gallery, kind="stable"))
+        names, V = conditions_of(probes, self.conditions), len(self.views)
         counts = {
-            name: of_view[torch.isin(labels[:, 1], torch.tensor(members))].bincount(minlength=len(views))
+            name: labels[torch.isin(labels[:, 1], torch.tensor(members)), 2].bincount(minlength=V)
             for name, members in names.items()
         }
-        seen = found[:, 2].bincount(minlength=len(views))
-        table = table.where(np.argsort(table.gallery, kind="stable"))
-        return CrossViewResult(table, self.views, names, self.max_rank, seen, counts, joint)
+        gallery_counts = gallery_labels[:, 2].bincount(minlength=V)
+        return CrossViewResult(table, self.views, names, self.max_rank, gallery_counts, counts, joint)
 
     def mean_embeddings(self) -> tuple[Tensor, Tensor]:
         """Average every stored sequence over its parts, for maps → float16 (n, D), and its labels int64 (n, 4).
@@ -244,21 +242,21 @@ class CrossViewAccuracy(Metric):
             return torch.empty(0, 0, dtype=torch.float16), labels
         n, parts, values = stored.shape
         mean = torch.zeros(n, values, device=stored.batches[0].device)
-        one = torch.empty_like(mean)
+        values_of_part = torch.empty_like(mean)
         for part in range(parts):
-            stored.write(part, one)
-            mean += one / parts
+            stored.write(part, values_of_part)
+            mean += values_of_part / parts
         fits = float(mean.abs().max()) < torch.finfo(torch.float16).max
         return mean.to(torch.float16 if fits else torch.float32).cpu(), labels
 
     def _sequences(self, conditions: Sequence[str]) -> tuple[Sequences, Tensor]:
         """Find the stored sequences of some conditions, in the order of their numbers, and their labels (n, 4)."""
-        wanted = torch.tensor([self.conditions.index(name) for name in conditions])
+        numbers = torch.tensor([self.conditions.index(name) for name in conditions])
         labels = torch.cat([torch.empty(0, 4, dtype=torch.int64), *(labels.cpu() for labels in self.labels)])
         sizes = torch.tensor([len(labels) for labels in self.labels], dtype=torch.int64)
         batch = torch.arange(len(sizes)).repeat_interleave(sizes)
         row = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[batch]
-        chosen = torch.isin(labels[:, 1], wanted).nonzero().squeeze(1)
+        chosen = torch.isin(labels[:, 1], numbers).nonzero().squeeze(1)
         chosen = chosen[labels[chosen, 3].argsort(stable=True)]
         return Sequences(self.embeddings, batch[chosen], row[chosen]), labels[chosen]
 
@@ -325,46 +323,25 @@ def _merge(batches: list[Tensor]) -> None:
 
 def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_each: ForEach) -> Ranked:
     """Rank some columns of the distances (n, G) for the probes; labels int64 (n, 4) and (G, 4)."""
-    subjects, sought, columns = (
-        gallery[columns, 0].to(near.device),
-        probes[:, 0].to(near.device),
-        columns.to(near.device),
-    )
-    found: dict[int, Ranked] = {}
+    subjects, gallery_subjects, columns = (x.to(near.device) for x in (probes[:, 0], gallery[columns, 0], columns))
+    parts: dict[int, Ranked] = {}
 
     def work(rows: slice) -> None:
-        own = sought[rows, None] == subjects
-        found[rows.start] = Ranked(*(column.cpu() for column in rank(near[rows].index_select(1, columns), own)))
+        own = subjects[rows, None] == gallery_subjects
+        parts[rows.start] = Ranked(*(x.cpu() for x in rank(near[rows].index_select(1, columns), own)))
 
     for_each(work, blocks(len(near), RANKED))
-    return Ranked(*(torch.cat(column) for column in zip(*(found[start] for start in sorted(found)), strict=True)))
+    return Ranked(*(torch.cat(column) for column in zip(*(parts[start] for start in sorted(parts)), strict=True)))
 
 
-def _table(found: Ranked, probes: Tensor, gallery: Tensor, view: int) -> ProbeTable:
+def _table(ranked: Ranked, probes: Tensor, gallery: Tensor, view: int) -> ProbeTable:
     """Make the rows of one gallery from its ranking and the probes' labels."""
-    in_view = gallery if view == ALL_VIEWS else gallery[gallery[:, 2] == view]
-    numbers = torch.cat([in_view[:, 3], torch.tensor([-1])])  # the last for column −1: none
-    subject, condition, of_view, sequence = (column.numpy() for column in probes.unbind(1))
-    return ProbeTable(
-        sequence,
-        subject,
-        condition,
-        of_view,
-        np.full(len(probes), view),
-        found.impostors_ahead.float().numpy(),
-        found.average_precision.double().numpy(),
-        found.inverse_negative_penalty.double().numpy(),
-        numbers[found.nearest].numpy(),
-        found.nearest_distance.float().numpy(),
-        numbers[found.match].numpy(),
-        found.match_distance.float().numpy(),
-    )
+    numbers = torch.cat([gallery[:, 3], torch.tensor([-1])])  # the last for column −1: none
+    ranked = ranked._replace(nearest=numbers[ranked.nearest], match=numbers[ranked.match])
+    subject, condition, probe_view, sequence = (column.numpy() for column in probes.unbind(1))
+    columns = (sequence, subject, condition, probe_view, np.full(len(probes), view), *(x.numpy() for x in ranked))
+    return ProbeTable(*(x.astype(empty.dtype, copy=False) for x, empty in zip(columns, _EMPTY, strict=True)))
 
 
-_INTEGER, _SINGLE, _DOUBLE = np.int64, np.float32, np.float64
-_EMPTY = ProbeTable(
-    *(
-        np.empty(0, dtype)
-        for dtype in (*[_INTEGER] * 5, _SINGLE, _DOUBLE, _DOUBLE, _INTEGER, _SINGLE, _INTEGER, _SINGLE)
-    )
-)
+_KINDS = (*["i8"] * 5, "f4", "f8", "f8", "i8", "f4", "i8", "f4")  # of the table's columns
+_EMPTY = ProbeTable(*(np.empty(0, kind) for kind in _KINDS))

@@ -172,12 +172,11 @@ class CrossViewResult:
             "identical_views_excluded", "identical_views_included" and, where it was computed, "cross_view_gallery" →
             probe → "every_probe" and "matched", each a list over the ranks, "mAP" and "mINP".
         """
-        found = {"identical_views_excluded": self._means(False), "identical_views_included": self._means(True)}
-        if self.has_one_view:
-            del found["identical_views_excluded"]  # there is nothing but identical views
+        means = {} if self.has_one_view else {"identical_views_excluded": self._means(False)}
+        means["identical_views_included"] = self._means(True)
         if self.cross_view_gallery:
-            found["cross_view_gallery"] = self.cross_view_gallery._means(False)
-        return found
+            means["cross_view_gallery"] = self.cross_view_gallery._means(False)
+        return means
 
     def _means(self, identical: bool) -> dict[str, Any]:
         ranks = range(1, self.max_rank + 1)

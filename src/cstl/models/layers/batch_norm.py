@@ -247,9 +247,9 @@ def _of_whole_slice(count: Tensor, mean: Tensor, variance: Tensor, ranks: int) -
     Chan, Golub and LeVeque's formula; sums of squares would lose what the variance is about.
     """
     rank = distributed.get_rank()
-    mine = torch.stack([count.expand_as(mean), mean, variance])  # (3, P, 1, C)
+    share = torch.stack([count.expand_as(mean), mean, variance])  # (3, P, 1, C)
     first = rank // ranks * ranks
-    counts, means, variances = of_all_processes(mine[None])[first : first + ranks].unbind(1)  # (ranks, P, 1, C)
+    counts, means, variances = of_all_processes(share[None])[first : first + ranks].unbind(1)  # (ranks, P, 1, C)
     total = counts.sum(0)
     mean = (counts * means).sum(0) / total
     variance = (counts * (variances + (means - mean).square())).sum(0) / total
