@@ -19,7 +19,8 @@ from cstl.data import Protocol
 from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.recognizer import cross_view_accuracy
-from cstl.reporting.comparison import Entry, Outcome, Table, compare
+from cstl.reporting.comparison import Table, compare
+from cstl.reporting.entry import Entry, Outcome
 from cstl.run_folder import find_runs, write_probes
 from cstl.train import train
 

@@ -49,7 +49,8 @@ from cstl.preparation.sources import Source, read_sources
 from cstl.recognizer import cross_view_accuracy
 from cstl.report import main as report_main
 from cstl.reporting import charts, figures, findings, leaderboard, pictures, tables
-from cstl.reporting.comparison import Entry, compare
+from cstl.reporting.comparison import compare
+from cstl.reporting.entry import Entry
 from cstl.reporting.folder import read_run
 from cstl.reporting.leaderboard import to_markdown, to_terminal
 from cstl.reporting.page import _file_name, report_run

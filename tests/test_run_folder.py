@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import run_folder
 from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.owner import InUseError, owner
 from cstl.recognizer import GaitRecognizer
-from cstl.reporting.comparison import Entry
+from cstl.reporting.entry import Entry
 from cstl.reporting.page import report_run
-from cstl.run_folder import check_name
+from cstl.running import folder as folders
 from cstl.running.command import command
+from cstl.running.folder import check_name
 from cstl.running.metrics_log import wandb_id
 from cstl.running.sweep import ERROR, AlreadyFinishedError
 from cstl.train import train
@@ -301,10 +301,10 @@ def test_putting_aside_can_be_done_again(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "results.json").write_text('{"rank1": {}, "checkpoint": "elsewhere/step-0000002.ckpt"}')
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", never)
-        patch.setattr(run_folder.os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "no links")))
+        patch.setattr(folders.os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "no links")))
         with pytest.raises(AssertionError):
-            run_folder.put_aside(tmp_path, 2)
-    aside = run_folder.put_aside(tmp_path, 2)
+            folders.put_aside(tmp_path, 2)
+    aside = folders.put_aside(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["after-0000002", "checkpoints", "config.yaml"]
     assert (aside / "checkpoints" / "step-0000002.ckpt").read_text() == "weights"
     assert json.loads((aside / "results.json").read_text())["checkpoint"] == str(

@@ -17,8 +17,9 @@ from cstl.config import Plain
 from cstl.files import read_json, read_text
 from cstl.reporting import figures
 from cstl.reporting.page import report_run
-from cstl.run_folder import METRICS, REPORT, RESULTS, check_name, curves_of, read_metrics
+from cstl.run_folder import METRICS, REPORT, RESULTS, curves_of, read_metrics
 from cstl.running import typed
+from cstl.running.folder import check_name
 
 __all__ = ["Run", "compose", "evaluate", "load_network", "train"]
 

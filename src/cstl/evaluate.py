@@ -14,10 +14,11 @@ from cstl.config import Plain, plain
 from cstl.data.datamodule import GaitDataModule
 from cstl.files import shown, write_text
 from cstl.reporting.published import check_label, method_name
-from cstl.run_folder import EVALUATED, check_kind, is_finished
+from cstl.run_folder import EVALUATED
 from cstl.running.command import asked_checkpoint, command, write_command
 from cstl.running.console import say
 from cstl.running.evaluation import evaluate_and_write
+from cstl.running.folder import check_kind, is_finished
 from cstl.running.loading import load_recognizer, trained_data
 from cstl.running.processes import as_one_run, check_processes, is_first, naming_what_was_lost, owned
 from cstl.running.settings import refuse_impossible

@@ -5,7 +5,6 @@ Reading asks nothing of the network or the data set, and never fails: `Run` hold
 
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -23,10 +22,8 @@ from cstl.files import (
     read_rows,
     read_text,
     read_yaml,
-    replacing,
     shown,
     shown_data,
-    write_json,
     write_npz,
 )
 from cstl.owner import is_in_use
@@ -37,15 +34,9 @@ COMMAND = "command.txt"  # what was typed at the first start, never written over
 ERROR = "error.txt"  # of a job of a sweep that failed; its last line is the error's message
 CHECKPOINTS, BEST = "checkpoints", "best.ckpt"
 HYDRA = ".hydra"
-DAMAGED = ".damaged"
 EVALUATED = "evaluated"  # the key of config.yaml that an evaluation has, and a run has not: the checkpoint
 HELD_OUT = "validation/rank1/mean"  # the column of metrics.csv
 
-_OUTPUTS = (
-    *("table.md", "table.csv", "table.tex", PROBES, EMBEDDINGS, "cross_view.png", "curves.png", REPORT, "figures"),
-)
-_KINDS = {"train": "a training run", "evaluate": "an evaluation", "sweep": "a sweep, whose jobs are the folders in it"}
-_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # Windows
 
 LINES = 10**7  # of a store's table, at most
 LARGEST = 1e30  # value in a curve
@@ -444,98 +435,3 @@ def write_embeddings(path: Path, embedding: np.ndarray, labels: np.ndarray) -> N
     """Write a vector for each sequence, for maps, with its subject, condition, view and number: int64 (M, 4)."""
     columns = dict(zip(("subject", "condition", "view", "sequence"), labels.T, strict=True))
     write_npz(path, {"embedding": embedding, **columns})
-
-
-# --- What must not be written over ----------------------------------------------------------------------------------
-
-
-def check_name(name: object, runs: str = "runs") -> None:
-    """Refuse what cannot be the name of one folder in that of the runs, everywhere: ValueError with the reason."""
-    text = str(name)
-    if name is None or text == "":
-        reason = "is empty, and a run needs a folder of its own; leave it out to have it named after the time"
-    elif not isinstance(name, str | int) or isinstance(name, bool):
-        reason = f"""was read as {name!r}, a {type(name).__name__}, and not as text; quote it: 'name="{text}"'"""
-    elif not text.isprintable():
-        reason = "has control characters or others that cannot be seen"
-    elif found := sorted(set(text) & set('/\\<>:"|?*')):
-        which = f"has {' '.join(found)} in it; a run is one folder in {shown(runs)}/"
-        reason = f"{which}, and not every disk could hold that name"
-    elif text[0] in ". " or text[-1] in ". ":
-        reason = "begins or ends with a dot or a space"
-    elif text.partition(".")[0].upper() in _RESERVED:
-        reason = "is the name of a device on Windows"
-    elif len(os.fsencode(text)) > 200:
-        reason = f"has {len(os.fsencode(text))} bytes, expected at most 200"
-    else:
-        return
-    raise ValueError(f"name={shown(text, 60)} {reason}. Choose another name=")
-
-
-def check_kind(folder: Path, kind: str) -> None:
-    """Raises ValueError where a folder holds something else than this kind makes: train, evaluate or sweep."""
-    found = None
-    if is_begun(folder):
-        found = "evaluate" if EVALUATED in Run(folder).config else "train"  # a damaged one is for `open_run`
-    elif any(child.name.isdecimal() and child.is_dir() for child in folder.iterdir()):
-        found = "sweep"
-    if found not in (None, kind):
-        raise ValueError(f"{shown(folder)} is the folder of {_KINDS[str(found)]}; choose another name=")
-
-
-def is_begun(folder: Path) -> bool:
-    """Whether there is something to lose: a checkpoint or results. Else its name is free."""
-    checkpoints = folder / CHECKPOINTS
-    return (folder / RESULTS).exists() or any(checkpoints.glob("*.ckpt")) or any(checkpoints.glob(f"*.ckpt{DAMAGED}"))
-
-
-def is_finished(folder: Path, say: Callable[[str], None]) -> bool:
-    """Whether there are results; damaged ones are renamed, and come again."""
-    file = folder / RESULTS
-    try:
-        if isinstance(read_json(file).get("rank1"), dict):
-            return True
-        reason = "no results in it"
-    except FileNotFoundError:
-        return False
-    except (ValueError, AttributeError) as error:
-        reason = str(error)
-    file.replace(file.with_name(file.name + DAMAGED))
-    say(f"{shown(file)} is damaged ({reason}); it is now called {file.name}{DAMAGED}, and is made again")
-    return False
-
-
-def begin_anew(folder: Path) -> None:
-    """Forgets a start that came to nothing: its run in Weights & Biases was another one."""
-    (folder / "wandb" / "id").unlink(missing_ok=True)
-
-
-def put_aside(folder: Path, steps: int) -> Path:
-    """Moves the results after so many steps to a run folder within the run's, with the checkpoint they belong to.
-
-    Stopped in between, it can be done again, or the run can go on.
-    """
-    aside = folder / f"after-{steps:07d}"
-    (aside / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    results = read_json(folder / RESULTS)
-    for name in (CONFIG, METRICS):
-        with suppress(FileNotFoundError):
-            shutil.copyfile(folder / name, aside / name)
-    reported = folder / CHECKPOINTS / Path(str(results.get("checkpoint"))).name
-    kept = aside / CHECKPOINTS / reported.name
-    if reported.is_file() and not kept.exists():
-        try:
-            os.link(reported, kept)
-        except OSError:  # a file system without links
-            with replacing(kept) as file:
-                file.write(reported.read_bytes())
-    if kept.exists():
-        results["checkpoint"] = str(kept)
-    write_json(aside / RESULTS, results)
-    (folder / RESULTS).unlink()
-    for name in _OUTPUTS:
-        if (folder / name).exists():
-            if (aside / name).is_dir():
-                shutil.rmtree(aside / name)
-            (folder / name).replace(aside / name)
-    return aside

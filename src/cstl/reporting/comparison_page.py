@@ -9,7 +9,8 @@ import numpy as np
 
 from cstl.files import write_text
 from cstl.reporting import charts, figures, leaderboard, pictures, tables
-from cstl.reporting.comparison import Entry, Row, Table, typed_value
+from cstl.reporting.comparison import Row, Table, typed_value
+from cstl.reporting.entry import Entry
 from cstl.reporting.page import render
 
 DRAWN, AGAINST = 5, 2  # rows with lines and curves, and with heat maps of the difference to the baseline, at most

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from rich.text import Text
 
 from cstl.files import write_text
-from cstl.reporting.comparison import UNKNOWN, Row, Table, label_of, typed_value
+from cstl.reporting.comparison import Row, Table, label_of, typed_value
+from cstl.reporting.entry import UNKNOWN
 from cstl.reporting.style import COLOURS, condition_colours
 from cstl.reporting.tables import MISSING, decimal, escaped, render
 from cstl.run_folder import EVALUATED, Run

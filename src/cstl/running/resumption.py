@@ -15,15 +15,11 @@ from cstl.run_folder import (
     PROBES,
     REPORT,
     RESULTS,
-    begin_anew,
-    check_kind,
-    is_begun,
-    is_finished,
-    put_aside,
 )
 from cstl.running.checkpoints import checkpoints, last_intact_checkpoint
 from cstl.running.command import write_command
 from cstl.running.console import say
+from cstl.running.folder import begin_anew, check_kind, is_begun, is_finished, put_aside
 from cstl.running.metrics_log import CSVLog, TensorBoardLog
 from cstl.running.processes import is_first
 from cstl.running.sweep import AlreadyFinishedError

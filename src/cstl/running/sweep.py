@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from cstl.files import shown, write_text
 from cstl.owner import InUseError, is_in_use, owner
-from cstl.run_folder import ERROR, Run, check_kind
-from cstl.running.folder import make_folder, refuse, starts_first
+from cstl.run_folder import ERROR, Run
+from cstl.running.folder import check_kind, make_folder, refuse, starts_first
 
 _OWNED = ExitStack()  # the sweep's folder, until its end; not in the callback, which is sent to the jobs' processes
 atexit.register(_OWNED.close)
