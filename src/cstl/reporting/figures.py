@@ -88,35 +88,50 @@ def _printed(figure: Figure, ending: str, metadata: dict[str, None]) -> bytes:
 
 @styled
 def curves(found: Mapping[str, Curve], probes: Sequence[str]) -> Figure:
-    """The losses and the rank-1 curves over the iterations, from the columns of a run's `metrics.csv`."""
-    figure = Figure(figsize=(WIDTH, 2.6))
-    losses, rank1 = figure.subplots(1, 2)
-    for (name, label), colour in zip(LOSSES.items(), LOSS_COLOURS, strict=True):
-        if curve := found.get(f"train/{name}"):
-            losses.plot(*curve, marker=_seen_alone(curve), color=colour, label=label)
+    """Draw the losses and the rank-1 curves over the iterations, from the columns of a run's `metrics.csv`."""
+    losses = [
+        (label, found[f"train/{name}"], colour, "-")
+        for (name, label), colour in zip(LOSSES.items(), LOSS_COLOURS, strict=True)
+        if f"train/{name}" in found
+    ]
     colours = condition_colours(probes)
-    for split, prefix, dash in (("test", "", "-"), ("validation", "held out, ", "--")):
-        for probe in dict.fromkeys([*probes, "mean"]):
-            if curve := found.get(f"{split}/rank1/{probe}"):
-                rank1.plot(*curve, marker="o", linestyle=dash, color=colours[probe], label=short(f"{prefix}{probe}"))
-    _finish_curve(losses, "loss")
-    _finish_curve(rank1, "rank-1 (%)")
-    return figure
+    rank1 = [
+        (f"{prefix}{probe}", found[f"{split}/rank1/{probe}"], colours[probe], dash)
+        for split, prefix, dash in (("test", "", "-"), ("validation", "held out, ", "--"))
+        for probe in dict.fromkeys([*probes, "mean"])
+        if f"{split}/rank1/{probe}" in found
+    ]
+    return _curves({"loss": losses, "rank-1 (%)": rank1})
 
 
 @styled
 def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
-    """The loss and the mean rank-1 of several runs over the iterations, by the columns of their `metrics.csv`."""
+    """Draw the loss and the mean rank-1 of several runs over the iterations, by the columns of their `metrics.csv`."""
+    looks = [line_look(i)[:2] for i in range(len(runs))]
+
+    def of(column: str) -> list[tuple[str, Curve, str, str]]:
+        both = zip(runs.items(), looks, strict=True)
+        return [(name, found[column], *look) for (name, found), look in both if column in found]
+
+    return _curves({"loss": of("train/loss"), "mean rank-1 (%)": of("test/rank1/mean")})
+
+
+def _curves(panels: Mapping[str, Sequence[tuple[str, Curve, str, str]]]) -> Figure:
+    """Draw two panels of lines: label of the axis → name, curve, colour and dash of each."""
     figure = Figure(figsize=(WIDTH, 2.6))
-    for axes, column, label in zip(
-        figure.subplots(1, 2), ("train/loss", "test/rank1/mean"), ("loss", "mean rank-1 (%)"), strict=True
-    ):
-        for i, (name, found) in enumerate(runs.items()):
-            if curve := found.get(column):
-                colour, dash, _ = line_look(i)
-                marker = "o" if "%" in label else _seen_alone(curve)
-                axes.plot(*curve, color=colour, linestyle=dash, marker=marker, label=short(name))
-        _finish_curve(axes, label)
+    for axes, (label, lines) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for name, curve, colour, dash in lines:
+            marker = "o" if "%" in label or len(curve[0]) == 1 else None  # a line of one point shows nothing
+            axes.plot(*curve, marker=marker, color=colour, linestyle=dash, label=short(name))
+        axes.set_ylabel(label)
+        axes.set_ylim(0, 102 if "%" in label else None)
+        axes.set_xlabel("iteration")
+        axes.xaxis.set_major_locator(whole_numbers(6))
+        axes.grid()
+        if lines:
+            _legend_below(axes)
+        else:
+            axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
     return figure
 
 
@@ -124,23 +139,6 @@ def _legend_below(axes: Axes, **settings: Any) -> None:
     """Say below the axes, and not on the data, what is what."""
     settings = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "ncols": 4, "columnspacing": 1.0, **settings}
     axes.legend(**settings)
-
-
-def _seen_alone(curve: Curve) -> str | None:
-    """A marker for a curve of one point, of which a line shows nothing."""
-    return "o" if len(curve[0]) == 1 else None
-
-
-def _finish_curve(axes: Axes, label: str) -> None:
-    axes.set_ylabel(label)
-    axes.set_ylim(0, 102 if "%" in label else None)
-    axes.set_xlabel("iteration")
-    axes.xaxis.set_major_locator(whole_numbers(6))
-    axes.grid()
-    if axes.get_legend_handles_labels()[0]:
-        _legend_below(axes)
-    else:
-        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
 
 
 def whole_numbers(ticks: int) -> MaxNLocator:
