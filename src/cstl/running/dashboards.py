@@ -21,7 +21,7 @@ from cstl.recognizer import GaitRecognizer
 from cstl.reporting import figures, pictures, tables
 from cstl.reporting.published import method_name, published
 from cstl.run_folder import versions
-from cstl.running.metrics_log import Dashboard, WandbLog
+from cstl.running.metrics_log import Dashboard
 
 try:
     import resource
@@ -33,57 +33,50 @@ Samples = dict[str, np.ndarray]
 
 
 def dashboards(trainer: Trainer) -> list[Dashboard]:
-    """The loggers that show more than scalars, of the first process."""
+    """Return the loggers that show more than scalars, of rank 0."""
     return [logger for logger in trainer.loggers if isinstance(logger, Dashboard)] if trainer.is_global_zero else []
 
 
 class Speed(Callback):
-    """Logs how fast training is: `speed/…`, every `log_every_n_steps` iterations, of those since the last time.
+    """Log how fast training is: `speed/…`, every `log_every_n_steps` iterations, of those since the last time.
 
     - `sequences_per_second`: of all processes together; evaluations do not count.
-    - `waiting_for_data`: the share of that time, 0 … 1, in which this process waited for its next batch.
+    - `waiting_for_data`: the share of that time, 0 … 1, in which this process waited for its next batch; Lightning's
+      `ThroughputMonitor` does not tell it.
     - `memory`: the most so far in GiB, of the GPU where the network is on one, else of this process.
 
     A GPU is waited for only when there is something to log, which Lightning does then in any case.
     """
 
-    def __init__(self) -> None:
-        self.loggers: list[Dashboard] = []
-        self.since = self.idle_since = self.paused = self.waited = 0.0
-        self.sequences = 0
+    since = idle_since = paused = waited = 0.0  # seconds
+    sequences = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to measure."""
-        self.loggers = dashboards(trainer)
         self._begin()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The batch is there."""
         self.waited += time.perf_counter() - self.idle_since
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TrainBatch, batch_idx: int
     ) -> None:
-        """Logs where Lightning is about to."""
         self.sequences += len(batch.labels) * trainer.world_size
         self.idle_since = time.perf_counter()
-        if not self.loggers or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if trainer.global_step % trainer.log_every_n_steps or not (loggers := dashboards(trainer)):  # type: ignore[attr-defined]
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         seconds = time.perf_counter() - self.since
         measured = {"sequences_per_second": self.sequences / seconds, "waiting_for_data": self.waited / seconds}
         measured |= memory(pl_module.device)
-        for logger in self.loggers:
+        for logger in loggers:
             logger.log_metrics({f"speed/{name}": value for name, value in measured.items()}, trainer.global_step)
         self._begin()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock."""
         self.paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts it again."""
         evaluating = time.perf_counter() - self.paused
         self.since += evaluating
         self.idle_since += evaluating
@@ -94,7 +87,7 @@ class Speed(Callback):
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """{"memory": GiB}, the most so far on a GPU or else of this process; nothing where it cannot be told."""
+    """Return {"memory": GiB}, the most so far on a GPU or else of this process; nothing where it cannot be told."""
     if device.type == "cuda":
         return {"memory": torch.cuda.max_memory_allocated(device) / 2**30}
     if resource is None:
@@ -104,77 +97,53 @@ def memory(device: torch.device) -> dict[str, float]:
 
 
 class Pictures(Callback):
-    """Logs what is more than a scalar of a step.
+    """Log what is more than a scalar of a step.
 
     - The whole configuration, the versions of the packages and the code's commit.
     - At each evaluation of the test subjects `test/rank1/PROBE/VIEW`; as `tables/rank1` the paper's table with its row
       beside ours and as `tables/PROBE` probe view × gallery view; `pictures/heat_maps` of the same; and, where the
       network says what it looks at, `pictures/salient_frames` of a sequence of each kind of probe.
     - Once, `pictures/silhouettes` of these sequences.
-    - At the end, in the summary of W&B, `final/rank1/PROBE`, to sort the runs of a sweep by.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The settings, and the silhouettes unless the run goes on."""
         for logger in (loggers := dashboards(trainer)):
-            logger.log_hyperparams(settings(pl_module))
-        if loggers and trainer.global_step == 0 and (sequences := samples(trainer)):
+            logger.log_hyperparams({**pl_module.config, "versions": versions(), "commit": commit()})  # type: ignore[dict-item]
+        if loggers and trainer.global_step == 0 and (sequences := samples(trainer.datamodule)):  # type: ignore[attr-defined]
             image = figures.to_array(figures.strips([[one] for one in sequences.items()], frames=SHOWN))
             for logger in loggers:
                 logger.log_image("pictures/silhouettes", [image], step=0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What the test subjects' evaluation found."""
         if not (loggers := dashboards(trainer)):
             return
         assert isinstance(pl_module, GaitRecognizer)
-        result = pl_module.result
+        data: GaitDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        result, step = pl_module.result, trainer.global_step
         assert result is not None
-        rank1 = result.rows()
         scalars = {
             f"test/rank1/{probe}/{view}": value
-            for probe in result.accuracy
-            for view, value in rank1[probe]["per_view"].items()
+            for probe, rank1 in result.rows().items()
+            for view, value in rank1["per_view"].items()
             if value is not None
         }
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, GaitDataModule)
-        sheets = {
-            "rank1": paper_sheet(result, pl_module, data),
-            **{probe: view_sheet(result, probe) for probe in result.accuracy},
-        }
+        sheets = {"rank1": paper_sheet(result, pl_module, data)}
+        sheets |= {probe: view_sheet(result, probe) for probe in result.accuracy}
         images = {"heat_maps": figures.to_array(figures.rank1(result))}
-        if (drawn := draw_attention(pl_module.network, samples(trainer))) is not None:
-            images["salient_frames"] = drawn
-        step = trainer.global_step
+        if (attention := draw_attention(pl_module.network, samples(data))) is not None:
+            images["salient_frames"] = attention
         for logger in loggers:
             logger.log_metrics(scalars, step)
             for name, (columns, rows) in sheets.items():
                 logger.log_table(f"tables/{name}", columns=columns, data=rows, step=step)
             for name, picture in images.items():
                 logger.log_image(f"pictures/{name}", [picture], step=step)
-        if step < trainer.max_steps:
-            return
-        final = {
-            f"final/{name.removeprefix('test/')}": float(value)
-            for name, value in trainer.logged_metrics.items()
-            if name.startswith("test/rank1/")
-        }
-        for logger in loggers:
-            if isinstance(logger, WandbLog):
-                logger.experiment.summary.update(final)
 
     on_test_end = on_validation_end
 
 
-def settings(recognizer: LightningModule) -> dict[str, Any]:
-    """The configuration of a run, with the versions of the packages and the commit of the code where that is known."""
-    assert isinstance(recognizer, GaitRecognizer)
-    return {**(recognizer.config or {}), "versions": versions(), "commit": commit()}
-
-
 def commit(package: Path = Path(__file__).parent) -> str | None:
-    """The commit that this code is, with `-dirty` where it differs; None where git does not know its files."""
+    """Return the commit that this code is, with `-dirty` where it differs; None where git does not know its files."""
 
     def git(*words: str) -> str:
         command = ("git", "-C", str(package), *words)
@@ -190,7 +159,7 @@ def commit(package: Path = Path(__file__).parent) -> str | None:
 def paper_sheet(
     result: CrossViewResult, recognizer: GaitRecognizer, data: GaitDataModule
 ) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the paper's table: ours, the published row where it may stand there, and the difference."""
+    """Return columns and rows of the paper's table: ours, the published row where it may stand, the difference."""
     config = recognizer.config or {}
     dataset, methods = config["dataset"], {method_name(config): result}
     published_as = published(data, config, recognizer.trained, dataset).method
@@ -201,16 +170,14 @@ def paper_sheet(
 
 
 def view_sheet(result: CrossViewResult, probe: str) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of rank-1 in percent, a row for each probe view and a column for each gallery view."""
+    """Return columns and rows of rank-1 in percent, a row for each probe view and a column for each gallery view."""
     cells = result.accuracy[probe][:, :, 0]
     rows = [[None if value != value else value for value in row] for row in cells.tolist()]
     return ["probe view", *result.views], [[view, *row] for view, row in zip(result.views, rows, strict=True)]
 
 
-def samples(trainer: Trainer) -> Samples:
+def samples(data: GaitDataModule) -> Samples:
     """Return silhouettes uint8 (T, H, W) of a sequence of each kind of probe, by what it is."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, GaitDataModule)
     store, protocol = data.store, data.protocol
     chosen = pictures.examples(store, protocol.probes, protocol.views, data.test_subjects)
     return {whose: pictures.frames_of(store, line, pictures.LOOKED_AT) for whose, line in chosen.items()}
