@@ -25,7 +25,7 @@ from cstl.running.command import command
 from cstl.running.console import say
 from cstl.running.evaluation import evaluate_and_write, write_report
 from cstl.running.loading import class_tensors
-from cstl.running.metrics_log import closing
+from cstl.running.metrics_log import loggers_closed
 from cstl.running.processes import as_one_run, check_processes, naming_what_was_lost, owned
 from cstl.running.resumption import missing_files, open_run, prolong, resume_logs
 from cstl.running.settings import refuse_impossible
@@ -68,7 +68,7 @@ def train(config: DictConfig) -> Plain:
         if weights is not None and last is None:
             classes = class_tensors(settings["model"]["network"], recognizer.network)
             say(f"{config.init_from}: {transfer(recognizer.network, weights.state_dict, classes)}")
-        with as_one_run(config, folder, trainer.world_size), closing(trainer.loggers):
+        with as_one_run(config, folder, trainer.world_size), loggers_closed(trainer.loggers):
             started = time.monotonic()
             trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)
             seconds = {"training": time.monotonic() - started}

@@ -100,17 +100,17 @@ class Checkpoints(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Write a checkpoint where one is due or a signal has come to one of the processes."""
-        stopped = self._stopped(trainer, pl_module)
-        if trainer.global_step and (stopped or trainer.global_step % self.every == 0):
+        number = self._stopped(trainer, pl_module)
+        if trainer.global_step and (number or trainer.global_step % self.every == 0):
             self._save(trainer)
-        if stopped:
-            raise Stopped(stopped, trainer.global_step)
+        if number:
+            raise Stopped(number, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last checkpoint, the one that is reported unless `best` is asked for."""
         self._save(trainer)
-        if stopped := self._stopped(trainer, pl_module):  # in the last step, or in the evaluation after it
-            raise Stopped(stopped, trainer.global_step)
+        if number := self._stopped(trainer, pl_module):  # in the last step, or in the evaluation after it
+            raise Stopped(number, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the best so far on held-out training subjects."""
@@ -207,8 +207,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def remove_leftovers(folder: Path, keep: int) -> None:
     """Take away what a killed process left: half a checkpoint, and more of them than are kept."""
-    for left in [*folder.glob(f"*{PART}"), *checkpoints(folder)[:-keep]]:
-        left.unlink(missing_ok=True)
+    for path in [*folder.glob(f"*{PART}"), *checkpoints(folder)[:-keep]]:
+        path.unlink(missing_ok=True)
 
 
 def last_intact_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -220,18 +220,18 @@ def last_intact_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         OSError: one cannot be read, which is no damage. Nothing is changed.
         ValueError: all are damaged, or the best one is. Nothing is changed: the user takes them away.
     """
-    damaged: list[tuple[Path, str]] = []
+    corrupt: list[tuple[Path, str]] = []
     intact = None
     for path in reversed(checkpoints(folder)):
         if reason := _damage(path):
-            damaged.append((path, reason))
+            corrupt.append((path, reason))
         else:
             intact = path
             break
-    if damaged and intact is None:
+    if corrupt and intact is None:
         raise ValueError(
             f"no checkpoint in {folder} can be loaded; they stay as they are:\n"
-            + "".join(f"  {reason}\n" for _, reason in damaged)
+            + "".join(f"  {reason}\n" for _, reason in corrupt)
             + f"Put a copy there, or begin anew, which loses the training:\n  rm -r {shlex.quote(str(folder))}\n"
             "and then the same command"
         )
@@ -242,7 +242,7 @@ def last_intact_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
             f"the last:\n  rm {shlex.quote(str(best))}"
         )
     problems = []
-    for path, reason in damaged:
+    for path, reason in corrupt:
         renamed = path.with_name(path.name + DAMAGED)
         path.replace(renamed)
         problems.append(f"{path} is damaged ({reason}); it is now called {renamed.name}, the one before it is used")

@@ -98,15 +98,15 @@ def write_command(folder: Path, name: str) -> None:
 def asked_checkpoint(config: DictConfig, command: str) -> Path:
     """Return the checkpoint that was asked for; raise ValueError with the newest one, where none or a folder was."""
     runs = config.get("runs", "runs")
-    asked = None if OmegaConf.is_missing(config, "checkpoint") else config.checkpoint
-    if asked and not Path(asked).is_dir():
-        return Path(asked)
-    if asked:
-        inside = sorted({*Path(asked).glob("*.ckpt"), *Path(asked).glob("checkpoints/*.ckpt")})
+    path = None if OmegaConf.is_missing(config, "checkpoint") else config.checkpoint
+    if path and not Path(path).is_dir():
+        return Path(path)
+    if path:
+        inside = sorted({*Path(path).glob("*.ckpt"), *Path(path).glob("checkpoints/*.ckpt")})
         if not inside:
-            raise ValueError(f"{asked} is a folder without a checkpoint; those of a run lie in {runs}/NAME/checkpoints")
+            raise ValueError(f"{path} is a folder without a checkpoint; those of a run lie in {runs}/NAME/checkpoints")
         newest = shlex.quote(f"checkpoint={inside[-1]}")
-        raise ValueError(f"{asked} is a folder; name a file in it, such as\n  python -m cstl.{command} {newest}")
+        raise ValueError(f"{path} is a folder; name a file in it, such as\n  python -m cstl.{command} {newest}")
     there = sorted(Path(runs).glob("*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
     newest = shlex.quote(f"checkpoint={there[-1] if there else f'{runs}/NAME/checkpoints/step-0001000.ckpt'}")
     raise ValueError(f"which checkpoint? Name its file, such as\n  python -m cstl.{command} {newest}")

@@ -31,12 +31,12 @@ class Key:
 
 def commands() -> dict[str, tuple[str, list[str]]]:
     """Return name → (what it does, examples of arguments) of every command, as the docstrings of the modules say."""
-    found = {}
+    commands = {}
     for file in sorted(Path(cstl.__file__).parent.glob("[!_]*.py")):
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         if examples := re.findall(rf"(?:^|`)python -m cstl\.{file.stem}\b *([^`\n]*)", text, re.M):
-            found[file.stem] = (re.split(r"\.\s|: `|\.$", text, maxsplit=1)[0], examples)
-    return found
+            commands[file.stem] = (re.split(r"\.\s|: `|\.$", text, maxsplit=1)[0], examples)
+    return commands
 
 
 def overview() -> str:

@@ -192,9 +192,9 @@ def wandb_id(folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError, ValueError):  # a damaged one is made again
             check_inside(file)
-            known = read_text(file, 100).strip()
-            if re.fullmatch(r"[\w-]{1,64}", known, re.ASCII):  # an empty one was cut short
-                return known
+            identity = read_text(file, 100).strip()
+            if re.fullmatch(r"[\w-]{1,64}", identity, re.ASCII):  # an empty one was cut short
+                return identity
         write_text(file, new)
     except OSError as error:
         reason = error.strerror or error
@@ -243,14 +243,14 @@ class TensorBoardLog(TensorBoardLogger):
 Dashboard = WandbLog | TensorBoardLog
 
 
-def wanted(config: DictConfig) -> list[DictConfig]:
+def loggers_of(config: DictConfig) -> list[DictConfig]:
     """Return the entries of the configuration's `logger` that are to be made, without one that `mode` disables."""
     nodes = [node for node in config.values() if isinstance(node, DictConfig)]
     return [node for node in nodes if node.get("mode") != "disabled"]
 
 
 @contextmanager
-def closing(loggers: Iterable[Logger]) -> Iterator[None]:
+def loggers_closed(loggers: Iterable[Logger]) -> Iterator[None]:
     """End runs of Weights & Biases with the block, as failed if it fails."""
     failed = True
     try:

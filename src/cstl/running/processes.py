@@ -95,9 +95,9 @@ def naming_what_was_lost() -> Iterator[None]:
                 f"one of the processes that work on frames was killed ({reason}), perhaps since memory ran out: try "
                 "workers=1. What is done is kept, the same command goes on"
             ) from error
-        if found := re.search(r"DataLoader worker \(pid.*", reason):
+        if worker := re.search(r"DataLoader worker \(pid.*", reason):
             raise ChildProcessError(
-                f"a process that gathers batches was lost ({found[0].rstrip(' .')}): killed, perhaps since memory ran "
+                f"a process that gathers batches was lost ({worker[0].rstrip(' .')}): killed, perhaps since memory ran "
                 "out, or the store's frames can no longer be read (bus error). The same command goes on from the last "
                 "checkpoint; with data.workers=0 no such process is needed"
             ) from error
@@ -106,13 +106,13 @@ def naming_what_was_lost() -> Iterator[None]:
                 "another process of this run was lost: killed, perhaps since memory ran out, or ended by an error, "
                 "which it says above. The same command goes on from the last checkpoint"
             ) from error
-        masked = error.__context__  # Lightning's end of a fit that had not begun fails, too
-        if "combined_loader" in reason and isinstance(masked, OSError) and masked.errno:
-            files = masked.errno in (errno.EMFILE, errno.ENFILE)
+        cause = error.__context__  # Lightning's end of a fit that had not begun fails, too
+        if "combined_loader" in reason and isinstance(cause, OSError) and cause.errno:
+            files = cause.errno in (errno.EMFILE, errno.ENFILE)
             how = "): type ulimit -n 4096 before" if files else "; /dev/shm may be full): make room"
             raise OSError(
-                masked.errno,
-                f"the processes that gather batches could not be started ({os.strerror(masked.errno)}{how}, or take "
+                cause.errno,
+                f"the processes that gather batches could not be started ({os.strerror(cause.errno)}{how}, or take "
                 "data.workers=0, which needs none",
             ) from error
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in reason:
@@ -200,10 +200,10 @@ def as_one_run(config: DictConfig, folder: Path, processes: int) -> Iterator[Non
     hydra: Any = HydraConfig.get()
     argv, environment, run_dir = sys.argv[:], os.environ.copy(), hydra.run.dir
     flags = [word for word in argv[1:] if word not in ("-m", "--multirun") and not re.match(r"[~+]*[\w./@]+=", word)]
-    chosen = [*hydra.overrides.task, *hydra.overrides.hydra]
-    chosen = [override for override in chosen if not override.startswith(_OF_THE_SWEEP)]
+    overrides = [*hydra.overrides.task, *hydra.overrides.hydra]
+    overrides = [override for override in overrides if not override.startswith(_OF_THE_SWEEP)]
     name = str(config.name).replace("\\", r"\\").replace("'", r"\'")
-    sys.argv[1:] = [*flags, *chosen, f"name='{name}'"]
+    sys.argv[1:] = [*flags, *overrides, f"name='{name}'"]
     with read_write(hydra):
         hydra.run.dir = str(folder)
     try:

@@ -73,10 +73,10 @@ def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str]
     choices = sorted({choice for choice in choices if not choice.startswith("_")})
     further = [choice for choice in further if choice.rpartition(".")[0]]
     elsewhere = min((choice for choice in further if choice.rpartition(".")[2] == word), key=len, default=None)
-    meant = elsewhere or nearest(word, choices) or nearest(word, further)
-    asked = f"; did you mean {meant}?" if meant else "."
+    likely = elsewhere or nearest(word, choices) or nearest(word, further)
+    hint = f"; did you mean {likely}?" if likely else "."
     listed = f" There are: {', '.join(choices)}" if choices else ""
-    return ValueError(f"{what}{asked}{listed}".rstrip("."))
+    return ValueError(f"{what}{hint}{listed}".rstrip("."))
 
 
 def refuse_unknown(config: DictConfig, command: str) -> None:
@@ -146,12 +146,12 @@ def refuse_impossible(config: DictConfig, command: str) -> None:
             absent = re.search(r"[Kk]ey '([^']*)'", str(error))
             if absent is None:
                 raise
-            asked, every = absent[1], [name for name, _ in leaves(config)]
-            if asked.startswith("dataset.") and asked in _references(config):
+            key_read, every = absent[1], [name for name, _ in leaves(config)]
+            if key_read.startswith("dataset.") and key_read in _references(config):
                 remedy = f": add it to the YAML file of the data set, or type {key}=VALUE"
             else:
-                remedy = f"; did you mean {meant}?" if (meant := nearest(asked, every)) else f": type {key}=VALUE"
-            raise ValueError(f"{key} is {found}, but {asked} is not there{remedy}") from None
+                remedy = f"; did you mean {meant}?" if (meant := nearest(key_read, every)) else f": type {key}=VALUE"
+            raise ValueError(f"{key} is {found}, but {key_read} is not there{remedy}") from None
         if isinstance(value, ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
         if not rule.fits(value):
@@ -260,12 +260,12 @@ def _is_part(node: Any) -> bool:
 def arguments(key: str, node: DictConfig) -> list[str] | None:
     """Return the arguments that the class or function of a node takes; None: any."""
     try:
-        found = _locate(node._target_)
+        target = _locate(node._target_)
     except Exception as error:
         cause = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"{key}._target_={node._target_} cannot be imported: {cause}") from None
     try:
-        parameters = inspect.signature(found).parameters.values()
+        parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
         return None
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):

@@ -60,6 +60,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         known = [option for action in self._actions for option in action.option_strings]
         wrong = re.findall(r"(--?\w[\w-]*)", message) if message.startswith("unrecognized") else []
-        meant = [near for word in wrong for near in get_close_matches(word, known, n=1)]
-        hint = f"; did you mean {meant[0]}?" if meant else ""
+        likely = [near for word in wrong for near in get_close_matches(word, known, n=1)]
+        hint = f"; did you mean {likely[0]}?" if likely else ""
         self.exit(1, f"error: {shown(message, 300)}{hint}; see {self.prog} --help\n")

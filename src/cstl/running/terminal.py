@@ -43,7 +43,7 @@ class RunProgress(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=4)
-        self.shown: dict[str, str] = {}
+        self.metrics: dict[str, str] = {}
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         one_line = Column(no_wrap=True)
@@ -51,7 +51,7 @@ class RunProgress(RichProgressBar):
             TextColumn("{task.description}"),
             BarColumn(None),
             MofNCompleteColumn(table_column=one_line),
-            _Metrics(self.shown, one_line),
+            _Metrics(self.metrics, one_line),
             _Speed(one_line),
             _TimeLeft(one_line),
         ]
@@ -66,9 +66,9 @@ class RunProgress(RichProgressBar):
         """Note what the bar shows; nothing is left for Lightning's own column, which would be a second line."""
         metrics = trainer.callback_metrics
         if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in metrics:  # type: ignore[attr-defined]
-            self.shown["loss"] = f"{float(metrics['train/loss']):.3f}"
+            self.metrics["loss"] = f"{float(metrics['train/loss']):.3f}"
         if "test/rank1/mean" in metrics:
-            self.shown["rank-1"] = f"{float(metrics['test/rank1/mean']):.1f}"
+            self.metrics["rank-1"] = f"{float(metrics['test/rank1/mean']):.1f}"
         return {}
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -88,7 +88,7 @@ class Lines(Callback):
 
     def __init__(self, file: Path, printed: bool) -> None:
         self.file, self.printed = file, printed
-        self.told = self.since = time.monotonic()  # when the last line was, and since when steps are counted
+        self.last_line = self.since = time.monotonic()  # when the last line was, and since when steps are counted
         self.step = self.batches = 0  # what it was then; batches evaluated so far
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,7 +103,7 @@ class Lines(Callback):
         self._count(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if time.monotonic() - self.told < EVERY:
+        if time.monotonic() - self.last_line < EVERY:
             return
         step, seconds = trainer.global_step, time.monotonic() - self.since
         speed = (step - self.step) / seconds
@@ -120,17 +120,19 @@ class Lines(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         self.batches += 1
-        if time.monotonic() - self.told >= EVERY:
+        if time.monotonic() - self.last_line >= EVERY:
             total = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
             self._say(f"evaluating: {self.batches:,} of {total:,} batches")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found: dict[str, list[str]] = {}
+        rank1_of: dict[str, list[str]] = {}
         for name, value in trainer.callback_metrics.items():
             split, _, probe = name.partition("/rank1/")
             if probe and (split == "test" or not trainer.testing):
-                found.setdefault(split, []).append(f"{probe} {float(value):.1f}")
-        rank1 = "; ".join(f"{'held-out ' * (split != 'test')}rank-1 {', '.join(of)} %" for split, of in found.items())
+                rank1_of.setdefault(split, []).append(f"{probe} {float(value):.1f}")
+        rank1 = "; ".join(
+            f"{'held-out ' * (split != 'test')}rank-1 {', '.join(of)} %" for split, of in rank1_of.items()
+        )
         after = f" after step {trainer.global_step:,}" if trainer.global_step else ""
         self._say(f"evaluation{after}: {rank1 or 'nothing to compare'} ({_clock(time.monotonic() - self.began)})")
         self._count(trainer)
@@ -149,7 +151,7 @@ class Lines(Callback):
         self.since, self.step = time.monotonic(), trainer.global_step
 
     def _say(self, line: str) -> None:
-        self.told = time.monotonic()
+        self.last_line = time.monotonic()
         write_line(self.file, line)
         if self.printed:
             say(line)
@@ -168,12 +170,12 @@ def write_line(log: Path, text: str) -> None:
 
 
 class _Metrics(ProgressColumn):
-    def __init__(self, shown: Mapping[str, str], column: Column) -> None:
+    def __init__(self, metrics: Mapping[str, str], column: Column) -> None:
         super().__init__(column)
-        self.shown = shown
+        self.metrics = metrics
 
     def render(self, task: Task) -> Text:
-        return Text(" ".join(f"{name} {value}" for name, value in self.shown.items() if task.description == "train"))
+        return Text(" ".join(f"{name} {value}" for name, value in self.metrics.items() if task.description == "train"))
 
 
 class _Speed(ProgressColumn):
@@ -247,8 +249,10 @@ def near(path: Path) -> Path:
 
 
 def _means(means: Mapping[str, float | None], sign: str = "") -> str:
-    shown = {probe: MISSING if mean is None else f"{mean:{sign}.1f}".replace("-", "−") for probe, mean in means.items()}
-    return ", ".join(f"{probe} {mean}" for probe, mean in shown.items())
+    numbers = {
+        probe: MISSING if mean is None else f"{mean:{sign}.1f}".replace("-", "−") for probe, mean in means.items()
+    }
+    return ", ".join(f"{probe} {mean}" for probe, mean in numbers.items())
 
 
 def _worth_typing(folder: Path, checkpoint: Path) -> str | None:

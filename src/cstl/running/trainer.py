@@ -18,7 +18,7 @@ from cstl.running import terminal
 from cstl.running.checkpoints import AtomicCheckpoints
 from cstl.running.console import CONSOLE
 from cstl.running.memory import keep_freed_memory
-from cstl.running.metrics_log import wanted
+from cstl.running.metrics_log import loggers_of
 from cstl.running.processes import is_first
 
 
@@ -62,7 +62,7 @@ def make_trainer(config: DictConfig, folder: Path) -> Trainer:
     return instantiate(
         config.trainer,
         default_root_dir=str(folder),
-        logger=[instantiate(logger) for logger in wanted(config.logger)],
+        logger=[instantiate(logger) for logger in loggers_of(config.logger)],
         callbacks=callbacks,
         plugins=[AtomicCheckpoints()],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(steps, 1)),

@@ -56,43 +56,43 @@ def read(command: str, words: list[str]) -> list[str]:
     """
     words = [_without_home(word) for word in words]
     _check_flags(command, words)
-    given = _options_of(words)
-    if placed := [word for word in given.overrides if word.lstrip("+").startswith("folder=")]:
+    flags = _options_of(words)
+    if placed := [word for word in flags.overrides if word.lstrip("+").startswith("folder=")]:
         raise ValueError(f"{placed[0]}: a run's folder follows from its name; type name=NAME")
-    if given.package is not None and given.cfg is None:
+    if flags.package is not None and flags.cfg is None:
         raise ValueError("--package goes with --cfg: --cfg job --package model")
-    if given.resolve and given.cfg is None:
+    if flags.resolve and flags.cfg is None:
         raise ValueError("--resolve goes with --cfg: --cfg job --resolve")
-    if given.multirun + given.run + (given.cfg is not None) + (given.info is not None) > 1:
+    if flags.multirun + flags.run + (flags.cfg is not None) + (flags.info is not None) > 1:
         raise ValueError("--multirun, --run, --cfg and --info exclude each other: type one of them")
-    if given.hydra_help or given.shell_completion or given.experimental_rerun:
+    if flags.hydra_help or flags.shell_completion or flags.experimental_rerun:
         return words
-    sweeps = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
-    for option, folder in {"dir": given.config_dir, "path": given.config_path}.items():
+    sweeps = flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides
+    for option, folder in {"dir": flags.config_dir, "path": flags.config_path}.items():
         if folder is not None and not os.path.isdir(folder):
             raise ValueError(f"--config-{option}={folder}: no such folder (from {os.getcwd()})")
-    loader = _loader(given)
-    readable = [_readable(word, command, loader, sweeps) for word in given.overrides]
-    name = given.config_name or command
-    jobs, drawn = _jobs(readable, loader) if sweeps else ([readable], [])
-    if drawn:
+    loader = _loader(flags)
+    readable = [_readable(word, command, loader, sweeps) for word in flags.overrides]
+    name = flags.config_name or command
+    jobs, intervals = _jobs(readable, loader) if sweeps else ([readable], [])
+    if intervals:
         chosen = loader.load_configuration(name, jobs[0], RunMode.MULTIRUN).hydra.runtime.choices
         if chosen["hydra/sweeper"] == "basic":
             raise ValueError(
-                f"{drawn[0]}: numbers are drawn from an interval by a search alone: add hparams_search=optuna, or type "
-                f"the values to try, such as {drawn[0]}=0.1,0.2"
+                f"{intervals[0]}: numbers are drawn from an interval by a search alone: add hparams_search=optuna, or "
+                f"type the values to try, such as {intervals[0]}=0.1,0.2"
             )
     for overrides in jobs:
         config = _composed(name, overrides, loader)
         try:
-            if wrong := [key for key in drawn if OmegaConf.select(config, key, throw_on_missing=False) is None]:
+            if wrong := [key for key in intervals if OmegaConf.select(config, key, throw_on_missing=False) is None]:
                 raise _no_key(wrong[0], name, overrides, loader)
-            if given.cfg is None and given.info is None and given.config_name is None:
+            if flags.cfg is None and flags.info is None and flags.config_name is None:
                 refuse_unknown(config, command)
                 refuse_impossible(config, command)
         except OmegaConfBaseException as error:
             raise _refused(error, name, overrides, loader) from None
-    return [*(word for word in words if word not in given.overrides), *readable]  # Hydra takes no option amid settings
+    return [*(word for word in words if word not in flags.overrides), *readable]  # Hydra takes no option amid settings
 
 
 def help_asked(command: str, words: list[str]) -> str:
@@ -101,10 +101,10 @@ def help_asked(command: str, words: list[str]) -> str:
     Raises:
         ValueError: as `read`.
     """
-    given = _options_of(words)
-    loader = _loader(given)
-    topics = [word for word in given.overrides if word in choices(command)]
-    overrides = [_readable(word, command, loader, False) for word in given.overrides if word not in topics]
+    flags = _options_of(words)
+    loader = _loader(flags)
+    topics = [word for word in flags.overrides if word in choices(command)]
+    overrides = [_readable(word, command, loader, False) for word in flags.overrides if word not in topics]
     chosen = choices(command) | {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
     groups = {group: (chosen[group] or "null", _options(loader, group)) for group in choices(command)}
     return help_on(command, _composed(command, overrides, loader), groups, topics)
@@ -112,8 +112,8 @@ def help_asked(command: str, words: list[str]) -> str:
 
 def composed(command: str, words: list[str]) -> DictConfig:
     """Return the configuration of `conf/COMMAND.yaml` with these words, `read` before; nothing global is set for it."""
-    given = _options_of(words)
-    return _composed(command, given.overrides, _loader(given))
+    flags = _options_of(words)
+    return _composed(command, flags.overrides, _loader(flags))
 
 
 def _options_of(words: list[str]) -> Any:
@@ -263,10 +263,10 @@ def _parsed(word: str) -> Override:
 def _text(value: str) -> str:
     """Return a value that Hydra reads as text, null apart."""
     try:
-        found = _parsed(f"x={value}").value()
+        parsed = _parsed(f"x={value}").value()
     except (HydraException, ValueError):
         return _quoted(value)
-    return value if isinstance(found, str) or found is None else _quoted(value)
+    return value if isinstance(parsed, str) or parsed is None else _quoted(value)
 
 
 def _quoted(value: str) -> str:
@@ -300,16 +300,16 @@ def _jobs(words: list[str], loader: ConfigLoaderImpl) -> tuple[list[list[str]], 
             raise ValueError(f"{override.input_line} begins above its end: type the smaller number first")
     own = [override.input_line or "" for override in parsed if override.is_hydra_override()]
     task = [override for override in parsed if not override.is_hydra_override()]
-    drawn = [override for override in task if override.is_interval_sweep()]
-    split = BasicSweeper.split_arguments([override for override in task if override not in drawn], None)
-    return [[*own, *job] for batch in split for job in batch], [override.key_or_group for override in drawn]
+    intervals = [override for override in task if override.is_interval_sweep()]
+    split = BasicSweeper.split_arguments([override for override in task if override not in intervals], None)
+    return [[*own, *job] for batch in split for job in batch], [override.key_or_group for override in intervals]
 
 
-def _loader(given: Any) -> ConfigLoaderImpl:
+def _loader(flags: Any) -> ConfigLoaderImpl:
     setup_globals()
-    path = create_config_search_path((given.config_path and os.path.abspath(given.config_path)) or CONFIG_PATH)
-    if given.config_dir is not None:
-        place = f"file://{os.path.abspath(given.config_dir)}"
+    path = create_config_search_path((flags.config_path and os.path.abspath(flags.config_path)) or CONFIG_PATH)
+    if flags.config_dir is not None:
+        place = f"file://{os.path.abspath(flags.config_dir)}"
         path.prepend("command-line", place, anchor=SearchPathQuery(provider="schema"))
     return ConfigLoaderImpl(path)
 
@@ -330,14 +330,14 @@ def _composed(command: str, words: list[str], loader: ConfigLoaderImpl) -> DictC
 
 
 def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderImpl) -> ValueError:
-    found = re.search(r"Could not (?:find|load) '([^']+)'", str(error))
-    group, _, name = (found[1] if found else error.missing_cfg_file or "").rpartition("/")
+    match = re.search(r"Could not (?:find|load) '([^']+)'", str(error))
+    group, _, name = (match[1] if match else error.missing_cfg_file or "").rpartition("/")
     if not group:
         return ValueError(f"there is no configuration {name!r} in {CONFIG_PATH}")
     place = re.search(r"In '([^']+)'", str(error))
     where = f" (named in {place[1]})" if place and place[1] != command and "hydra" not in place[1] else ""
     options = _options(loader, group)
-    chosen, _, path = (found[1] if found else "").partition("/")
+    chosen, _, path = (match[1] if match else "").partition("/")
     if not options and chosen in choices(command):
         folder, file = os.path.split(path.removesuffix(".yaml"))
         own = os.path.dirname(folder) if os.path.basename(folder) == chosen else folder
@@ -400,10 +400,10 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
         )
     cause = error.__cause__
     if isinstance(error, InterpolationResolutionError | GrammarParseError) or isinstance(cause, GrammarParseError):
-        told = re.sub(r"^\w+ raised while resolving interpolation: ", "", (text or str(cause)).splitlines()[0])
-        told = re.sub(r".*no viable alternative at input ", "it has no end: ", told)
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", (text or str(cause)).splitlines()[0])
+        reason = re.sub(r".*no viable alternative at input ", "it has no end: ", reason)
         where = getattr(error, "full_key", None) or "a value"
-        return ValueError(f"{where} cannot be worked out: {told}; ${{KEY}} takes the value of KEY")
+        return ValueError(f"{where} cannot be worked out: {reason}; ${{KEY}} takes the value of KEY")
     lines = [line.strip() for line in f"{text}\n{cause or ''}".splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type", "See https", "reference_type"))]
     return ValueError(
@@ -413,30 +413,30 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
 
 def _not_utf8(words: list[str], loader: ConfigLoaderImpl) -> str:
     """Return the YAML files that are not UTF-8: of those that were chosen, or else of all."""
-    found: list[Path] = []
+    files: list[Path] = []
     for source in loader.get_search_path().get_path():
         for file in sorted(Path(source.path.removeprefix("file://")).glob("*/*.yaml")):
             try:
                 file.read_text(encoding="utf-8")
             except UnicodeDecodeError:
-                found.append(file)
-    chosen = [file for file in found if f"{file.parent.name}={file.stem}" in words]
-    return ", ".join(map(str, chosen or found)) or "a YAML file"
+                files.append(file)
+    named = [file for file in files if f"{file.parent.name}={file.stem}" in words]
+    return ", ".join(map(str, named or files)) or "a YAML file"
 
 
 def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
     """Return what is said of a key that the chosen files do not have."""
     groups = choices(command)
-    chosen = [word for word in words if (match := _WORD.fullmatch(word)) and match[2] in groups]
-    config = loader.load_configuration(command, chosen, RunMode.RUN)
-    known = [name for name, _ in leaves(config)]
+    of_groups = [word for word in words if (match := _WORD.fullmatch(word)) and match[2] in groups]
+    config = loader.load_configuration(command, of_groups, RunMode.RUN)
+    every = [name for name, _ in leaves(config)]
     if not key.startswith("hydra"):
-        known = [name for name in known if name.partition(".")[0] != "hydra"]
+        every = [name for name in every if name.partition(".")[0] != "hydra"]
     parent = key.rpartition(".")[0]
-    while parent and parent not in known:
+    while parent and parent not in every:
         parent = parent.rpartition(".")[0]
     inside = parent + "." if parent else ""
-    last, names = key.removeprefix(inside), [name.removeprefix(inside) for name in known if name.startswith(inside)]
+    last, names = key.removeprefix(inside), [name.removeprefix(inside) for name in every if name.startswith(inside)]
     siblings = [name for name in names if "." not in name]
     if parent and not siblings:
         return ValueError(f"{key}: {parent} is a single value and has no keys of its own")
@@ -445,7 +445,7 @@ def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) 
         word = next((word for word in words if word.startswith(f"{key}=")), f"{key}=VALUE")
         return ValueError(f"{key} is not in the file of {parent}; what it makes takes one: type +{word}")
     siblings = siblings if parent else [*siblings, *(group for group in groups if group not in siblings)]
-    return unknown(f"{parent} has no key {last}" if parent else f"there is no key {last}", last, siblings, known)
+    return unknown(f"{parent} has no key {last}" if parent else f"there is no key {last}", last, siblings, every)
 
 
 def _bad_yaml(error: yaml.YAMLError) -> str:
@@ -454,8 +454,8 @@ def _bad_yaml(error: yaml.YAMLError) -> str:
     where = f"{mark.name.strip('<>')}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a YAML file"
     problem = getattr(error, "problem", None) or str(error)
     tabs = "\\t" in problem or "'\t'" in problem
-    told = "a tab; YAML is indented with spaces alone" if tabs else f"{problem}; expected KEY: VALUE in each line"
-    return f"{where}: {' '.join(told.split())}"
+    reason = "a tab; YAML is indented with spaces alone" if tabs else f"{problem}; expected KEY: VALUE in each line"
+    return f"{where}: {' '.join(reason.split())}"
 
 
 def _options(loader: ConfigLoaderImpl, group: str) -> list[str]:
