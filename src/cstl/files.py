@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Delete what a killed process left of files that it was writing, in a folder that nobody else writes to."""
+    """Delete a killed process' unfinished files, in a folder that nobody else writes to."""
     for part in folder.rglob(f"*.{16 * '[0-9a-f]'}{PART}"):
         part.unlink(missing_ok=True)
 
@@ -258,7 +258,7 @@ def check_npy(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def shown(text: object, most: int = 300) -> str:
-    r"""Return text as one line that can do nothing to a terminal: control characters and the like as \x1b or \u202e.
+    r"""Return text as one line that does nothing to a terminal: control characters as \x1b or \u202e.
 
     Longer text is cut.
     """
@@ -287,7 +287,7 @@ def shown_lines(text: object, most: int = 10_000) -> str:
 
 
 class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """A loader of what OmegaConf writes: 1e-3 is a number, a date is text, every key is text and comes once."""
+    """A loader of OmegaConf's YAML: 1e-3 is a number, a date is text, every key is text and comes once."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
         if any(not isinstance(key, yaml.ScalarNode) for key, _ in node.value):

@@ -91,7 +91,7 @@ class TripletLoss(nn.Module):
         return TripletLossOutput(per_part.mean(), per_part, active, distances.detach().mean((1, 2)))
 
     def num_terms(self, labels: Tensor) -> Tensor:
-        """Count the terms of a part, triplets (batch-all) or anchors (batch-hard), int64 (): of them some are active.
+        """Count the terms of a part, triplets (batch-all) or anchors (batch-hard): int64 ().
 
         Args:
             labels: int (B,), as for `forward`.
@@ -106,7 +106,7 @@ class TripletLoss(nn.Module):
 
 
 def _pairwise_distances(embeddings: Tensor) -> Tensor:
-    """Compute Euclidean distances sqrt(relu(|x|² + |y|² − 2x·y)), at least float32: (B, P, D) → (P, B, B)."""
+    """Compute distances sqrt(relu(|x|² + |y|² − 2x·y)), at least float32: (B, P, D) → (P, B, B)."""
     # Under autocast the product would be in 16 bit even of float32 factors, and the difference would lose everything.
     with torch.autocast(embeddings.device.type, enabled=False):
         x = embeddings.transpose(0, 1).to(torch.promote_types(embeddings.dtype, torch.float32))  # (P, B, D)
@@ -118,7 +118,7 @@ def _pairwise_distances(embeddings: Tensor) -> Tensor:
 
 
 def _batch_all(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Return the mean of the non-zero terms of each part, and their number: (P, B, B), (B, B) → (P,), (P,).
+    """Return the mean of the non-zero terms, and their number: (P, B, B), (B, B) → (P,), (P,).
 
     The sum of the non-zero terms margin + d(a, p) − d(a, n) holds d(a, p) once for each negative nearer than
     d(a, p) + margin, and −d(a, n) once for each positive that n is too near for. Both numbers are found by sorting the
@@ -136,7 +136,7 @@ def _batch_all(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tens
 
 
 def _batch_hard(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Return the mean over each part's anchors, and the number of non-zero ones: (P, B, B), (B, B) → (P,), (P,)."""
+    """Return the mean over the anchors, and the number of non-zero ones: (P, B, B), (B, B) → (P,), (P,)."""
     farthest = distances.masked_fill(~positive, -torch.inf).amax(-1)  # (P, B)
     nearest = distances.masked_fill(positive, torch.inf).amin(-1)  # inf, hence a term of 0, where there is no negative
     terms = (margin + farthest - nearest).relu()

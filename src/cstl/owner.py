@@ -178,7 +178,7 @@ def _in_use(note: Path, text: str) -> str:
 
 
 def _machine() -> str | None:
-    """Name this machine, since it was started, and where in it process numbers mean the same; None: unknown."""
+    """Name this machine since its start, and where in it process numbers mean the same; None: unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -186,7 +186,7 @@ def _machine() -> str | None:
 
 
 def _started(process: int) -> int | None:
-    """Return when a process was started, in ticks since the machine was; None: it is gone, or this is unknown."""
+    """Return when a process was started, in ticks since the machine was; None: gone or unknown."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return None if state in "ZX" else int(fields[18])

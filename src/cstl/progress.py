@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar in a terminal; a line every half minute where the output goes to a file."""
+"""How far long work is: a bar in a terminal, a line every half minute where the output goes to a file."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ EVERY = 30.0  # seconds between two lines
 
 
 class Steps(Progress):
-    """rich's bar, on the terminal of standard error; beside it lines on a standard output that is no terminal.
+    """rich's bar on standard error where it is a terminal, and lines on a standard output that is none.
 
     Args:
         unit: what is counted.

@@ -1,4 +1,4 @@
-"""Files of tensors, read as tensors and plain containers alone: no file runs code or asks for more than it holds."""
+"""Files of tensors: none runs code or asks for more memory than it holds."""
 
 import errno
 import io

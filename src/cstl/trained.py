@@ -38,7 +38,7 @@ class Trained(NamedTuple):
 
 
 class Met(NamedTuple):
-    """Subjects of a test that are no strangers to the network, sorted: trained on, and held out to choose it by."""
+    """Test subjects that the network knows, sorted: trained on, and held out to choose it by."""
 
     trained_on: list[str]
     chosen_by: list[str]
@@ -67,7 +67,7 @@ def trained_by(dataset: Mapping[str, Any], data: GaitDataModule, chosen: bool) -
 
 
 def to_plain(trained: Trained) -> dict[str, Any]:
-    """Return what a checkpoint keeps of it: `trained_subjects`, people → names, and `provenance`, the rest."""
+    """Return what a checkpoint keeps: `trained_subjects`, people → names, and `provenance`, the rest."""
     return {"trained_subjects": trained.subjects, "provenance": trained._asdict() | {"subjects": None}}
 
 

@@ -1,4 +1,4 @@
-"""From raw frames to batches: protocol → layouts → alignment → store → sampler → datamodule, as the data flows.
+"""From raw frames to batches: protocol → layouts → alignment → store → batches → datamodule.
 
 `cstl.data.datamodule` is not imported here: it needs PyTorch Lightning, the processes that prepare frames do not.
 """

@@ -1,4 +1,4 @@
-"""Silhouettes of one height, the body in the middle (Takemura et al., IPSJ CVA 2018, as the field prepares them)."""
+"""Silhouettes of one height, the body in the middle (Takemura et al., IPSJ CVA 2018)."""
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ CLEAN = ("none", "largest")  # what is done about specks
 
 
 def frame_size(res: int) -> tuple[int, int]:
-    """Return height and width in pixels of a resolution: 64 → (64, 44), 128 → (128, 88); ValueError for another."""
+    """Return the height and width of a resolution: 64 → (64, 44), 128 → (128, 88); else ValueError."""
     if res not in WIDTHS:
         choices = ", ".join(f"{height} ({height}x{width})" for height, width in WIDTHS.items())
         raise ValueError(f"unknown resolution res={res}; the choices are {choices}")
@@ -26,7 +26,7 @@ def frame_size(res: int) -> tuple[int, int]:
 def align_silhouette(
     silhouette: np.ndarray, size: int, *, threshold: int | None = None, clean: str = "none"
 ) -> np.ndarray | None:
-    """Cut a raw silhouette to the person's rows, scale it to a height and put half of its mass on either side.
+    """Cut a raw silhouette to the person's rows, scale it, and put half of its mass on either side.
 
     Args:
         silhouette: uint8 (H, W), the person bright on a black background, any size.
@@ -69,14 +69,14 @@ def clean_mask(silhouette: np.ndarray, threshold: int | None = None, clean: str 
 
 
 def largest_component(silhouette: np.ndarray) -> np.ndarray:
-    """Say which pixels, bool (H, W), belong to the largest patch of values above 0; neighbours may meet at corners."""
+    """Mark the pixels, bool (H, W), of the largest patch above 0; neighbours may meet at corners."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats((silhouette > 0).view(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     return labels == 1 + int(areas.argmax()) if len(areas) else np.zeros(silhouette.shape, bool)
 
 
 def is_cut(silhouette: np.ndarray) -> bool:
-    """Say whether the picture's border cuts the body: it reaches the left or the right side, or the top or the bottom.
+    """Say whether the border cuts the body: it reaches left or right, or top or bottom, and not both.
 
     A body that reaches both of two sides was cut out of a larger picture, and is complete. Values up to half of the
     brightest do not count.
@@ -122,7 +122,7 @@ def cut_sides(square: np.ndarray) -> np.ndarray:
 
 
 def fit_aligned(silhouette: np.ndarray, size: int) -> np.ndarray | str:
-    """Return an aligned silhouette at the size of a store, its sides cut off unless they are already; or `NO_PERSON`.
+    """Bring an aligned silhouette to a store's size, its sides cut off; or return `NO_PERSON`.
 
     Scaled down by the mean of the area (128 to 64: of 2 × 2 pixels), up as alignment scales.
 
@@ -143,7 +143,7 @@ def fit_aligned(silhouette: np.ndarray, size: int) -> np.ndarray | str:
 
 
 def fit_frame(mask: np.ndarray, size: int, aligned: bool) -> np.ndarray | str:
-    """Return a store's frame, uint8 (size, 11/16 size), of a raw or already aligned mask; or why there is none."""
+    """Return a store's frame, uint8 (size, 11/16 size), of a raw or an aligned mask; or why there is none."""
     if aligned:
         frame = fit_aligned(mask, size)
         return frame if isinstance(frame, str) or frame.any() else OFF_CENTRE  # all of it was at the sides

@@ -1,4 +1,4 @@
-"""Augmentation of a training batch, on its device: transforms that happen with a probability, drawn from (seed, step).
+"""Augmentation of a training batch on its device: transforms with probabilities, drawn from (seed, step).
 
 What happens to a sequence is drawn for the global batch and then sliced by rank, so that it depends on
 the seed and the step alone. Transforms and parameters are those of GaitBase (Fan et al., CVPR 2023): coordinates are
@@ -168,7 +168,7 @@ _NOTHING: Any = object()
 
 
 def warp(frames: Tensor, matrices: Tensor) -> Tensor:
-    """Sample frames (n, T, H, W) where matrices (n, 3, 3) lead from each pixel of the result → (n, T, H, W)."""
+    """Sample frames (n, T, H, W) where matrices (n, 3, 3) lead from the result's pixels → (n, T, H, W)."""
     height, width = frames.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)], -1).double()  # (H, W, 3)

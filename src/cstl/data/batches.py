@@ -1,4 +1,4 @@
-"""Which frames make batch i: a function of (seed, step) and of nothing else; and how test sequences share batches."""
+"""Which frames make a batch: in training a function of (seed, step), in tests by length."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -142,7 +142,7 @@ class TrainBatches(Sampler[TrainIndex]):
         return TrainIndex(rows, labels, lengths if self.shortest < self.frames else None)
 
     def _pick(self, counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Draw sequences of each subject, which has `counts` (subjects, 1) of them: int64 (subjects, sequences)."""
+        """Draw sequences of each subject out of its `counts` (subjects, 1): int64 (subjects, sequences)."""
         if self.repeat_sequences:
             return generator.integers(counts, size=(self.subjects, self.sequences))
         size = self.sequences
@@ -159,7 +159,7 @@ class TrainBatches(Sampler[TrainIndex]):
 
 
 def check_divisible(subjects: int, processes: int) -> None:
-    """Raise ValueError where a batch's subjects cannot be split evenly across the processes, with what would work."""
+    """Refuse subjects that cannot be split evenly across the processes: ValueError with what would work."""
     if subjects % processes:
         fitting = [str(n) for n in range(1, subjects + 1) if subjects % n == 0]
         below, above = subjects // processes * processes, -(-subjects // processes) * processes

@@ -45,7 +45,7 @@ class TestBatch(NamedTuple):
 
 
 class TestIndex(NamedTuple):
-    """A `TestBatch` by name: rows of the store's frames, int64 (B, T), −1 for padding, in place of silhouettes."""
+    """A `TestBatch` by name: rows of the store's frames, int64 (B, T), −1 for padding."""
 
     rows: np.ndarray
     lengths: np.ndarray
@@ -223,14 +223,14 @@ class GaitDataModule(LightningDataModule):
         return self._test_loader(self.test_subjects, "test subjects", sharded)
 
     def val_dataloader(self) -> list[DataLoader]:
-        """Load the test batches, for a curve only, and those of held-out subjects, if there are any, to select by."""
+        """Load the test batches, for a curve only, and those of held-out subjects, to select by."""
         loaders = [self.test_dataloader()]
         if self.protocol.validation:
             loaders.append(self._test_loader(self.validation_subjects, "held-out training subjects"))
         return loaders
 
     def check_tested(self) -> None:
-        """Refuse, before hours of training, a store with nobody to test on: ValueError that says what is absent."""
+        """Refuse a store with nobody to test on, before hours of training: ValueError with what is absent."""
         protocol, store = self.protocol, self.store
         tested = np.isin(store.subjects, self.test_subjects) & np.isin(store.views, protocol.views)
         expected, present = len(protocol.test_subjects), len(self.test_subjects)

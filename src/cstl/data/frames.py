@@ -1,4 +1,4 @@
-"""The frames of one sequence, from the files in its folder: PNG, BMP or JPEG pictures, or one pickled array."""
+"""The frames of one sequence, from its folder: PNG, BMP or JPEG pictures, or one pickled array."""
 
 import os
 import re
@@ -46,7 +46,7 @@ class Files(NamedTuple):
 
 
 def list_files(folder: str, pattern: str | None = None) -> Files:
-    """List the files of a sequence, its frames in the order of the numbers in their names: 1, 2, … 10 as 01, 02, … 10.
+    """List a sequence's files, frames in the order of the numbers in their names: 1, 2, … 10 as 01, … 10.
 
     Args:
         folder: of the sequence.
@@ -89,7 +89,7 @@ def list_files(folder: str, pattern: str | None = None) -> Files:
 
 
 def name_patterns(pictures: Sequence[str]) -> list[str]:
-    """Return one example of each way in which the pictures are named: what is in a name beside its numbers."""
+    """Return one example of each way of naming pictures: what is in a name beside its numbers."""
     examples: dict[tuple[str, ...], str] = {}
     for name in map(os.path.basename, pictures):
         examples.setdefault(tuple(_NUMBER.split(name.lower())[::2]), name)
@@ -97,7 +97,7 @@ def name_patterns(pictures: Sequence[str]) -> list[str]:
 
 
 def reading_of_points(pictures: Sequence[str]) -> str | None:
-    """Say how points between digits were read where that decides the order: "decimals", "counters", or None."""
+    """Say how points between digits decided the order: read as "decimals", "counters", or None: not at all."""
     stems = [os.path.basename(path).lower().rpartition(".")[0] for path in pictures]
     if not any("." in stem for stem in stems):
         return None
@@ -196,7 +196,7 @@ def read_grey(path: str) -> np.ndarray | str:
 
 
 def _pixels(data: bytes) -> int | None:
-    """Say how many pixels a PNG, BMP or JPEG says it has, before memory is asked for them; None of anything else."""
+    """Read how many pixels a PNG, BMP or JPEG has before memory is asked for them; else None."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
     if data[:2] == b"BM":

@@ -16,7 +16,7 @@ _SCALED = ("b1", "|b1", *(f"{order}f{size}" for order in ("", "<", ">") for size
 
 
 def read_pickle(path: str, scaled: bool = False) -> np.ndarray:
-    """Return the silhouettes of a sequence out of OpenGait's pickle, uint8 (T, H, W); nothing in the file is run.
+    """Read a sequence out of OpenGait's pickle, uint8 (T, H, W); nothing in the file is executed.
 
     Args:
         path: of the file.
@@ -69,7 +69,7 @@ class _NumPy:
 
 
 class _Unpickler(pickle._Unpickler):
-    """An unpickler that imports and calls nothing: the few names of an array become `_NumPy`, others are refused.
+    """An unpickler that calls nothing: the few names of an array become `_NumPy`, others are refused.
 
     It is the one written in Python: the other takes 64 GB for a memo that a file of ten bytes says it has.
     """

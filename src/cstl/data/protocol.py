@@ -166,7 +166,7 @@ def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
 
 
 def read_split(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Read training and test subjects from OpenGait's split file, a JSON object with the lists TRAIN_SET and TEST_SET.
+    """Read the subjects in OpenGait's split file, JSON with the lists TRAIN_SET and TEST_SET.
 
     Raises:
         FileNotFoundError: no such file.

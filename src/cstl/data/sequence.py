@@ -1,4 +1,4 @@
-"""One sequence from disk as networks see it: out of a folder of frames, a pickle, or a video of silhouettes."""
+"""One sequence as networks see it, out of a folder of frames, a pickle, or a video of silhouettes."""
 
 import os
 import stat

@@ -199,7 +199,7 @@ def table_checksum(path: Path) -> str:
 
 
 def sample_checksum(frames: np.ndarray) -> str:
-    """Return the checksum of a few frames out of all, by which a `frames.npy` of another store is noticed at once."""
+    """Return the checksum of a few frames out of all, which tells another store's `frames.npy` at once."""
     return hashlib.blake2b(frames[_sample(len(frames))].tobytes(), digest_size=16).hexdigest()
 
 
@@ -299,7 +299,7 @@ def _empty(store: Store, number: int) -> str:
 
 
 def read_table(path: Path) -> list[np.ndarray]:
-    """Read a `sequences.csv`, a million lines in about a second: three columns of str (N,), two of int64 (N,)."""
+    """Read a `sequences.csv`, a million lines a second: three columns of str (N,), two of int64 (N,)."""
     header, _, body = read_text(path, ROWS).replace("\r\n", "\n").partition("\n")
     if header != COLUMNS:
         raise ValueError(f"{path.name}: expected the columns {COLUMNS}, found {header!r:.100}")

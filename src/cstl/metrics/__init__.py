@@ -1,4 +1,4 @@
-"""How well subjects are recognised: functions over distances, one table with a row for each probe, and the Metric."""
+"""How well subjects are recognised: functions over distances, one table of probes, and the Metric."""
 
 from cstl.metrics.cross_view import CrossViewAccuracy
 from cstl.metrics.probes import ProbeTable

@@ -190,7 +190,7 @@ class CrossViewAccuracy(Metric):
         return result
 
     def _merge(self) -> None:
-        """Join small batches into blocks: comparing one block is faster than many batches."""
+        """Join small batches into blocks, which are compared faster."""
         _merge(self.embeddings)
         _merge(self.labels)
 
@@ -231,11 +231,10 @@ class CrossViewAccuracy(Metric):
         return CrossViewResult(table, self.views, names, self.max_rank, gallery_counts, counts, joint)
 
     def mean_embeddings(self) -> tuple[Tensor, Tensor]:
-        """Average every stored sequence over its parts, for maps → float16 (n, D), and its labels int64 (n, 4).
+        """Average every sequence over its parts, for maps → float16 (n, D), and its labels int64 (n, 4).
 
-        Values too large for float16 stay float32.
-
-        The labels are subject, condition, view and sequence; the order is that of `sequence`.
+        Values too large for float16 stay float32. The labels are subject, condition, view and sequence; the order is
+        that of `sequence`.
         """
         stored, labels = self._sequences(self.conditions)
         if not stored.batches:
@@ -250,7 +249,7 @@ class CrossViewAccuracy(Metric):
         return mean.to(torch.float16 if fits else torch.float32).cpu(), labels
 
     def _sequences(self, conditions: Sequence[str]) -> tuple[Sequences, Tensor]:
-        """Find the stored sequences of some conditions, in the order of their numbers, and their labels (n, 4)."""
+        """Find the sequences of some conditions, in the order of their numbers, and their labels (n, 4)."""
         numbers = torch.tensor([self.conditions.index(name) for name in conditions])
         labels = torch.cat([torch.empty(0, 4, dtype=torch.int64), *(labels.cpu() for labels in self.labels)])
         sizes = torch.tensor([len(labels) for labels in self.labels], dtype=torch.int64)
@@ -310,7 +309,7 @@ def _check_protocol(
 
 
 def _merge(batches: list[Tensor]) -> None:
-    """Join neighbouring small batches into blocks of `_BLOCK` rows or more, in place: one block at a time is copied."""
+    """Join neighbouring batches into blocks of `_BLOCK` rows or more, in place, one block at a time."""
     batches.reverse()
     blocks = []
     while batches:

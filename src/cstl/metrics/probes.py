@@ -45,7 +45,7 @@ class ProbeTable(NamedTuple):
         return ProbeTable(*(column[chosen] for column in self))
 
     def of(self, conditions: Sequence[int], joint: bool = False) -> "ProbeTable":
-        """Select the probes of some conditions: those of the single-view galleries, or of all views at once."""
+        """Select the probes of some conditions, with single-view galleries or with all views at once."""
         return self.where(np.isin(self.condition, conditions) & ((self.gallery == ALL_VIEWS) == joint))
 
 
@@ -132,7 +132,7 @@ def mean_over_galleries(percent: np.ndarray, leave_out_identical: bool = True) -
 def resampled(
     tallies: Mapping[str, Tally], leave_out_identical: bool = True, resamples: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Average again over the same subjects drawn with replacement, for intervals: name → percent (resamples,).
+    """Average again over subjects drawn with replacement, for intervals: name → percent (resamples,).
 
     Args:
         tallies: name → sums over the same S subjects in the same order.
@@ -161,7 +161,7 @@ _FILE_NAMES = {"impostors_ahead": "wrong"}  # as files have had it since 0.1
 
 
 def to_arrays(table: ProbeTable, views: int) -> dict[str, np.ndarray]:
-    """Lay a table of single-view galleries out as files hold it: one row a probe, (N,), one column a view, (N, V)."""
+    """Lay a table of single-view galleries out for a file: one row a probe, (N,), one column a view, (N, V)."""
     sequences, first, row = np.unique(table.sequence, return_index=True, return_inverse=True)
     arrays = {name: getattr(table, name)[first] for name in _OF_A_PROBE}
     for name in (name for name in ProbeTable._fields if name not in (*_OF_A_PROBE, "gallery")):
@@ -190,7 +190,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], views_with_gallery: np.ndarray
 
 
 def compact_subjects(table: ProbeTable) -> tuple[ProbeTable, np.ndarray]:
-    """Renumber the subjects from 0 on → the table with those numbers, and the subjects that they stand for."""
+    """Renumber the subjects from 0 on → the table, and the subjects that the numbers stand for."""
     subjects, numbers = np.unique(table.subject, return_inverse=True)
     return table._replace(subject=numbers), subjects
 

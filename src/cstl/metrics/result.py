@@ -119,7 +119,7 @@ class CrossViewResult:
         include_identical_view: bool = False,
         measure: str = "rank",
     ) -> float:
-        """Average `per_view` over the probe views, in percent: the number that papers compare. Arguments as there.
+        """Average `per_view`, with its arguments, over the probe views: the percentage that papers compare.
 
         Raises:
             ValueError: as in `per_view`, and when there is nothing to average; the message says why.
@@ -145,7 +145,7 @@ class CrossViewResult:
     def rows(
         self, rank: int = 1, matched: bool = False, include_identical_view: bool = False, measure: str = "rank"
     ) -> dict[str, Row]:
-        """Return each probe's row of a paper's table in plain containers: percent of each probe view, and their mean.
+        """Return each probe's row of a paper's table: percent of each probe view, and their mean.
 
         The arguments are those of `per_view`. Where there is one view only, identical views are compared in any case. A
         cross-view gallery with several probes has one more row, `mean`, of the means over the probes. None stands where

@@ -14,7 +14,7 @@ FPS = 25.0
 
 
 def rotation(axis: int, angle: Array) -> Array:
-    """Return rotation matrices (T, 3, 3) about axis 0 (x), 1 (y) or 2 (z), counter-clockwise, from angles (T,)."""
+    """Turn angles (T,) into rotations (T, 3, 3) about axis 0 (x), 1 (y) or 2 (z), counter-clockwise."""
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.zeros((len(angle), 3, 3))
     matrix[:, axis, axis] = 1
@@ -55,7 +55,7 @@ FOOT_HEIGHT = 0.039  # of the ankle above the sole, H
 
 
 def skeleton(walk: Walk, phase: Array) -> dict[str, Segment]:
-    """Pose the segments at `phase` (T,), gait cycles since the left foot touched the ground, pelvis at the origin."""
+    """Pose the segments at `phase` (T,), gait cycles since the left foot's contact; pelvis at the origin."""
     w = walk.traits
     h = w["stature"]
     cycle = 2 * np.pi * phase

@@ -1,4 +1,4 @@
-"""How walkers are seen: perspective cameras, filled outlines, and what background subtraction does to them."""
+"""How walkers are seen: perspective cameras, filled outlines, the noise of background subtraction."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,7 +22,7 @@ SUBPIXELS = 3  # bits
 
 
 def camera(view: str) -> tuple[Array, Array]:
-    """Place a camera, 000 meets the walker, 180 follows: position (3,), axes (3, 3; rows right, down, forward)."""
+    """Place a camera, 000 meets the walker, 180 follows → position (3,), axes (3, 3): right, down, forward."""
     if not (view.isdigit() and 0 <= int(view) < 360):
         raise ValueError(f"View {view!r}: expected an angle in degrees such as '000', '018', … '180'.")
     angle = np.deg2rad(int(view))

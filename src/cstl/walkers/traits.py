@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 
 class Trait(NamedTuple):
-    """One number that makes a walker: normal, cut at two standard deviations, between subjects and within a subject."""
+    """One number of a walker: normal, cut at two standard deviations, between and within subjects."""
 
     mean: float
     between: float

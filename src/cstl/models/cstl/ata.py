@@ -1,4 +1,4 @@
-"""Adaptive temporal aggregation (ATA, Section 3.3): the scales weigh each other and become one vector a part."""
+"""Adaptive temporal aggregation (ATA, Section 3.3): the scales become one vector a part."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -21,7 +21,7 @@ class AdaptiveTemporalAggregation(nn.Module):
         self.out_conv = PartConv(parts, scales * channels // reduction, scales * channels)
 
     def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Aggregate t, S × (P, B, T, C) → (P, B, C), at least float32, and the importances A (P, B, T, S, C)."""
+        """Aggregate t, S × (P, B, T, C) → (P, B, C), at least float32; importances (P, B, T, S, C)."""
         u = cumulative(t)  # (P, B, T, S, C)
         A = self.out_conv(F.leaky_relu(self.in_conv(u.flatten(3)))).sigmoid()  # (P, B, T, S·C)
         if mask is not None:
@@ -32,5 +32,5 @@ class AdaptiveTemporalAggregation(nn.Module):
 
 
 def cumulative(t: Sequence[Tensor]) -> Tensor:
-    """Sum the scales cumulatively, u_f = t_f, u_s = t_s + u_f, u_l = t_l + u_s: S × (P, B, T, C) → (P, B, T, S, C)."""
+    """Sum the scales, u_f = t_f, u_s = t_s + u_f, u_l = t_l + u_s: S × (P, B, T, C) → (P, B, T, S, C)."""
     return torch.stack(list(accumulate(t)), dim=3)

@@ -1,4 +1,4 @@
-"""Multi-scale temporal extraction (MSTE, Section 3.2): frame-level, short-term and long-term features of each part."""
+"""Multi-scale temporal extraction (MSTE, Section 3.2): frame level, short term, long term."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from cstl.models.layers.parts import PartConv
 
 
 class TemporalScales(NamedTuple):
-    """The temporal scales of a sequence, (P, B, T, C); the long term, the same in all frames, is (P, B, 1, C)."""
+    """The temporal scales, (P, B, T, C); the long term, the same in all frames, is (P, B, 1, C)."""
 
     frame: Tensor
     short: Tensor
@@ -19,7 +19,7 @@ class TemporalScales(NamedTuple):
 
 
 class MultiScaleTemporalExtraction(nn.Module):
-    """Give frame-level features as they are, short-term ones over 3 and 5 frames, long-term over all frames."""
+    """Keep the frame-level features; add short-term ones over 3 and 5 frames, long-term over all."""
 
     def __init__(self, parts: int, channels: int, reduction: int) -> None:
         super().__init__()

@@ -108,7 +108,7 @@ class CSTL(nn.Module):
         return self.look(*self.encode(silhouettes, lengths))[2]
 
     def look(self, f: Tensor, mask: Tensor | None) -> tuple[list[Tensor], Tensor, Attention]:
-        """Run MSTE, ATA and SSFL: f (P, B, T, C) → features, each (P, B, C), logits (P, B, K), and the attention."""
+        """Run MSTE, ATA and SSFL: f (P, B, T, C) → features, each (P, B, C), logits (P, B, K), attention."""
         t = self.mste(f, mask)
         aggregated, importance = self.ata(t, mask)
         salient = self.ssfl(t, mask)
@@ -116,7 +116,7 @@ class CSTL(nn.Module):
         return features, salient.logits, attention_of(importance, salient.scores)
 
     def encode(self, silhouettes: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Encode every valid frame → f (P, B, T, C), and the mask of valid frames (B, T) where there are others."""
+        """Encode every valid frame → f (P, B, T, C), and where others are, the mask (B, T) of valid ones."""
         if silhouettes.ndim != 4 or silhouettes.shape[2] != self.height or not silhouettes.is_floating_point():
             raise ValueError(
                 f"silhouettes must be float (B, T, {self.height}, W) for this network, found "

@@ -91,7 +91,7 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_official(state_dict: Mapping[str, Tensor], prefix: bool = False) -> dict[str, Tensor]:
-    """Turn the `state_dict` of a `CSTL` into the authors'; `prefix` puts `module.` before each key, as in their files.
+    """Turn a `CSTL`'s `state_dict` into the authors'; `prefix` puts `module.` before each key, as they do.
 
     Raises:
         ValueError: an ablated network, which the authors' code has no place for.

@@ -1,4 +1,4 @@
-"""Batch normalisation of every body part, and the choice of its statistics: of a rank, of all ranks, of a slice."""
+"""Batch normalisation of every part, by the statistics of a rank, of all ranks, or of a slice."""
 
 from typing import TypeVar
 
@@ -64,7 +64,7 @@ class PartBatchNorm(nn.Module):
         return normalised.flatten(1, 2).to(dtype)
 
     def _batch_statistics(self, x: Tensor, mask: Tensor | None, ranks_per_slice: int) -> tuple[Tensor, Tensor]:
-        """Return mean and biased variance (P, S, C) of the S slices x (P, S, B/S, T, C); keep the first slice's."""
+        """Return mean and biased variance (P, S, C) of x (P, S, B/S, T, C); keep those of slice 0."""
         if mask is None:
             smallest = x.shape[2] * x.shape[3]
             count = x.new_full((x.shape[1], 1), smallest)  # (S, 1)
@@ -171,7 +171,7 @@ _DIVIDED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Network:
-    """Choose whose statistics every batch norm of a network normalises with, see `PartBatchNorm` → the network.
+    """Choose the statistics of every batch norm of a network, see `PartBatchNorm` → the network.
 
     PyTorch's `nn.BatchNorm1d`, `2d` and `3d` are changed in place into our subclasses of them: parameters, buffers,
     hooks and the keys of the state dict stay. Slices are consecutive and equal parts of their axis 0, which may be
@@ -210,7 +210,7 @@ def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Networ
 
 
 def slice_layout(population: str, ghosts: int, sequences: int) -> tuple[int, int]:
-    """Return (local_slices, ranks_per_slice), one of them 1: slices in a rank's `sequences`, ranks that share one.
+    """Return (local_slices, ranks_per_slice): a rank's batch has several slices, or ranks share one.
 
     Raises:
         ValueError: the slices do not come out even.

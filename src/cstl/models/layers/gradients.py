@@ -1,7 +1,7 @@
 """Backward passes written by hand, side by side, each beside the plain formula that it stands for.
 
 Autograd derives the same gradients from the formulas; the tests compare the two. What each function gains in a training
-step stands with it: `scripts/benchmark.py --only hand-written` measures it anew.
+step stands with it: `scripts/benchmark.py --only hand-written` measures it again.
 """
 
 from typing import Any
@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def pool_parts(x: Tensor) -> Tensor:
-    """Add the maximum and the mean of every part's pixels: (frames, P, pixels, C) → (frames, P, C); 2.0 × as fast."""
+    """Add the maximum and the mean of every part's pixels: (frames, P, pixels, C) → (frames, P, C).
+
+    2.0 × as fast as its formula.
+    """
     return _PoolParts.apply(x)
 
 
@@ -21,7 +24,7 @@ def pool_parts_plainly(x: Tensor) -> Tensor:
 
 
 class _PoolParts(torch.autograd.Function):
-    """Makes the gradient once, in the map's own memory layout and precision; ties share the maximum's gradient."""
+    """One pass in the map's own memory layout and precision; ties share the maximum's gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -38,7 +41,7 @@ class _PoolParts(torch.autograd.Function):
 
 
 def windows(x: Tensor, kernel: int) -> Tensor:
-    """Lay every frame beside its neighbours in time: (P, B, T, C) → (P, B, T, kernel·C), zeros beyond the ends.
+    """Lay every frame beside its neighbours: (P, B, T, C) → (P, B, T, kernel·C), zeros beyond the ends.
 
     1.2 × as fast as its formula.
     """
@@ -52,7 +55,7 @@ def windows_plainly(x: Tensor, kernel: int) -> Tensor:
 
 
 class _Windows(torch.autograd.Function):
-    """Adds each neighbour's gradient to its frame, in place."""
+    """Each neighbour's gradient is added to its frame, in place."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: int) -> Tensor:
@@ -80,7 +83,7 @@ def _overlap(frames: int, shift: int) -> tuple[slice, slice]:
 
 
 def weighted_mean(value: Tensor, weight: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """Compute Σ weight·value / Σ weight over the dimensions `dim`, kept with size 1; sums are at least float32.
+    """Compute Σ weight·value / Σ weight over the dimensions `dim`, kept as 1; sums are at least float32.
 
     As fast as its formula; in bf16 the gradient of the weights is 4.6 times more exact.
     """
@@ -94,7 +97,7 @@ def weighted_mean_plainly(value: Tensor, weight: Tensor, dim: tuple[int, ...]) -
 
 
 class _WeightedMean(torch.autograd.Function):
-    """Makes both gradients from the mean: two products."""
+    """Both gradients from the mean: two products."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, weight: Tensor, dim: tuple[int, ...]) -> Tensor:
@@ -116,19 +119,19 @@ class _WeightedMean(torch.autograd.Function):
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and biased variance (P, S, C) over the sequences and frames of x (P, S, B/S, T, C).
 
-    8.6 × as fast as PyTorch's own.
+    8.6 × as fast as its formula.
     """
     return _Moments.apply(x)
 
 
 def moments_plainly(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Write `moments` with PyTorch's own, ten times as slow where the channels come last."""
+    """Write `moments` as its formula, which PyTorch computes slowly where the channels come last."""
     variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
     return mean, variance
 
 
 class _Moments(torch.autograd.Function):
-    """Passes over the batch once in the backward pass, in place of four times."""
+    """One pass over the batch in backward, in place of four."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from cstl.models.layers.gradients import windows
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Turn half-precision values into float32, others stay: for sums over time, batch statistics and scores."""
+    """Turn half precision into float32: for sums over time, batch statistics and scores."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
