@@ -211,6 +211,19 @@ def hand_made() -> ShownRun:
     return run
 
 
+def test_an_interval_is_that_of_a_slow_loop_over_drawn_subjects() -> None:
+    """Nobody of three is recognised in the other view, then one; a subject counts as often as it is drawn."""
+    found = findings.intervals(hand_made())["mean"]
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+    run = hand_made()
+    run.probes.wrong[1, 1] = 0  # b is recognised
+    hits = np.array([0, 1, 0])
+    draws = np.random.default_rng(0).multinomial(3, np.full(3, 1 / 3), 1000)
+    again = [100 * (draw * hits).sum() / 3 for draw in draws]
+    found = findings.intervals(run)["mean"]
+    assert found == pytest.approx((100 / 3, *np.percentile(again, (2.5, 97.5))))
+
+
 def test_who_is_taken_for_whom() -> None:
     """Only the other view counts: a is taken for b, b for a; c, nearest to itself and no match, is left out."""
     found = findings.confusion(hand_made())

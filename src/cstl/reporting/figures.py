@@ -42,7 +42,7 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws in the style of `paper.mplstyle`, whatever the user's own is."""
+    """Draw in the style of `paper.mplstyle`, whatever the user's own is."""
 
     @wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -55,7 +55,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> bytes:
-    """Writes NAME.pdf and NAME.png → the PNG's content."""
+    """Write NAME.pdf and NAME.png; return the PNG's content."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):  # ticks that are made on the way have its sizes
         figure.draw_without_rendering()  # laid out once, and not for each format again
@@ -68,7 +68,7 @@ def save(figure: Figure, folder: Path, name: str) -> bytes:
 
 
 def to_png(figure: Figure) -> bytes:
-    """A PNG file's content."""
+    """Return a PNG file's content."""
     return _printed(figure, "png", {"Software": None})
 
 
@@ -142,7 +142,7 @@ def _legend_below(axes: Axes, **settings: Any) -> None:
 
 
 def whole_numbers(ticks: int) -> MaxNLocator:
-    """So many ticks at most, none between two whole numbers: of iterations, frames and parts."""
+    """Place so many ticks at most, none between two whole numbers: of iterations, frames and parts."""
     return MaxNLocator(ticks, integer=True, min_n_ticks=1)
 
 
@@ -158,7 +158,7 @@ def cross_view(
     difference: bool = False,
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
-    """A heat map over probe view × gallery view for each entry, float (V, V); NaN stays grey.
+    """Draw a heat map over probe view × gallery view for each entry, float (V, V); NaN stays grey.
 
     Args:
         cells: title → rank-1 in percent, or `difference`: one rank-1 minus another, in points.
@@ -200,7 +200,7 @@ def cross_view(
 
 
 def per_view(table: Table) -> Figure:
-    """Rank-1 over the probe views: for each probe a panel, for each method a line, as in the paper's table."""
+    """Draw rank-1 over the probe views: a panel for each probe, a line for each method, as in the paper's table."""
     panels = [
         (group[0].probe, table.views, [(row.method, row) for row in group if not row.is_difference])
         for group in table.groups()
@@ -210,7 +210,7 @@ def per_view(table: Table) -> Figure:
 
 @styled
 def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, names: Sequence[str] = ()) -> Figure:
-    """Rank-1 over the probe views, a panel for each (title, views, lines) and a line for each (name, row) of it.
+    """Draw rank-1 over the probe views: a panel for each (title, views, lines), a line for each (name, row) of it.
 
     A name has one colour, dash and sign in all panels, by its place in `names` where it is there.
 
@@ -250,7 +250,7 @@ def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, nam
 
 @styled
 def confusion(found: Confusion) -> Figure:
-    """Percent of a subject's comparisons in which it was taken for another; the diagonal stays grey."""
+    """Draw the percent of a subject's comparisons in which it was taken for another; the diagonal stays grey."""
     side = min(WIDTH, 2.2 + 0.09 * len(found.subjects))
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.subplots()
@@ -270,7 +270,7 @@ def confusion(found: Confusion) -> Figure:
 
 @styled
 def embedding_map(found: Map) -> Figure:
-    """The map of the embeddings three times: coloured by subject, by view and by condition."""
+    """Draw the map of the embeddings three times: coloured by subject, by view and by condition."""
     figure = Figure(figsize=(WIDTH, 3.1))
     by_subject, by_view, by_kind = figure.subplots(1, 3)
     x, y = found.places.T
@@ -295,7 +295,7 @@ def embedding_map(found: Map) -> Figure:
 
 @styled
 def attention(found: Look, title: str) -> Figure:
-    """ATA's importance of the scales and SSFL's scores over frames and parts, and the frame that SSFL recombines."""
+    """Draw ATA's importance of the scales and SSFL's scores over frames and parts, and the recombined frame."""
     panels = found.scales | ({"SSFL score": found.scores} if found.scores is not None else {})
     figure = Figure(figsize=(WIDTH, 1.0 + 0.95 * len(panels)))
     grid = figure.add_gridspec(1 + len(panels), 2, width_ratios=[5, 1], height_ratios=[0.7, *[1] * len(panels)])
@@ -353,7 +353,7 @@ def strips(lines: Sequence[Sequence[tuple[str, np.ndarray]]], frames: int = 8) -
 
 
 def captions(probe: HardProbe) -> tuple[str, str, str]:
-    """What the three sequences of a hard probe are."""
+    """Say what the three sequences of a hard probe are."""
     return (
         f"probe {probe.subject} {probe.condition} {probe.view}, missed in {probe.missed} of {probe.compared} views",
         f"taken for {probe.taken_for} {probe.gallery_view}, distance {probe.nearest_distance:.2f}",

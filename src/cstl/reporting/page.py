@@ -44,7 +44,7 @@ class Moving:
 
 
 def report_run(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Writes a run's `report.html`, and its plots as PDF and PNG into `figures/` → the page's path.
+    """Write a run's `report.html`, and its plots as PDF and PNG into `figures/`; return the page's path.
 
     Args:
         folder: what a run left, finished or not: the page shows what there is and says what is missing.
@@ -61,7 +61,7 @@ def report_run(folder: str | Path, out: str | Path | None = None) -> Path:
 
 
 def _page_of_run(run: Run) -> dict[str, Any]:
-    """What the template of one run needs; draws the figures on the way."""
+    """Return what the template of one run needs; draws the figures on the way."""
     folder = run.folder / "figures"
     stills: dict[str, str | None] = dict.fromkeys(("curves", "cross_view", "per_view", "confusion", "embeddings"))
 
@@ -148,7 +148,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
 
 
 def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving]]]]:
-    """The hardest probes of each set, each with its three sequences: what it is, whose, how far, in motion."""
+    """Return the hardest probes of each set, each with its three sequences: what it is, whose, how far, in motion."""
     shown = []
     for name in run.probe_sets:
         for probe in findings.hardest(run, name, HARDEST):
@@ -166,12 +166,12 @@ def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving
 
 
 def _file_name(probe: str) -> str:
-    """A probe set's name as part of a file's: without what leads to another folder."""
+    """Return a probe set's name as part of a file's: without what leads to another folder."""
     return re.sub(r"[^\w-]", "_", probe)[:60]
 
 
 def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
-    """What the network makes of one probe of each set."""
+    """Return what the network makes of one probe of each set."""
     if run.weights is None:
         return []
     try:
@@ -202,7 +202,7 @@ def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
                 }
                 for frame, parts in taken[: pictures.SOURCES]
             ]
-        item["still"] = still(f"attention_{_file_name(whose.partition(':')[0])}", figures.attention(found, whose))
+        item["still"] = still(f"attention_{_file_name(whose.rpartition(': ')[0])}", figures.attention(found, whose))
         looks.append(item)
     return looks
 
@@ -323,7 +323,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _training_subjects(results: dict[str, Any]) -> str:
-    """Of every data set that the network was trained on: 73 of casiab."""
+    """Say of every data set how many the network was trained on: 73 of casiab."""
     found = results.get("trained_subjects")
     if not isinstance(found, dict):
         return str(results.get("train_subjects", MISSING))
@@ -334,7 +334,7 @@ def _training_subjects(results: dict[str, Any]) -> str:
 
 
 def _coverage(results: dict[str, Any]) -> str:
-    """How many, of how many of the protocol's, and how many of them were trained on."""
+    """Say how many, of how many of the protocol's, and how many of them were trained on."""
     present = results.get("test_subjects", MISSING)
     counts, seen = results.get("coverage"), results.get("seen_test_subjects")
     asked = counts.get("test_subjects", {}).get("protocol") if isinstance(counts, dict) else None
@@ -367,7 +367,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def _plotly() -> str:
-    """Plotly's script as its Python package carries it, packed: a quarter of the size, and mail takes it."""
+    """Return Plotly's script as its Python package has it, packed: a quarter of the size, and mail takes it."""
     spec = find_spec("plotly")
     assert spec is not None
     assert spec.submodule_search_locations is not None

@@ -38,7 +38,7 @@ class Look:
 
 
 def frames_of(store: Store, sequence: int, count: int) -> np.ndarray:
-    """The first frames of a sequence, uint8 (T, H, W)."""
+    """Return the first frames of a sequence, uint8 (T, H, W)."""
     start = int(store.starts[sequence])
     return np.asarray(store.frames[start : start + min(count, int(store.lengths[sequence]))])
 
@@ -88,19 +88,19 @@ def look(network: Any, silhouettes: np.ndarray) -> Look | None:
 
 
 def strip(silhouettes: np.ndarray) -> np.ndarray:
-    """The frames side by side: (T, H, W) → (H, T·W)."""
+    """Lay frames side by side: (T, H, W) → (H, T·W)."""
     return np.hstack(list(silhouettes))
 
 
 def recombine(found: Look) -> np.ndarray:
-    """The frame that SSFL puts together, uint8 (H, W): the rows of each part out of the frame it is taken from."""
+    """Return the frame that SSFL puts together, uint8 (H, W): each part's rows out of the frame it is taken from."""
     assert found.source is not None
     rows = _rows_of_parts(found)
     return np.stack([found.silhouettes[found.source[part], row] for row, part in enumerate(rows)])
 
 
 def sources(found: Look) -> list[tuple[int, int]]:
-    """The frames that SSFL takes parts from and how many parts, those with most first."""
+    """Return the frames that SSFL takes parts from and how many parts, those with most first."""
     assert found.source is not None
     frame, count = np.unique(found.source, return_counts=True)
     order = np.argsort(-count, kind="stable")
@@ -108,7 +108,7 @@ def sources(found: Look) -> list[tuple[int, int]]:
 
 
 def tinted(found: Look, frame: int | None, colours: list[str]) -> np.ndarray:
-    """A source frame with the rows that are taken from it in its colour and the rest dim; None: the recombined one.
+    """Return a source frame with the rows taken from it in its colour and the rest dim; None: the recombined one.
 
     Args:
         frame: one of `sources`.
@@ -129,19 +129,19 @@ def tinted(found: Look, frame: int | None, colours: list[str]) -> np.ndarray:
 
 
 def data_uri(picture: np.ndarray) -> str:
-    """A picture, uint8 (H, W) grey or (H, W, 3) RGB, as the address of an inlined PNG."""
+    """Return a picture, uint8 (H, W) grey or (H, W, 3) RGB, as the address of an inlined PNG."""
     done, encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
     assert done
     return inlined(encoded.tobytes())
 
 
 def inlined(png: bytes) -> str:
-    """A PNG file's content as the address of an inlined picture."""
+    """Return a PNG file's content as the address of an inlined picture."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _rows_of_parts(found: Look) -> np.ndarray:
-    """The part that each row of a silhouette belongs to, int64 (H,)."""
+    """Return the part that each row of a silhouette belongs to, int64 (H,)."""
     assert found.source is not None
     height = found.silhouettes.shape[1]
     return np.arange(height) * len(found.source) // height

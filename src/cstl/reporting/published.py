@@ -38,7 +38,7 @@ class Published(NamedTuple):
 
 
 def method_name(settings: Mapping[str, Any]) -> str:
-    """What a run's network is called in tables: `label`, or CSTL, CSTL with its ablations, another network's class."""
+    """Return what a run's network is called in tables: `label`, CSTL with its ablations, another network's class."""
     if label := settings.get("label"):
         return shown(check_label(label), 60)
     network = settings.get("model", {}).get("network", {})
@@ -51,7 +51,7 @@ def method_name(settings: Mapping[str, Any]) -> str:
 
 
 def method_of_files(results: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
-    """The same of a run that is read from its folder: as its results say, else as its settings do."""
+    """Return the same of a run that is read from its folder: as its results say, else as its settings do."""
     try:
         return shown((results or {}).get("method") or (method_name(config) if config.get("model") else "CSTL"), 60)
     except (ValueError, TypeError, AttributeError):
@@ -59,7 +59,7 @@ def method_of_files(results: Mapping[str, Any] | None, config: Mapping[str, Any]
 
 
 def check_label(label: Any) -> str:
-    """The label itself; ValueError for one that would be taken for another row of the table."""
+    """Return the label itself; ValueError for one that would be taken for another row of the table."""
     if not isinstance(label, str) or not label.strip() or len(label) > 60:
         raise ValueError(f"label={shown(label, 80)}: expected a name of 1 to 60 characters, such as label=CSTL-wide")
     if label.strip() in (BASELINE, "difference") or label.strip().endswith("(paper)"):
@@ -68,7 +68,7 @@ def check_label(label: Any) -> str:
 
 
 def coverage(data: GaitDataModule) -> dict[str, dict[str, int]]:
-    """How many of the protocol's subjects the store has, by split: {"present": 3, "protocol": 50}."""
+    """Count how many of the protocol's subjects the store has, by split: {"present": 3, "protocol": 50}."""
     splits = {
         "train_subjects": (data.train_subjects, data.protocol.train_subjects),
         "test_subjects": (data.test_subjects, data.protocol.test_subjects),
@@ -77,7 +77,7 @@ def coverage(data: GaitDataModule) -> dict[str, dict[str, int]]:
 
 
 def caveats(data: GaitDataModule, seen: int = 0, chosen: int = 0) -> list[str]:
-    """What stands in a table's title of the test subjects and of their frames where that is not as expected."""
+    """Say what a table's title has to of the test subjects and their frames, where that is not as expected."""
     present, asked = coverage(data)["test_subjects"].values()
     said = [f"{present} of {asked} test subjects"] if present < asked else []
     if data.max_frames is not None:
@@ -92,7 +92,7 @@ def caveats(data: GaitDataModule, seen: int = 0, chosen: int = 0) -> list[str]:
 def published(
     data: GaitDataModule, config: Mapping[str, Any], trained: Trained, dataset: Mapping[str, Any]
 ) -> Published:
-    """Whether the paper's rows may stand beside a result: only where everything is as it was published.
+    """Tell whether the paper's rows may stand beside a result: only where everything is as it was published.
 
     Args:
         data: what is evaluated, with its store.
@@ -114,7 +114,7 @@ def published(
 
 
 def _ablations(network: Mapping[str, Any]) -> list[str]:
-    """The settings by which a CSTL differs from the paper's but for its sizes: ["ssfl: none"]."""
+    """Return the settings by which a CSTL differs from the paper's but for its sizes: ["ssfl: none"]."""
     differing = []
     for name, default in _ABLATIONS.items():
         value = network.get(name, default)
@@ -162,7 +162,7 @@ def _other_protocol(data: GaitDataModule, expected: Protocol) -> str | None:
 
 
 def _incomplete(data: GaitDataModule, rules: Mapping[str, Any]) -> str | None:
-    """What is missing of the published data in the store."""
+    """Say what is missing of the published data in the store."""
     store, protocol = data.store, data.protocol
     for what, (present, asked) in {name: count.values() for name, count in coverage(data).items()}.items():
         if present < asked:

@@ -27,7 +27,7 @@ def remarks(
     baseline: CrossViewResult | None = None,
     logged: Sequence[Mapping[str, float]] = (),
 ) -> list[str]:
-    """Says where a result means less than its number, in the order of weight; most results get nothing.
+    """Say where a result means less than its number, in the order of weight; most results get nothing.
 
     Args:
         result: what was measured.
@@ -89,13 +89,13 @@ def remarks(
 
 
 def remarks_of(results: Plain) -> list[str]:
-    """Those that a `results.json` holds, whoever wrote it."""
+    """Return those that a `results.json` holds, whoever wrote it."""
     found: Any = results.get("remarks")
     return [shown(text)[:500] for text in found[:10] if isinstance(text, str)] if isinstance(found, list) else []
 
 
 def _nothing(result: CrossViewResult) -> str:
-    """Why no set of probes has a mean."""
+    """Say why no set of probes has a mean."""
     try:
         result.mean(next(iter(result.accuracy)))
     except ValueError as error:
@@ -111,7 +111,7 @@ def _at_the_margin(logged: Sequence[Mapping[str, float]], margin: float | None) 
 
 
 def _twins(result: CrossViewResult, embeddings: Tensor, labels: Tensor, near: float) -> int:
-    """Probes whose nearest gallery sequence has the same embedding, at most `near` apart."""
+    """Count probes whose nearest gallery sequence has the same embedding, at most `near` apart."""
     place = {number: i for i, number in enumerate(labels[:, 3].tolist())}
     table = result.table.where(np.lexsort((result.table.nearest_distance, result.table.sequence)))
     _, first = np.unique(table.sequence, return_index=True)  # of each probe the gallery with the nearest

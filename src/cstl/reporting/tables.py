@@ -54,7 +54,7 @@ class Table:
     rows: tuple[Row, ...]
 
     def groups(self) -> Iterator[list[Row]]:
-        """The rows of each probe."""
+        """Yield the rows of each probe."""
         for probe in dict.fromkeys(row.probe for row in self.rows):
             yield [row for row in self.rows if row.probe == probe]
 
@@ -169,7 +169,7 @@ def summary(result: CrossViewResult) -> rich.table.Table:
 
 
 def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str, str], dict[str, float]]:
-    """What papers report for a data set and resolution.
+    """Return what papers report for a data set and resolution.
 
     Args:
         dataset: its name; "casiab" and "oumvlp" have published values, others have none.
@@ -281,7 +281,7 @@ def _row(probe: str, method: str, numbers: Mapping[str, float | None]) -> Row:
 
 
 def _difference(ours: Mapping[str, float | None], theirs: Mapping[str, float]) -> dict[str, float | None]:
-    """Ours minus theirs as printed; of the means only where both are over all views."""
+    """Subtract theirs from ours as printed; of the means only where both are over all views."""
     differences = {
         view: None if value is None else round(round(value, 1) - theirs[view], 1) + 0.0  # + 0.0: no negative zero
         for view, value in ours.items()
@@ -301,13 +301,13 @@ def decimal(number: float | None, is_difference: bool = False) -> str:
 
 
 def _short(number: float | None, is_difference: bool) -> str:
-    """In four characters: 100 and differences of ten and more go without a decimal."""
+    """Write a number in four characters: 100 and differences of ten and more go without a decimal."""
     text = decimal(number, is_difference)
     return text if len(text) <= 4 or number is None else decimal(float(round(number)), is_difference)[:-2]
 
 
 def cells(row: Row) -> list[str]:
-    """The numbers of a row as every table shows them: one decimal, a sign where it is a difference."""
+    """Return the numbers of a row as every table shows them: one decimal, a sign where it is a difference."""
     return [decimal(number, row.is_difference) for number in row.numbers]
 
 
