@@ -515,6 +515,7 @@ def test_distances_by_their_formulas() -> None:
     expected = torch.cdist(x.transpose(0, 1).double(), y.transpose(0, 1).double()).mean(0)
     assert torch.allclose(distances(x, y).double(), expected, rtol=1e-5)
     assert torch.allclose(distances(x.double(), y.double()), expected, rtol=1e-12)
+    assert torch.allclose(distances(x, y.double()), expected, rtol=1e-12)  # float64 where one of them is
     cosine = 1 - torch.nn.functional.cosine_similarity(x[:, None], y[None], dim=3).mean(2)
     assert torch.allclose(distances(x, y, "cosine"), cosine, atol=1e-6)
     with pytest.raises(ValueError, match="'cosinus'; choose one of euclidean, cosine"):

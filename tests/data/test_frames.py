@@ -25,6 +25,23 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (("b-010.png", "B-009.png", "b-011.PNG"), ("B-009.png", "b-010.png", "b-011.PNG")),  # as text, but for case
+        (("1-2.png", "1-10.png"), ("1-2.png", "1-10.png")),
+        (("a1b22.png", "a11b2.png"), ("a1b22.png", "a11b2.png")),  # as long, and not alike
+        (("2024-01.png", "2023-02.png"), ("2023-02.png", "2024-01.png")),
+    ],
+)
+def test_names_that_are_alike_are_in_the_same_order_as_others(
+    tmp_path: Path, names: tuple[str, ...], order: tuple[str, ...]
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert [os.path.basename(path) for path in list_files(str(tmp_path)).pictures] == list(order)
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("array", [ARRAY, np.asfortranarray(ARRAY), ARRAY[:, ::2]], ids=["C", "Fortran", "strided"])
 def test_arrays_of_every_pickle_protocol(tmp_path: Path, protocol: int, array: np.ndarray) -> None:

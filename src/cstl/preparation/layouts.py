@@ -136,8 +136,7 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, patte
         raise ValueError(
             f"{raw} holds two layouts, {both}: name the one to read with dataset.layout={name}, or move them apart"
         )
-    sequences = sorted(listed[LAYOUTS[name].find])
-    return Listing(name, sequences, sorted(set(problems)))
+    return Listing(name, sorted(listed[LAYOUTS[name].find]), sorted(set(problems)))
 
 
 def describe(raw: str | os.PathLike[str]) -> str:

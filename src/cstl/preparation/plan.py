@@ -288,8 +288,7 @@ def _key(name: str) -> str:
 
 def _remarks(sequences: list[RawSequence], listing: Listing, raw: str, pattern: str | None) -> Iterator[str]:
     """Say what a user should know of the files, by a sample of the tree."""
-    archives = [relative(path, raw) for path, why in listing.problems if why == ARCHIVE]
-    if archives:
+    if archives := [relative(path, raw) for path, why in listing.problems if why == ARCHIVE]:
         yield (
             f"{len(archives):,} archive(s) are not unpacked, and what is in them is left out: {some(archives, 5)}. "
             "Unpack them there, delete the store and prepare it again"

@@ -71,10 +71,8 @@ def source_of(sequence: RawSequence, files: Files) -> Source:
             size = stat.st_size
             times.append(f"{stat.st_mtime_ns}/")
         content.append(f"{size}/{path.rpartition(os.sep)[2]}\n")
-    digests = (
-        hashlib.blake2b("".join(parts).encode(errors="surrogateescape"), digest_size=8).hexdigest()
-        for parts in (content, times)
-    )
+    data = ("".join(parts).encode(errors="surrogateescape") for parts in (content, times))
+    digests = (hashlib.blake2b(part, digest_size=8).hexdigest() for part in data)
     return Source(*sequence.name, len(paths), *digests)
 
 
