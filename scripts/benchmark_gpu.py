@@ -41,8 +41,8 @@ FIGURE_TO_BEAT = 2.0  # hours for them on one H200
 PAPER = ["dataset=casiab", "res=128", "trainer.precision=bf16-mixed"]
 QUICK = [
     *("dataset=casiab", "res=64", "trainer.precision=bf16-mixed"),
-    *("dataset.recipe.channels=[4,8,16]", "dataset.recipe.subjects=2"),
-    *("dataset.recipe.sequences=2", "dataset.recipe.frames=4"),
+    *("model.network.channels=[4,8,16]", "data.subjects=2"),
+    *("data.sequences=2", "data.frames=4"),
 ]
 COLUMNS = ("torch.compile", "step", "sequences/s", "of the matrix rate", "memory", "waiting", "150,000 steps")
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rate = matrix_rate(device, 256 if options.quick else 8192)
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder) / "store", options.quick)
-        fixed = [f"trainer={options.device}", f"data.store={store}", "name=benchmark"]
+        fixed = [f"trainer={options.device}", f"dataset.store={store}", "name=benchmark"]
         with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
             config = compose("train", [*(QUICK if options.quick else PAPER), *fixed])
         rows = [measure(config, device, rate, options.steps, way == "on") for way in options.compile]

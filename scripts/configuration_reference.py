@@ -18,8 +18,8 @@ HEAD = """# Every configuration key
 
 Made from the comments in `conf/` by `python scripts/configuration_reference.py`; mend those, not this page.
 
-Each key can be set on the command line, `python -m cstl.train res=128 model.margin=0.1`; a file of a group is chosen
-with `GROUP=NAME`, `dataset=casiab`. A value `${…}` is that of another key: set that one, and all that follow it change.
+Each key can be set on the command line, `python -m cstl.train res=128 data.frames=20`; a file of a group is chosen with
+`GROUP=NAME`, `dataset=casiab`. A value `${…}` is that of another key: set that one, and all that follow it change.
 `python -m cstl.train … --cfg job` prints the whole configuration of a command, with `--resolve` the values too. A key
 that is not there yet is added with a plus, `+trainer.gradient_clip_val=1`: whatever Lightning's `Trainer` takes.
 """

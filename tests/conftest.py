@@ -16,6 +16,17 @@ from cstl.data import Protocol, Store, open_store
 from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 
+RECIPE = """# @package _global_
+trainer: {{max_steps: 6}}
+data: {{subjects: 2, sequences: 2, frames: 4}}
+model:
+  {network}
+  batch_norm: replica
+  optimizer: {{lr: 1.0e-3}}
+  scheduler: {{_target_: torch.optim.lr_scheduler.MultiStepLR, _partial_: true, milestones: [4]}}
+evaluate_every: 3
+callbacks: {{checkpoints: {{every: 2}}}}
+"""
 SUBJECTS = ("001", "002", "003", "004", "005", "006")
 
 
@@ -84,15 +95,13 @@ def store(tmp_path_factory: pytest.TempPathFactory, raw_tree: Path, protocol: Pr
 
 @pytest.fixture(scope="session")
 def user_conf(tmp_path_factory: pytest.TempPathFactory, store: Store, protocol: Protocol) -> Path:
-    """A user's configuration folder with one data set in it, dataset=tiny, whose store is there."""
+    """A user's configuration folder: dataset=tiny, whose store is there, and the recipe of CSTL for it."""
     conf = tmp_path_factory.mktemp("conf")
-    (conf / "dataset").mkdir()
-    recipe = {
-        "subjects": 2, "sequences": 2, "frames": 4, "iterations": 6, "channels": [2, 4, 16], "learning_rate": 1e-3,
-        "milestones": [4], "batch_norm": "replica", "evaluate_every": 3, "checkpoint_every": 2,
-    }  # fmt: skip
+    for group in ("dataset", "recipe"):
+        (conf / group).mkdir()
+    (conf / "recipe" / "cstl_tiny.yaml").write_text(RECIPE.format(network="network: {channels: [2, 4, 16]}"))
     tiny = {"name": "tiny", "title": "Tiny", "raw": None, "layout": "casiab", "store": str(store.path)}
-    OmegaConf.save(tiny | {"protocol": asdict(protocol), "recipe": recipe}, conf / "dataset" / "tiny.yaml")
+    OmegaConf.save(tiny | {"protocol": asdict(protocol)}, conf / "dataset" / "tiny.yaml")
     return conf
 
 

@@ -128,9 +128,9 @@ def test_a_run_and_its_evaluation(configured: Callable[..., DictConfig], tmp_pat
         assert found.outcome is not None, found.problems
         assert found.outcome.subjects == ["005", "006"]
     table = table_of(tmp_path / "run", tmp_path / "short", tmp_path / "again")
-    rows = {tuple(run.folder.name for run in row.runs): row.settings.get("data.max_frames") for row in table.rows}
+    rows = {tuple(run.folder.name for run in row.runs): row.settings.get("max_frames") for row in table.rows}
     assert rows == {("run", "again"): None, ("short",): 2}
-    assert table.settings == ["data.max_frames"]
+    assert table.settings == ["max_frames"]
     assert table.rows[table.baseline or 0].runs[0].folder.name == "run"
 
 
@@ -158,7 +158,7 @@ def test_seeds_are_one_row_best_first_and_only_what_differs_is_shown(write_run: 
         write_run(f"sweep/{seed + 3}", 1.2, seed=seed, model__margin=0.3, model__mining="hard", **steps)
     table = table_of(Path("sweep"))
     assert [[run.folder.name for run in row.runs] for row in table.rows] == [["4", "5", "6"], ["1", "2", "3"]]
-    assert table.settings == ["model.margin", "model.mining", "trainer.max_steps"]
+    assert table.settings == ["model.triplet.margin", "model.triplet.mining", "trainer.max_steps"]
     best, paper = table.rows
     told = [json.loads(Path(f"sweep/{i}/results.json").read_text())["rank1"]["NM"]["mean"] for i in (4, 5, 6)]
     assert best.means["NM"] == told
@@ -200,15 +200,19 @@ def test_baselines(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> N
         return table.rows[table.baseline].runs[0].folder.name
 
     assert of() == "0"  # none has the paper's margin: the first
-    assert of("model.margin=0.3 model.mining=hard") == of("model.margin=0.3", "model.mining=hard") == "3"
+    assert (
+        of("model.triplet.margin=0.3 model.triplet.mining=hard")
+        == of("model.triplet.margin=0.3", "model.triplet.mining=hard")
+        == "3"
+    )
     assert of("sweep/2") == "2"
     outside = write_run("outside", 0.5, model__margin=0.25)
     table = table_of(sweep, baseline=[str(outside)])
     assert len(table.rows) == 5
     assert table.baseline == 0
     for baseline, message in {
-        "model.margin=0.3": "2 rows are that, name one: model.margin=0.3 model.mining=all; ",
-        "model.margin=0.7": "no finished run is that; the settings that differ are model.margin, model.mining",
+        "model.triplet.margin=0.3": "2 rows are that, name one: model.triplet.margin=0.3 model.triplet.mining=all; ",
+        "model.triplet.margin=0.7": "no finished run is that; the settings that differ are model.triplet.margin",
         "sweep/9": "expected a run's folder that is there, or settings",
     }.items():
         assert main(["sweep", "--baseline", baseline]) == 1
@@ -240,11 +244,11 @@ def test_runs_in_every_state(write_run: WriteRun, capsys: pytest.CaptureFixture[
     flat = " ".join(shown.split())
     for part in (
         "1 64 0.3 1 ", "2 64 0.2 2 ", "± ", "– 64 0.4 failed", "– 64 0.4 stopped", "– 65 0.6 failed",
-        "failed: sweep/4 (res=64 model.margin=0.4 seed=4): CUDA out of memory",
-        "stopped: sweep/5 (res=64 model.margin=0.4 seed=5): at step 7 of 10",
-        "stopped: sweep/3 (res=64 model.margin=0.4 seed=3): at step 0 of 10",
-        "damaged: sweep/6 (res=64 model.margin=0.5 seed=1): results.json is damaged or from elsewhere",
-        "failed: sweep/7 (res=65 model.margin=0.6): unknown resolution res=65",
+        "failed: sweep/4 (res=64 model.triplet.margin=0.4 seed=4): CUDA out of memory",
+        "stopped: sweep/5 (res=64 model.triplet.margin=0.4 seed=5): at step 7 of 10",
+        "stopped: sweep/3 (res=64 model.triplet.margin=0.4 seed=3): at step 0 of 10",
+        "damaged: sweep/6 (res=64 model.triplet.margin=0.5 seed=1): results.json is damaged or from elsewhere",
+        "failed: sweep/7 (res=65 model.triplet.margin=0.6): unknown resolution res=65",
         "sweep/2: without an interval: probes.npz is not there (from an older version",
         "notes is left out: no run is in it",
     ):  # fmt: skip
@@ -352,7 +356,13 @@ def test_what_cannot_be_compared_is_one_line(write_run: WriteRun, capsys: pytest
         ("nowhere",): "nowhere does not exist",
         ("empty",): "no run in empty; expected folders that `python -m cstl.train` made",
         ("run", "--resamples", "0"): "--resamples: expected 1 or more, found 0",
-        ("run", "--baseline", "run", "--baseline", "model.margin=0.2"): "give one run folder, or settings, not both",
+        (
+            "run",
+            "--baseline",
+            "run",
+            "--baseline",
+            "model.triplet.margin=0.2",
+        ): "give one run folder, or settings, not both",
     }.items():
         assert main(arguments) == 1
         (line,) = capsys.readouterr().err.splitlines()
@@ -382,7 +392,7 @@ def test_two_runs_say_first_what_differs(write_run: WriteRun, capsys: pytest.Cap
     shown = capsys.readouterr().out
     first, second = shown.split("\nrun ")
     lines = [line.split(maxsplit=1) for line in first.partition("what differs")[2].splitlines()[2:] if line.strip()]
-    assert [key for key, _ in lines] == ["method", "seed", "model.margin", "trainer.max_steps"]
+    assert [key for key, _ in lines] == ["method", "seed", "model.triplet.margin", "trainer.max_steps"]
     assert lines[0][1].split() == ["CSTL", "(scales:", "frame,", "short)", "Net"]
     assert "_target_" not in shown
     assert [line.split()[0] for line in second.splitlines()[2:4]] == ["a", "b"]

@@ -335,9 +335,12 @@ def test_the_sweep_file_makes_commands_that_compose(configured: Configure, monke
     assert sweep["method"] == "grid"
     assert sweep["metric"]["name"].startswith("validation/")
     grid = [(margin, seed) for margin in (0.1, 0.2, 0.3) for seed in (1, 2, 3)]
-    assert [sweep["parameters"][name]["values"] for name in ("model.margin", "seed")] == [[0.1, 0.2, 0.3], [1, 2, 3]]
+    assert [sweep["parameters"][name]["values"] for name in ("model.triplet.margin", "seed")] == [
+        [0.1, 0.2, 0.3],
+        [1, 2, 3],
+    ]
     for margin, seed in grid:
-        chosen = {"model.margin": {"value": margin}, "seed": {"value": seed}}
+        chosen = {"model.triplet.margin": {"value": margin}, "seed": {"value": seed}}
         macros = create_sweep_command_args({"args": chosen})
         command = create_sweep_command(list(sweep["command"]))
         words = [
@@ -348,6 +351,6 @@ def test_the_sweep_file_makes_commands_that_compose(configured: Configure, monke
         config = configured(
             "train", *[word for word in words[4:] if not word.startswith("name=")], words[8], folder="x"
         )
-        assert (config.model.margin, config.seed, config.name) == (margin, seed, "margin-seed-ab12cd34")
+        assert (config.model.triplet.margin, config.seed, config.name) == (margin, seed, "margin-seed-ab12cd34")
         assert config.logger.wandb.project == sweep["project"]
         assert config.dataset.protocol.validation == 8

@@ -29,10 +29,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONF = Path(CONFIG_PATH)
 
-BATCH = (
-    "dataset.recipe.subjects=2", "dataset.recipe.sequences=2", "dataset.recipe.frames=4",
-    "dataset.recipe.channels=[2,4,16]", "trainer.max_steps=2", "data.workers=0", "trainer=cpu",
-)  # fmt: skip
+FEW = ("data.subjects=2", "data.sequences=2", "data.frames=4", "trainer.max_steps=2", "data.workers=0", "trainer=cpu")
+BATCH = (*FEW, "model.network.channels=[2,4,16]")
 WALKERS = (
     "dataset.protocol.train=[001-003]", "dataset.protocol.test=[033-034]", "dataset.protocol.views=['000','090']",
     "dataset.synthesis.frames=6",
@@ -43,7 +41,7 @@ SMALL = {
     "first_run.md": {"train": (*BATCH, *WALKERS, *NO_REPORT), "evaluate": EVALUATE},
     "reading_the_report.md": {"train": (*BATCH, *WALKERS)},
     "ablation.md": {"train": (*BATCH, *WALKERS, *NO_REPORT)},
-    "your_own_network.md": {"train": (*BATCH, *WALKERS, *NO_REPORT), "evaluate": EVALUATE},
+    "your_own_network.md": {"train": (*FEW, *WALKERS, *NO_REPORT), "evaluate": EVALUATE},
     "casiab.md": {"prepare": ("workers=1",), "train": (*BATCH, *NO_REPORT), "evaluate": EVALUATE},
     "your_own_data.md": {"prepare": ("workers=1",), "train": (*BATCH, *NO_REPORT), "evaluate": EVALUATE},
 }
@@ -146,7 +144,7 @@ def test_your_own_data(
                 frames = [draw_blob(i, time + j, k) for time in range(7 + i)]
                 write_sequence(tmp_path / "walks" / subject / condition / view, frames)
     for content in blocks("your_own_data.md", "yaml"):
-        file = tmp_path / content.partition("\n")[0].removeprefix("# ")
+        file = tmp_path / next(line for line in content.splitlines() if line.endswith(".yaml")).removeprefix("# ")
         file.parent.mkdir(parents=True)
         file.write_text(content, encoding="utf-8")
     run_page("your_own_data.md")

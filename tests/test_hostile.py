@@ -55,7 +55,7 @@ from cstl.reporting.folder import read_run
 from cstl.reporting.leaderboard import to_markdown, to_terminal
 from cstl.reporting.page import _file_name, report_run
 from cstl.run_folder import write_embeddings, write_probes
-from cstl.running.loading import load_recognizer, trained_data
+from cstl.running.loading import load_recognizer, trained_dataset
 from cstl.running.metrics_log import wandb_id
 from cstl.tensor_files import DamagedError, load_tensors
 
@@ -107,7 +107,7 @@ def evaluated(path: Path, whole: dict[str, Any]) -> tuple[Any, Plain]:
     """What `evaluate` reads of a file with this content, up to its data."""
     torch.save(whole, path)
     recognizer, trained = load_recognizer(path)
-    return recognizer, trained_data(path, trained)
+    return recognizer, trained_dataset(path, trained)
 
 
 def torch_saved(path: Path, content: Any) -> Path:
@@ -158,16 +158,16 @@ CALLS: list[Any] = [
 ]
 PLACES = [
     *("res", "seed", "dataset", "data", "model", "dataset.name", "dataset.title", "dataset.protocol"),
-    *("dataset.protocol.views", "dataset.protocol.probes", "data.store", "data.protocol", "data.protocol.test"),
-    *("data.protocol.probes.NM", "data.eval_frames", "data.extra", "data._target_", "model._target_", "model.extra"),
+    *("dataset.protocol.views", "dataset.protocol.probes", "dataset.store", "dataset.protocol.test"),
+    *("dataset.protocol.probes.NM", "data.eval_frames", "data.extra", "data._target_", "model._target_", "model.extra"),
     *("model.network", "model.network._target_", "model.network.channels", "model.network.height"),
-    *("model.network.scales", "model.network.extra", "trainer.precision", "data.dataset", "data.res"),
+    *("model.network.scales", "model.network.extra", "trainer.precision", "data.dataset", "data.store"),
 ]
 
 
 def test_a_whole_checkpoint_is_read(whole: dict[str, Any], tmp_path: Path) -> None:
     recognizer, data = evaluated(tmp_path / "a.ckpt", whole)
-    assert data["dataset"] == "tiny"
+    assert data["name"] == "tiny"
     for key, value in recognizer.network.state_dict().items():
         assert torch.equal(value, whole["state_dict"][f"network.{key}"])
 
@@ -209,23 +209,24 @@ def test_nothing_is_called_where_nothing_is_used(
         ({"model.network.scales": [{}]}, "cannot be made"),
         ({"model.network._target_": "acme.nets.Net"}, "model.network is acme.nets.Net.*only cstl.models.CSTL"),
         ({"model._target_": "acme.Recognizer"}, "model is acme.Recognizer"),
-        ({"data._target_": "acme.Data"}, "data is acme.Data"),
+        ({"data._target_": "acme.Data"}, "data._target_ is acme.Data"),
         ({"model.temperature": 2.0}, "model has the unknown key temperature"),
-        ({"data.files": "/etc/passwd"}, "data has the unknown key files"),
         ({"trainer.precision": "64-false"}, "precision is 64-false, expected one of 32-true"),
         ({"trainer.precision": [16]}, "precision"),
         ({"res": 128}, "res is 128, its network's 64"),
         ({"seed": 2**70}, "64 bits"),
         ({"seed": 1.5}, "seed is 1.5, expected int"),
-        ({"data.protocol.split_file": "/etc/passwd"}, "names a split file to read"),
+        ({"dataset.split_file": "/etc/passwd"}, "names a split file to read"),
         ({"dataset.protocol.split_file": "/etc/passwd"}, "names a split file to read"),
-        ({"data.protocol.test": ["0-99999999999"]}, "stands for 100,000,000,000 subjects"),
-        ({"data.protocol.views": [f"{i}" for i in range(50_000)]}, "tables of"),
-        ({"data.protocol.splits": 5, "data.protocol.split": "LT"}, "splits: expected a mapping"),
-        ({"data.protocol.cross_view_probes": [1]}, "cross_view_probes: expected a mapping"),
+        ({"dataset.protocol.test": ["0-99999999999"]}, "stands for 100,000,000,000 subjects"),
+        ({"dataset.protocol.views": [f"{i}" for i in range(50_000)]}, "tables of"),
+        ({"dataset.protocol.splits": 5, "dataset.split": "LT"}, "splits: expected a mapping"),
+        ({"dataset.protocol.cross_view_probes": [1]}, "cross_view_probes: expected a mapping"),
+        ({"dataset.store": "//elsewhere/share"}, "on another machine"),
+        ({"dataset.store": "\\\\elsewhere\\share"}, "on another machine"),
         ({"data.store": "//elsewhere/share"}, "on another machine"),
-        ({"data.store": "\\\\elsewhere\\share"}, "on another machine"),
-        ({"data.store": None}, "lacks data.store"),
+        ({"dataset.store": None}, "lacks dataset.store"),
+        ({"model.margin": 0.2, "model.triplet": 5}, "it has model.margin and model.triplet"),
         ({"dataset.name": "\x1b[31mred\x1b[0m", "dataset.title": ["a"]}, "dataset.title is"),
         ({"dataset": None}, "dataset is None"),
         ({"trainer": None}, "trainer is None"),
@@ -250,7 +251,7 @@ def test_settings_that_hold_too_much(whole: dict[str, Any], tmp_path: Path) -> N
     endless: list[Any] = []
     endless.append(endless)
     for value in (deep, wide, endless):
-        for place in ("dataset.recipe.extra", "data.protocol.test", "name"):
+        for place in ("dataset.synthesis", "dataset.protocol.test", "name"):
             refused(tmp_path / "evil.ckpt", whole | {"config": placed(whole["config"], place, value)})
 
 
@@ -658,8 +659,8 @@ def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> 
     assert Entry(spoilt).known == {}  # of itself it has no end
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines).replace("b: '${model.b}', ", ""))
     config = Entry(spoilt).known
-    assert config["model"] == {"margin": 64, "a": "${oc.env:SECRET}", "c": "${nowhere}"}
-    assert (config["data"]["seed"], config["dataset"]["title"]) == (7, "tiny")
+    assert (config["model"]["triplet"]["margin"], config["model"]["a"]) == (64, "${oc.env:SECRET}")
+    assert (config["model"]["c"], config["data"], config["dataset"]["title"]) == ("${nowhere}", {}, "tiny")
     bomb = [f"a{i}: ['${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}']" for i in range(15)]
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join([*bomb, "a15: 1"]))
     assert Entry(spoilt).known == {}

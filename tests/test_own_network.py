@@ -60,7 +60,11 @@ def user_conf(tmp_path: Path, user_conf: Path, monkeypatch: pytest.MonkeyPatch) 
     own = tmp_path / "my"
     shutil.copytree(user_conf, own)
     (own / "model").mkdir()
+    recipe = (
+        (user_conf / "recipe" / "cstl_tiny.yaml").read_text().replace("network: {channels: [2, 4, 16]}", "ghosts: 2")
+    )
     for name, network, more in (("sets", "Sets", "  width: 3\n"), ("residual", "Residual", "  num_classes: ???\n")):
+        (own / "recipe" / f"{name}_tiny.yaml").write_text(recipe)
         (own / "model" / f"{name}.yaml").write_text(MODEL.format(name=network, more=more), encoding="utf-8")
     return own
 
@@ -132,7 +136,7 @@ def test_any_weights_start_a_network_but_for_the_classes(
         folder = Path(path).stem
         again = ("model=residual", f"init_from='{path}'", "evaluate=false", "trainer.max_steps=1", "allow_seen=true")
         capsys.readouterr()
-        train(configured("train", *TINY, *again, "model.learning_rate=1e-30", folder=folder))
+        train(configured("train", *TINY, *again, "model.optimizer.lr=1e-30", folder=folder))
         assert "new: classes.weight, classes.bias; not used: classes.weight, classes.bias" in " ".join(
             capsys.readouterr().out.split()
         )

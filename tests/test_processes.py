@@ -23,8 +23,8 @@ from cstl.train import train
 Configure = Callable[..., DictConfig]
 TINY = (
     "dataset=tiny", "data.workers=0", "trainer=ddp", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
-    "data.subjects=4", "dataset.recipe.batch_norm=synchronised", "trainer.max_steps=5",
-    "model.learning_rate=1e-4", "baseline=false", "report=false",
+    "data.subjects=4", "model.batch_norm=synchronised", "trainer.max_steps=5",
+    "model.optimizer.lr=1e-4", "baseline=false", "report=false",
 )  # fmt: skip
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=4", "-m")
 
@@ -136,7 +136,7 @@ def test_a_cluster_takes_the_machines_back_and_gives_fewer(
     start: Callable[..., subprocess.Popen[str]], folder: Path
 ) -> None:
     """SIGTERM to two processes, then the same command on one: the batches go on."""
-    long = (*TINY, "trainer.max_steps=60", "dataset.recipe.checkpoint_every=5", "evaluate_every=null",
+    long = (*TINY, "trainer.max_steps=60", "callbacks.checkpoints.every=5", "evaluate_every=null",
             "trainer.precision=64-true")  # fmt: skip
     whole = start("train", *long, "trainer.devices=1", "name=whole")
     assert whole.wait(240) == 0

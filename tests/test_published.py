@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cstl.config import CONFIG_PATH
 from cstl.data.datamodule import GaitDataModule
+from cstl.data.protocol import protocol_of
 from cstl.evaluate import evaluate
 from cstl.reporting.comparison import compare
 from cstl.reporting.folder import read_run
@@ -50,7 +51,9 @@ def whole_store(config: dict[str, Any]) -> SimpleNamespace:
 
 
 def arguments(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config["data"].items() if key != "_target_"}
+    dataset = config["dataset"]
+    of_store = {"store": dataset["store"], "dataset": dataset["name"], "res": config["res"]}
+    return of_store | {"protocol": protocol_of(dataset), "max_frames": config.get("max_frames")} | config["data"]
 
 
 def decide(config: dict[str, Any], *, trained: Trained | None = None, keep: Any = None, **about: Any) -> Any:
@@ -119,14 +122,14 @@ def test_oumvlp_is_compared_where_its_split_is_whole() -> None:
         ({"model__network___target_": "my.nets.GaitSet", "label": "CSTL"}, "not the paper's CSTL"),
         ({"model___target_": "my.Recognizer"}, "not the paper's CSTL"),
         ({"model__network__ssfl": "none", "label": "CSTL"}, "ssfl: none"),
-        ({"data__max_frames": 30}, "first 30 frames"),
-        ({"data__protocol__gallery": ["nm-01"]}, "gallery"),
-        ({"data__protocol__probes__NM": ["nm-05"]}, "probes"),
-        ({"data__protocol__views": ["000", "090"]}, "views"),
-        ({"data__protocol__split": "ST"}, r"training subjects of the split \(23\)"),
-        ({"data__protocol__exclude": []}, r"training subjects of the split \(74\)"),
-        ({"data__protocol__exclude": ["005", "124"]}, r"testing subjects of the split \(49\)"),
-        ({"data__protocol__validation": 10}, r"training subjects of the split \(63\)"),
+        ({"max_frames": 30}, "first 30 frames"),
+        ({"dataset__protocol__gallery": ["nm-01"]}, "gallery"),
+        ({"dataset__protocol__probes__NM": ["nm-05"]}, "probes"),
+        ({"dataset__protocol__views": ["000", "090"]}, "views"),
+        ({"dataset__split": "ST"}, r"training subjects of the split \(23\)"),
+        ({"dataset__protocol__exclude": []}, r"training subjects of the split \(74\)"),
+        ({"dataset__protocol__exclude": ["005", "124"]}, r"testing subjects of the split \(49\)"),
+        ({"dataset__protocol__validation": 10}, r"training subjects of the split \(63\)"),
         ({"model__network__num_classes": 23}, "trained on 23 subjects"),
     ],
 )

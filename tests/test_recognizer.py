@@ -145,7 +145,7 @@ def test_too_many_in_a_row_stop_whatever_the_optimiser(store: Store, protocol: P
             pl_module.network.factor = math.nan
 
     with pytest.raises(FloatingPointError, match=r"3 steps in a row, first at step 1"):
-        train(store, protocol, OPTIMIZERS["SGD"], Ruined(), patience=3)
+        train(store, protocol, OPTIMIZERS["SGD"], Ruined(), max_nonfinite_steps=3)
 
 
 def test_optimisers_that_look_several_times_are_refused(store: Store, protocol: Protocol) -> None:

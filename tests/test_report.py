@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, user_conf: Path) -> Path:
     OmegaConf.save(
         ["dataset=tiny", "name=first", "logger=csv"], folder / ".hydra" / "overrides.yaml"
     )  # the last start's
-    command = "python -m cstl.train dataset=tiny name=first model.margin=0.2\n"
+    command = "python -m cstl.train dataset=tiny name=first model.triplet.margin=0.2\n"
     (folder / "command.txt").write_text(command, encoding="utf-8")
     hydra = {"hydra": {"job": {"name": "train"}, "runtime": {"cwd": str(folder.parent)}}}
     OmegaConf.save(hydra, folder / ".hydra" / "hydra.yaml")
@@ -141,7 +141,7 @@ def test_one_file_says_everything(page: Path, finished: Path) -> None:
     for probe, row in results["rank1"].items():
         assert f"{probe} rank-1 {row['mean']:.1f} %" in content.text
         assert f"{probe}: rank-1 (%), rows: probe view" in content.text
-    assert "python -m cstl.train dataset=tiny name=first-again model.margin=0.2" in content.text
+    assert "python -m cstl.train dataset=tiny name=first-again model.triplet.margin=0.2" in content.text
     assert f"torch {results['versions']['torch']}" in content.text
     assert "margin: 0.2" in content.text
 
@@ -335,7 +335,7 @@ def test_the_store_is_gone_or_another(
     spoilt: Path, store: Store, raw_tree: Path, protocol: Protocol, tmp_path: Path
 ) -> None:
     config = OmegaConf.load(spoilt / "config.yaml")
-    config.data.store = str(tmp_path / "nowhere")
+    config.dataset.store = str(tmp_path / "nowhere")
     OmegaConf.save(config, spoilt / "config.yaml")
     text = read_page(report_run(spoilt)).text
     assert f"Silhouettes are left out: no store at {tmp_path / 'nowhere'}" in text
@@ -359,7 +359,7 @@ def test_the_store_is_gone_or_another(
 def test_the_store_is_found_from_anywhere(spoilt: Path, store: Store) -> None:
     """Its path is relative to where the run was started, and the run may be looked at from elsewhere."""
     config = OmegaConf.load(spoilt / "config.yaml")
-    config.data.store = "data/here"
+    config.dataset.store = "data/here"
     OmegaConf.save(config, spoilt / "config.yaml")
     (spoilt.parent / "data").mkdir()
     shutil.copytree(store.path, spoilt.parent / "data" / "here")
@@ -377,7 +377,7 @@ def test_several_runs(spoilt: Path, finished: Path, tmp_path: Path) -> None:
     after = {probe: row | {"mean": row["mean"] / 2 + 50} for probe, row in before.items()}
     change(better / "results.json", rank1=after)
     config = OmegaConf.load(better / "config.yaml")
-    config.model.margin = 0.4
+    config.model.triplet.margin = 0.4
     OmegaConf.save(config, better / "config.yaml")
     change(other / "results.json", dataset="casiab")
     config.dataset.title = "CASIA-B"
@@ -399,11 +399,11 @@ def test_several_runs(spoilt: Path, finished: Path, tmp_path: Path) -> None:
 def test_the_page_of_two_runs_says_what_differs_first(finished: Path, tmp_path: Path) -> None:
     second = shutil.copytree(finished, tmp_path / "second")
     config = OmegaConf.load(second / "config.yaml")
-    config.model.margin, config.seed, config.data.seed = 0.4, 2, 2
+    config.model.triplet.margin, config.seed = 0.4, 2
     OmegaConf.save(config, second / "config.yaml")
     assert compare_main([str(finished), str(second), "--out", str(tmp_path / "out")]) == 0
     text = read_page(tmp_path / "out" / "comparison.html").text
-    assert "What differs setting first second seed 1 2 model.margin 0.2 0.4 Results" in text
+    assert "What differs setting first second seed 1 2 model.triplet.margin 0.2 0.4 Results" in text
     assert "By probe view" in text
     assert "Where they differ from first" in text
     assert "The same in all: " in text

@@ -68,7 +68,7 @@ def test_names_that_are_no_folder_in_runs(name: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["first", "a b", "casiab-64", "seed=1,model.margin=0.2", 7, "café", "it's", "console", "1e3"]
+    "name", ["first", "a b", "casiab-64", "seed=1,model.triplet.margin=0.2", 7, "café", "it's", "console", "1e3"]
 )
 def test_names_that_can_be(name: object) -> None:
     check_name(name)
@@ -210,9 +210,9 @@ def test_a_start_that_came_to_nothing_leaves_its_name_free(
     with pytest.raises(ValueError, match=r"extend=9: .* has no run to go on with"):
         train(configured("train", *TINY, "extend=9"))
     (folder / "config.yaml").write_text("cut sho: [")  # also where that start's own notes are damaged
-    train(configured("train", *TINY, "model.margin=0.3"))
+    train(configured("train", *TINY, "model.triplet.margin=0.3"))
     assert (folder / "results.json").exists()
-    assert OmegaConf.load(folder / "config.yaml").model.margin == 0.3
+    assert OmegaConf.load(folder / "config.yaml").model.triplet.margin == 0.3
     assert not (folder / "owner.json").exists()
 
 

@@ -28,17 +28,20 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("my")
     files = {
         "dataset/mine": "defaults: [casiab]\nname: mine\n",
-        "dataset/recipe": "defaults: [casiab]\nrecipe:\n  margin: 0.5\n",
+        "dataset/recipe": "defaults: [casiab]\nrecipe:\n  frames: 5\n",
         "dataset/protocol": "defaults: [casiab]\nprotocol:\n  galery: [nm-01]\n",
         "dataset/top": "defaults: [casiab]\ntitel: Mine\n",
         "dataset/untitled": "defaults: [casiab]\ntitle: ''\n",
-        "dataset/short": "defaults: [casiab]\nrecipe: null\n",
+        "dataset/short": "defaults: [casiab]\nprotocol: null\n",
+        "ablation/mine": "scales: [frame]\n",
+        "recipe/cstl_mine": "data:\n  frames: 5\n",
+        "experiment/old": "# @package _global_\nmodel:\n  margin: 0.3\n",
         "dataset/tabs": "name: tabs\nrecipe:\n\tframes: 3\n",
         "dataset/open": "name: [tabs\nrecipe: 3\n",
         "dataset/home": "defaults: [casiab]\nname: home\nraw: ~/silhouettes\n",
         "experiment/key": "# @package _global_\nmodel:\n  margn: 0.3\n",
         "experiment/choice": "# @package _global_\ndefaults:\n  - override /dataset: casiba\n",
-        "experiment/own": "# @package _global_\nrate: 0.001\nmodel:\n  learning_rate: ${rate}\n",
+        "experiment/own": "# @package _global_\nrate: 0.001\nmodel: {optimizer: {lr: '${rate}'}}\n",
         "experiment/group": "# @package _global_\ndefaults:\n  - override /datset: casiab\n",
         "experiment/slash": "# @package _global_\ndefaults:\n  - override dataset: casiab\n",
         "experiment/twice": "# @package _global_\ndefaults:\n  - /dataset: mine\n",
@@ -92,18 +95,21 @@ SLIPS = [  # what is typed, what is answered
     ("train +++seed=3", r"did you mean seed=3\?"),
     ("train @x=3", r"there is no key @x$"),
     ("train dataset@x=casiab", r"did you mean dataset=casiab\?"),
-    ("train model..margin=3", r"did you mean model\.margin=3\?"),
+    ("train model..margin=3", r"did you mean model\.triplet\.margin=3\?"),
     ("train modèle=cstl", r"no key modèle; did you mean model=cstl\?"),
     ("train frames=20", r"did you mean data\.frames\?"),
     ("train +dataset.title=x", r"dataset\.title is there already: type dataset\.title=x, without the \+"),
     ("train trainer.gradient_clip_val=1.0", r"type \+trainer\.gradient_clip_val=1\.0$"),
     ("train datset=casiab", r"no key datset; did you mean dataset\? There are: .*baseline, .*seed"),
     ("train +datset=casiab", r"no key datset: nothing reads it.*did you mean dataset\?"),
-    ("train model.margn=0.3", r"model has no key margn; did you mean margin\? There are: .*batch_norm, .*margin"),
-    ("train ++model.margn=0.3", r"model has no key margn: nothing reads it.*did you mean margin\?"),
-    ("train margin=0.3", r"did you mean model\.margin\?"),
-    ("train dataset.recipe.margin=0.3", r"dataset\.recipe has no key margin; did you mean model\.margin\?"),
-    ("train +dataset.recipe.margin=0.3", r"dataset\.recipe has no key margin: nothing reads it.*model\.margin\?"),
+    ("train model.margn=0.3", r"model has no key margn; did you mean model\.triplet\.margin\? There are: .*triplet"),
+    ("train ++model.margn=0.3", r"model has no key margn: nothing reads it.*did you mean model\.triplet\.margin\?"),
+    ("train margin=0.3", r"did you mean model\.triplet\.margin\?"),
+    ("train dataset.recipe.frames=5", r"dataset\.recipe\.frames is data\.frames since 0\.2: type data\.frames=5$"),
+    ("train +model.margin=0.3", r"model\.margin is model\.triplet\.margin since 0\.2: type model\.triplet\.margin"),
+    ("train data=prepared", r"data=prepared: expected keys with values, as data\.frames=30"),
+    ("train +data.frame=5", r"data has no key frame: nothing reads it.*did you mean frames\?"),
+    ("train data.clips=thinned", r"data has no key clips; did you mean clip\?"),
     ("train +dataset.protocol.galery=[nm-01]", r"dataset\.protocol has no key galery.*did you mean gallery\?"),
     ("train +dataset.protocol.splits.XL.trian=[1]", r"splits\.XL: expected train and test.*found trian"),
     ("train +model.network.chanels=[1]", r"model\.network has no key chanels.*did you mean channels\?"),
@@ -116,14 +122,17 @@ SLIPS = [  # what is typed, what is answered
     ("train hydra.run.dri=x", r"hydra\.run has no key dri; did you mean dir\?"),
     ("train seed.x=5", r"seed is a single value"),
     ("train ~seeed", r"no key seeed to delete"),
-    ("train -m hparams_search=optuna model.margn=interval(0.1,0.4)", r"model has no key margn; did you mean margin\?"),
+    ("train -m hparams_search=optuna model.margn=interval(0.1,0.4)", r"no key margn; did you mean .*margin\?"),
     ("prepare datasets=casiab", r"did you mean dataset\?"),
     ("export_official checkpont=x", r"did you mean checkpoint\? There are: checkpoint, out"),
-    ("train --config-dir={conf} dataset=recipe", r"dataset\.recipe has no key margin.*did you mean model\.margin\?"),
-    ("prepare --config-dir={conf} dataset=recipe", r"dataset\.recipe has no key margin"),
+    ("train --config-dir={conf} dataset=recipe", r"dataset\.recipe is a file of its own since 0\.2"),
+    ("prepare --config-dir={conf} dataset=recipe", r"dataset\.recipe is a file of its own"),
+    ("train --config-dir={conf} experiment=old", r"model\.margin is model\.triplet\.margin since 0\.2"),
+    ("train --config-dir={conf} ablation=mine", r"lacks the first line '# @package model\.network'"),
+    ("train --config-dir={conf} dataset=mine", r"recipe would change nothing: .* first line '# @package _global_'"),
     ("train --config-dir={conf} dataset=protocol", r"dataset\.protocol has no key galery.*did you mean gallery\?"),
     ("train --config-dir={conf} dataset=top", r"dataset has no key titel.*did you mean title\?"),
-    ("train --config-dir={conf} experiment=key", r"model has no key margn.*did you mean margin\?"),
+    ("train --config-dir={conf} experiment=key", r"model has no key margn.*did you mean model\.triplet\.margin\?"),
     ("train --config-dir={conf} model=nowhere", r"model\.network\._target_=nowhere\.Network cannot be imported"),
     # words
     ("train casiab", r"'casiab' is no setting: expected KEY=VALUE; did you mean dataset=casiab\?"),
@@ -131,7 +140,7 @@ SLIPS = [  # what is typed, what is answered
     ("train res:128", r"such as res=128"),
     ("train --res 128", r"--res is no option: settings are typed KEY=VALUE, without dashes: res=128"),
     ("train --res=128", r"without dashes: res=128"),
-    ("train --margin 0.2", r"without dashes: model\.margin=0\.2"),
+    ("train --margin 0.2", r"without dashes: model\.triplet\.margin=0\.2"),
     ("train --config_dir=my", r"did you mean --config-dir\?"),
     ("train --config-dir", r"--config-dir needs a value"),
     ("train --resolve", r"--resolve goes with --cfg"),
@@ -144,14 +153,14 @@ SLIPS = [  # what is typed, what is answered
     ("train dataset.title='abc", r"a ' is not closed"),
     ("train seed=${{foo}}", r"seed is \$\{foo\}, but foo is not there"),
     ("train seed=${{oc.env:NOPE}}", r"seed cannot be worked out: \"Environment variable 'NOPE' not found"),
-    ("train name=run_${{model.margn}}", r"model\.margn is not there; did you mean model\.margin\?"),
+    ("train name=run_${{model.margn}}", r"model\.margn is not there; did you mean model\.triplet\.margin\?"),
     ("train name=x${{nwo:%Y}}", r"name cannot be worked out: Unsupported interpolation type nwo"),
     ("train -m seed=1, 2", r"one word, without spaces after commas: seed=1,2"),
     ("train -m seed=range(1,b)", r"range takes other values, such as 'seed=range\(1,4\)'"),
-    ("train -m model.margin=interval(0.1,0.4)", r"drawn from an interval by a search alone: add hparams_search=optuna"),
-    ("train -m hparams_search=optuna model.margin=interval(0.4,0.1)", r"begins above its end"),
-    ("train -m hparams_search=optuna model.margin=tag(log,interval(0.4,0.1))", r"begins above its end"),
-    ("train -m model.margin=interval(a,b)", r"interval takes other values"),
+    ("train -m model.triplet.margin=interval(0.1,0.4)", r"an interval by a search alone: add hparams_search=optuna"),
+    ("train -m hparams_search=optuna model.triplet.margin=interval(0.4,0.1)", r"begins above its end"),
+    ("train -m hparams_search=optuna model.triplet.margin=tag(log,interval(0.4,0.1))", r"begins above its end"),
+    ("train -m model.triplet.margin=interval(a,b)", r"interval takes other values"),
     ("train –config-dir=my", r"begins with a dash that is no hyphen: type --config-dir=my"),
     ("train −m", r"type -m$"),
     ("train --cfg jobs", r"^--cfg: invalid choice: 'jobs' \(choose from"),
@@ -164,29 +173,31 @@ SLIPS = [  # what is typed, what is answered
     ("train --config-dir={conf} experiment=list", r"experiment/list\.yaml: expected KEY: VALUE.*found a list"),
     ("train --config-dir={conf} dataset=tabs", r"tabs\.yaml, line 3, column 1: a tab; YAML is indented with spaces"),
     ("train --config-dir={conf} dataset=open", r"open\.yaml, line 2.*expected KEY: VALUE"),
-    ("train --config-dir={conf} dataset=short", r"dataset\.recipe=null: expected keys with values"),
+    ("train --config-dir={conf} dataset=short", r"dataset\.protocol=null: expected keys with values"),
     ("train --config-dir={conf} dataset=untitled", r"dataset\.title: expected a text, found nothing"),
     # values
     *((f"train {key}={value}", rf"{key}=\S*: expected .*whole number") for key, value in [
-        ("data.frames", -3), ("dataset.recipe.frames", 8.5), ("dataset.recipe.subjects", "four"),
+        ("data.frames", -3), ("data.frames", 8.5), ("data.subjects", "four"),
         ("trainer.max_steps", 0), ("evaluate_every", 0), ("evaluate_every", -1), ("callbacks.checkpoints.every", 0),
         ("data.workers", -1), ("data.eval_frames", 0), ("trainer.log_every_n_steps", 0), ("seed", -1), ("seed", 2**32),
         ("dataset.synthesis.frames", 0), ("callbacks.checkpoints.keep", 0), ("data.frames", ""),
     ]),
     *((f"train {key}={value}", rf"{key}=\S+: expected a number") for key, value in [
-        ("model.margin", -1), ("model.margin", "abc"), ("model.learning_rate", 0), ("model.learning_rate", "nan"),
-        ("dataset.recipe.learning_rate", -1e-4), ("model.learning_rate", "inf"), ("model.gamma", 2),
-        ("model.margin", "true"), ("model.triplet_weight", "null"),
+        ("model.triplet.margin", -1), ("model.triplet.margin", "abc"), ("model.optimizer.lr", 0),
+        ("model.optimizer.lr", "nan"), ("model.optimizer.lr", -1e-4),
+        ("model.cross_entropy.label_smoothing", 1.5), ("model.optimizer.lr", "inf"), ("model.scheduler.gamma", 2),
+        ("model.triplet.margin", "true"), ("model.triplet.weight", "null"),
     ]),
     ("train trainer.max_steps=-1", r"expected at least 1 iteration"),
-    ("train -m model.margin=0.1,-1", r"model\.margin=-1: expected"),
+    ("train -m model.triplet.margin=0.1,-1", r"model\.triplet\.margin=-1: expected"),
     ("train data.subjects=1", r"a batch of one subject has no triplets"),
-    ("train dataset.recipe.sequences=1", r"a batch of one sequence of a subject has no triplets"),
-    ("train model.triplet_weight=0 model.cross_entropy_weight=0", r"leave no loss"),
+    ("train data.sequences=1", r"a batch of one sequence of a subject has no triplets"),
+    ("train model.triplet.weight=0 model.cross_entropy.weight=0", r"leave no loss"),
+    ("train model.triplet=null model.cross_entropy=null", r"leave no loss"),
     ("train model.network.channels=16", r"channels=16: expected three widths"),
     ("train model.network.channels=[16,32]", r"expected three widths"),
-    ("train model.milestones=75", r"expected a list of iterations"),
-    ("train model.mining=semi", r"expected one of all, hard"),
+    ("train model.scheduler.milestones=75", r"expected a list of iterations"),
+    ("train model.triplet.mining=semi", r"expected one of all, hard"),
     ("train trainer.precision=16-true", r"trainer\.precision=16-true: expected one of 32-true, bf16-mixed"),
     ("train trainer.precision=fp32", r"expected one of 32-true"),
     ("train trainer.devices=0", r"trainer\.devices=0: expected how many"),
@@ -194,7 +205,7 @@ SLIPS = [  # what is typed, what is answered
     ("train report=maybe", r"report=maybe: expected true or false"),
     ("train name=null", r"name=null: expected a name"),
     ("train callbacks.checkpoints=null", r"to leave it out type ~callbacks\.checkpoints"),
-    ("train dataset.recipe=5", r"dataset\.recipe=5: expected keys"),
+    ("train dataset.protocol=5", r"dataset\.protocol=5: expected keys"),
     ("train dataset.protocol.test=[]", r"expected at least one test subject, found none"),
     ("train dataset.protocol.train=[]", r"no training subject, only 16.*python -m cstl\.evaluate"),
     ("train dataset.protocol.gallery=[]", r"gallery: expected at least one, found none"),
@@ -227,10 +238,10 @@ def test_a_slip_is_answered(line: str, answer: str, conf: Path) -> None:
     ("train dataset.protocol.train=[é,001-004] dataset.protocol.test=[ö]", "dataset.protocol.train", ["é", "001-004"]),
     ("train init_from=null", "init_from", None),
     ("train -m name=é,b seed=3", "name", "b"),
-    ("train seed=3 --config-dir={conf} experiment=own -m name=a,b", "model.learning_rate", 0.001),
+    ("train seed=3 --config-dir={conf} experiment=own -m name=a,b", "model.optimizer.lr", 0.001),
     ("train -m ablation=glob(frame*)", "model.network.scales", ["frame"]),
     ("train +trainer.gradient_clip_val=1.0", "trainer.gradient_clip_val", 1.0),
-    ("train --config-dir={conf} experiment=own", "model.learning_rate", 0.001),
+    ("train --config-dir={conf} experiment=own", "model.optimizer.lr", 0.001),
     ("train --config-dir={conf} dataset=home", "dataset.raw", os.path.expanduser("~/silhouettes")),
 ])  # fmt: skip
 def test_what_can_be_meant_works(line: str, key: str, value: object, conf: Path) -> None:
@@ -285,7 +296,7 @@ def test_an_evaluation_names_the_newest_checkpoint(
 def test_split_files_with_test_subjects_only_are_for_evaluation(configured: Configure, tmp_path: Path) -> None:
     split = tmp_path / "split.json"
     split.write_text('{"TRAIN_SET": [], "TEST_SET": ["005", "006"]}')
-    key = f"+dataset.split_file={split}", f"+dataset.protocol.split_file={split}"
+    key = (f"+dataset.split_file={split}",)
     with pytest.raises(ValueError, match=r"split\.json names no training subject, only 2.*python -m cstl\.evaluate"):
         train(configured("train", "dataset=tiny", "trainer=cpu", *key))
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -363,13 +374,13 @@ def test_a_state_dict_of_our_own_network_is_a_checkpoint(configured: Configure, 
 
 def test_the_command_is_that_of_the_first_start(configured: Configure, tmp_path: Path) -> None:
     given = ("dataset=tiny", "trainer=cpu", "trainer.max_steps=1", "data.workers=0")
-    train(configured("train", *given, "model.margin=0.3"))
+    train(configured("train", *given, "model.triplet.margin=0.3"))
     first = (tmp_path / "run" / "command.txt").read_text(encoding="utf-8")
-    assert "model.margin=0.3" in first
+    assert "model.triplet.margin=0.3" in first
     with pytest.raises(ValueError, match="finished"):
-        train(configured("train", *given, "model.margin=0.3", "logger=csv"))
+        train(configured("train", *given, "model.triplet.margin=0.3", "logger=csv"))
     assert (tmp_path / "run" / "command.txt").read_text(encoding="utf-8") == first
-    assert "model.margin=0.3" in str(read_run(tmp_path / "run").command)
+    assert "model.triplet.margin=0.3" in str(read_run(tmp_path / "run").command)
     assert "name=run-again" in str(read_run(tmp_path / "run").command)
 
 

@@ -105,21 +105,27 @@ def test_a_sweep_that_is_started_again_does_what_is_left(
     assert "job 3: " in capsys.readouterr().out
     assert (tmp_path / "run" / "results.json").stat().st_mtime_ns == before
     assert not error.exists()
-    other = configured("train", *TINY, "hydra.job.num=3", "model.margin=0.3")
+    other = configured("train", *TINY, "hydra.job.num=3", "model.triplet.margin=0.3")
     assert sweep.job(train_one, other) is None
-    assert "model.margin: 0.2 before, 0.3 now" in error.read_text().splitlines()[-1]
+    assert "model.triplet.margin: 0.2 before, 0.3 now" in error.read_text().splitlines()[-1]
     assert Entry(tmp_path / "run").state == "finished"
 
 
 def test_a_search_chooses_by_held_out_training_subjects(train: Callable[..., None], tmp_path: Path) -> None:
-    train(*SEARCH, "name=search", "hydra.sweeper.n_trials=2", "model.mining=hard", "model.margin=interval(0.1,0.3)")
+    train(
+        *SEARCH,
+        "name=search",
+        "hydra.sweeper.n_trials=2",
+        "model.triplet.mining=hard",
+        "model.triplet.margin=interval(0.1,0.3)",
+    )
     found = OmegaConf.load(tmp_path / "runs" / "search" / "optimization_results.yaml")
-    assert found.best_params.keys() == {"model.margin", "model.learning_rate"}
-    assert 0.1 <= found.best_params["model.margin"] <= 0.3
+    assert found.best_params.keys() == {"model.triplet.margin", "model.optimizer.lr"}
+    assert 0.1 <= found.best_params["model.triplet.margin"] <= 0.3
     scores = []
     for job in "01":
         folder = tmp_path / "runs" / "search" / job
-        assert OmegaConf.load(folder / "config.yaml").model.mining == "hard"
+        assert OmegaConf.load(folder / "config.yaml").model.triplet.mining == "hard"
         with (folder / "metrics.csv").open() as file:
             scores += [
                 float(row["validation/rank1/mean"]) for row in csv.DictReader(file) if row["validation/rank1/mean"]

@@ -105,10 +105,10 @@ def test_help_knows_the_users_files_and_explains_a_group(
     shown = capsys.readouterr().out
     assert "  dataset=tiny " in shown
     assert re.search(r"choices: casiab .*\btiny\b", shown)
-    monkeypatch.setattr(sys, "argv", ["cstl.train", "model", "--help", "model.margin=0.3"])
+    monkeypatch.setattr(sys, "argv", ["cstl.train", "model", "--help", "model.triplet.margin=0.3"])
     main()
     shown = capsys.readouterr().out
-    assert re.search(r"^  model\.margin=0\.3 +of the triplet loss", shown, re.M)
+    assert re.search(r"^  model\.triplet\.margin=0\.3 +of the triplet loss", shown, re.M)
     assert too_wide(shown) == []
     monkeypatch.setattr(sys, "argv", ["cstl.train", "modle", "--help"])
     with pytest.raises(SystemExit, match="1"):

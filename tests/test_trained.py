@@ -48,7 +48,7 @@ def test_an_evaluation_refuses_whom_it_meets_again(
     split = tmp_path / "split.json"
     split.write_text(json.dumps({"TRAIN_SET": ["005"], "TEST_SET": ["004", "006"]}))
     with pytest.raises(ValueError, match="1 of the 2 test subjects of Tiny: 004"):
-        tested(f"+dataset.split_file={split}", f"+dataset.protocol.split_file={split}")
+        tested(f"+dataset.split_file={split}")
     # a checkpoint of 0.1 says it by its configuration
     old = {key: value for key, value in kept.items() if key not in ("trained_subjects", "provenance")}
     torch.save(old, tmp_path / "old.ckpt")
@@ -145,7 +145,7 @@ def test_what_is_kept_comes_back() -> None:
 
 
 def test_a_split_that_a_file_names_is_not_read(tmp_path: Path) -> None:
-    config = {"dataset": {"name": "tiny", "protocol": {"split_file": str(tmp_path / "anything")}}}
+    config = {"dataset": {"name": "tiny", "protocol": {}, "split_file": str(tmp_path / "anything")}}
     assert training_of(config, {}, "x.ckpt").unknown == ["x.ckpt"]
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cstl.config import plain
-from cstl.data.protocol import as_protocol
+from cstl.data.protocol import protocol_of
 from cstl.data.store import open_store, verify_store
 from cstl.preparation.check import StoreCheck, check_store, contact_sheet, write_check
 from cstl.preparation.inspection import look_at_masks
@@ -27,7 +27,7 @@ def check(config: DictConfig) -> None:
     for remark in look_at_masks(store):
         say(f"masks: {remark}")
     published = plain(dataset.published) if "published" in dataset else None
-    counts = check_store(store, as_protocol(plain(dataset.protocol)), published, progress=True)
+    counts = check_store(store, protocol_of(plain(dataset)), published, progress=True)
     write_check(counts, contact_sheet(store, config.sequences, config.seed), Path(config.out))
     show(counts)
     say(f"tables and a contact sheet: {config.out}")

@@ -34,8 +34,6 @@ _NETWORK = "network."  # where a recogniser's state_dict has its network
 OURS = {
     "model": ("cstl.recognizer.GaitRecognizer",),
     "model.network": ("cstl.models.CSTL", "cstl.models.AblatedCSTL"),
-    "data": ("cstl.data.datamodule.GaitDataModule",),
-    "model.augment[…]": tuple(f"cstl.data.augment.{name}" for name in ("Erase", "Flip", "Perspective", "Rotate")),
 }
 MOST = {"height": 4096, "num_classes": 10**7, "channels": 2**16, "embedding_dim": 2**16, "reduction": 2**16}
 
@@ -194,7 +192,8 @@ def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     """
     for key in place.split("."):
         config = config.get(key, {})
-    plain_keys(config, place)
+    if place != "model":  # of whose parts the network alone is made
+        plain_keys(config, place)
     if (target := config.get("_target_")) not in OURS[place]:
         raise ValueError(
             f"its {place} is {shown(target or 'not named', 100)}, and what is called is not read from a file: only "
@@ -205,19 +204,15 @@ def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def plain_keys(content: Any, place: str) -> None:
-    """Refuses keys such as _target_ that would call something, but for those that name one of `OURS`: ValueError."""
-    if isinstance(content, Mapping):
-        for key, value in content.items():
-            ours = key == "_target_" and place in OURS and (not place.endswith("[…]") or value in OURS[place])
-            if key.startswith("_") and not ours:
-                raise ValueError(
-                    f"its {shown(place, 100)}.{shown(key, 60)} is {shown(value, 100)}, and what is called is not read "
-                    "from a file"
-                )
+    """Refuse keys such as _target_ that would call something, but for the one that names one of `OURS`: ValueError."""
+    for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
+        if isinstance(key, str) and key.startswith("_") and not (key == "_target_" and place in OURS):
+            raise ValueError(
+                f"its {shown(place, 100)}.{shown(key, 60)} is {shown(value, 100)}, and what is called is not read "
+                "from a file"
+            )
+        if isinstance(value, Mapping | list):
             plain_keys(value, f"{place}.{key}")
-    elif isinstance(content, list):
-        for value in content:
-            plain_keys(value, place + "[…]")
 
 
 def known_keys(arguments: Mapping[str, Any], cls: type, place: str) -> None:
@@ -265,7 +260,7 @@ def transfer(network: nn.Module, state_dict: Mapping[str, Tensor], fresh: Collec
     if wrong or not shared:
         raise ValueError(
             f"these weights do not fit the network: {first_of(wrong) or 'no tensor has the same name'}. They must "
-            "agree in res, dataset.recipe.channels and the sizes under model.network; the number of classes may differ"
+            "agree in res and the sizes under model.network; the number of classes may differ"
         )
     check_numbers({key: state_dict[key] for key in shared if before[key].isfinite().all()})  # not a mask of −∞
     network.load_state_dict({key: state_dict[key] for key in shared}, strict=False)

@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or sweeps: runs/NAME")
     parser.add_argument(
         "--baseline", action="append", default=[], metavar="WHICH",
-        help="what is compared with: settings such as 'model.margin=0.2', or a run's folder; without it the first row "
-        "with the paper's model, else the first",
+        help="what is compared with: settings such as 'model.triplet.margin=0.2', or a run's folder; without it the "
+        "first row with the paper's model, else the first",
     )  # fmt: skip
     parser.add_argument("--resamples", type=int, default=2000, help="of the test subjects (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")

@@ -1,5 +1,6 @@
 """Where the configuration lies, and what of it decides a run."""
 
+import copy
 import hashlib
 import json
 import re
@@ -22,7 +23,6 @@ _FREE = (
     "folder",
     "logger",
     "data.workers",
-    "data.store",
     "store_fingerprint",  # compared by `open_run`, with what to do
     "dataset.raw",
     "dataset.layout",
@@ -41,8 +41,7 @@ _FREE = (
     "evaluate_every",
     "dataset.title",
     "dataset.published",
-    "dataset.recipe.evaluate_every",
-    "dataset.recipe.checkpoint_every",
+    "model.network.num_classes",  # as many as there are training subjects
     "trainer.log_every_n_steps",
     "trainer.profiler",
     "trainer.num_sanity_val_steps",
@@ -59,17 +58,58 @@ _BEST = "callbacks.checkpoints.best"  # which checkpoint is reported: then `eval
 Plain = dict[str, Any]
 
 _KINDS: dict[str, tuple[type, ...]] = {  # of the settings that are used when they come from a file
-    **dict.fromkeys(("dataset", "dataset.protocol", "dataset.recipe", "data", "data.protocol"), (dict,)),
+    **dict.fromkeys(("dataset", "dataset.protocol", "data"), (dict,)),
     **dict.fromkeys(("model", "model.network", "trainer", "callbacks", "callbacks.checkpoints"), (dict,)),
-    **dict.fromkeys(("dataset.name", "dataset.title", "dataset.store", "data.dataset", "data.store"), (str,)),
-    **dict.fromkeys(("dataset.split_file", "data._target_", "model._target_", "model.network._target_"), (str,)),
+    **dict.fromkeys(("dataset.name", "dataset.title", "dataset.store", "dataset.split_file"), (str,)),
+    **dict.fromkeys(("model._target_", "model.network._target_"), (str,)),
     **dict.fromkeys(("store_fingerprint", "label", "init_from", "dataset.people"), (str,)),
     "dataset.synthesis": (dict,),
-    **dict.fromkeys(("res", "data.res", "data.subjects", "data.sequences", "data.steps"), (int,)),
+    **dict.fromkeys(("res", "seed", "max_frames", "trainer.max_steps"), (int,)),
+    **dict.fromkeys(("data.subjects", "data.sequences", "data.eval_frames"), (int,)),
     "data.frames": (int, list),
-    **dict.fromkeys(("seed", "data.seed", "data.eval_frames", "data.max_frames", "trainer.max_steps"), (int,)),
     **dict.fromkeys(("dataset.split", "trainer.precision"), (str, int)),
-    "model.margin": (int, float),
+}
+
+# Keys of 0.1 and their names now. Those of the first table only repeated another key, or filled it in.
+_REPEATED = {
+    "dataset.recipe.subjects": "data.subjects",
+    "dataset.recipe.sequences": "data.sequences",
+    "dataset.recipe.frames": "data.frames",
+    "dataset.recipe.iterations": "trainer.max_steps",
+    "dataset.recipe.channels": "model.network.channels",
+    "dataset.recipe.batch_norm": "model.batch_norm",
+    "dataset.recipe.learning_rate": "model.optimizer.lr",
+    "dataset.recipe.milestones": "model.scheduler.milestones",
+    "dataset.recipe.evaluate_every": "evaluate_every",
+    "dataset.recipe.checkpoint_every": "callbacks.checkpoints.every",
+    "data.res": "res",
+    "data.seed": "seed",
+    "data.steps": "trainer.max_steps",
+    "dataset.protocol.split": "dataset.split",
+}
+_MOVED = {
+    "data.store": "dataset.store",
+    "data.dataset": "dataset.name",
+    "data.protocol": "dataset.protocol",
+    "data.max_frames": "max_frames",
+    "dataset.protocol.split_file": "dataset.split_file",
+    "model.margin": "model.triplet.margin",
+    "model.mining": "model.triplet.mining",
+    "model.triplet_weight": "model.triplet.weight",
+    "model.cross_entropy_weight": "model.cross_entropy.weight",
+    "model.learning_rate": "model.optimizer.lr",
+    "model.milestones": "model.scheduler.milestones",
+    "model.gamma": "model.scheduler.gamma",
+    "model.patience": "model.max_nonfinite_steps",
+    "model.half_embeddings": "half_embeddings",
+}
+RENAMED = _REPEATED | _MOVED
+_COMPONENTS: Plain = {  # of the model, which were in code
+    "triplet": {"_target_": "cstl.losses.TripletLoss"},
+    "cross_entropy": {"_target_": "cstl.losses.CrossEntropy", "scale": 1.0, "label_smoothing": 0.0},
+    "losses": [],
+    "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "fused": True},
+    "scheduler": {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "_partial_": True},
 }
 
 
@@ -81,7 +121,9 @@ def plain(config: DictConfig) -> Plain:
 
 
 def checked(content: Any, resolved: bool = True) -> Plain:
-    """Settings that were read from a file, once all of them are plain data and those that are used are of their kind.
+    """Return settings that were read from a file, all of them plain data and those that are used of their kind.
+
+    Those of a file of 0.1 have the names of this version.
 
     Args:
         content: what the file holds.
@@ -93,6 +135,7 @@ def checked(content: Any, resolved: bool = True) -> Plain:
     plain_data(content, finite=False)
     if not isinstance(content, dict):
         raise ValueError(f"a {type(content).__name__}, expected settings")
+    content = translated(content)
     for place, kinds in _KINDS.items():
         *above, last = place.split(".")
         inside: Any = content
@@ -106,6 +149,42 @@ def checked(content: Any, resolved: bool = True) -> Plain:
     if resolved and (found := next(_open(content), None)):
         raise ValueError(f"{shown(found[0], 100)} is {shown(found[1], 60)}, expected values and no interpolation")
     return content
+
+
+def translated(settings: Plain) -> Plain:
+    """Return settings under the names of this version: those of a file of 0.1 are renamed, others are as they were.
+
+    Raises:
+        ValueError: keys of both versions that do not go together.
+    """
+    if not (old := [key for key in RENAMED if _parent(settings, key) is not None]):
+        return settings
+    new: Plain = copy.deepcopy(followed(settings) if next(_open(settings), None) else settings)
+    if any(key.startswith("model.") for key in old):
+        new["model"] = copy.deepcopy(_COMPONENTS) | new["model"]
+    for key in old:
+        value = _parent(new, key).pop(key.rpartition(".")[2])
+        if key in _MOVED and value is not None:
+            *place, last = _MOVED[key].split(".")
+            node = new
+            for part in place:
+                node = node.setdefault(part, {})
+                if not isinstance(node, dict):
+                    raise ValueError(f"it has {key} and {'.'.join(place)}, which are of different versions")
+            node[last] = value
+    for key in ("dataset.recipe", "data._target_"):
+        if (parent := _parent(new, key)) is not None:
+            parent.pop(key.rpartition(".")[2])
+    return new
+
+
+def _parent(settings: Plain, key: str) -> Any:
+    """Return the mapping that has a dotted key; None where there is no such key."""
+    *place, last = key.split(".")
+    node: Any = settings
+    for part in place:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) and last in node else None
 
 
 def followed(config: Plain) -> Plain:
@@ -125,10 +204,8 @@ def followed(config: Plain) -> Plain:
         if isinstance(value, list):
             return [value_of(child, depth + 1) for child in value]
         if isinstance(value, str) and (match := _REFERENCE.fullmatch(value)):
-            found: Any = config
-            for key in match[1].split("."):
-                found = found.get(key) if isinstance(found, dict) else None
-            return value if found is None else value_of(found, depth + 1)
+            parent = _parent(config, match[1])
+            return value if parent is None else value_of(parent[match[1].rpartition(".")[2]], depth + 1)
         return value
 
     return {key: value_of(value, 0) for key, value in config.items()}
@@ -150,8 +227,10 @@ def _open(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def decisive(config: Plain) -> dict[str, Any]:
-    """The settings that decide a result: dotted key → value, such as `model.margin` → 0.2."""
+    """The settings that decide a result: dotted key → value, such as `model.triplet.margin` → 0.2."""
     every = dict(_leaves(config))
+    if every.get("model.network.height") == every.get("res"):
+        every.pop("model.network.height", None)  # it follows from the resolution
     chosen = (_BEST, "evaluate_every") if every.get(_BEST) else ()
     return {key: value for key, value in every.items() if key in chosen or not _is_free(key)}
 

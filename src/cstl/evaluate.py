@@ -9,9 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cstl.checkpoint import OURS
-from cstl.config import Plain, plain
-from cstl.data.datamodule import GaitDataModule
+from cstl.config import Plain
+from cstl.data.datamodule import EVAL_FRAMES, GaitDataModule
 from cstl.files import shown, write_text
 from cstl.reporting.published import check_label, method_name
 from cstl.run_folder import EVALUATED
@@ -19,10 +18,10 @@ from cstl.running.command import asked_checkpoint, command, write_command
 from cstl.running.console import say
 from cstl.running.evaluation import evaluate_and_write
 from cstl.running.folder import check_kind, is_finished
-from cstl.running.loading import load_recognizer, trained_data
+from cstl.running.loading import load_recognizer, trained_dataset
 from cstl.running.processes import as_one_run, check_processes, is_first, naming_what_was_lost, owned
 from cstl.running.settings import refuse_impossible
-from cstl.running.trainer import check_device, make_data, make_trainer
+from cstl.running.trainer import check_device, make_data, make_trainer, saved_settings
 from cstl.trained import met, refuse_seen
 
 
@@ -39,12 +38,12 @@ def evaluate(config: DictConfig) -> Plain:
         refuse_impossible(config, "evaluate")
         path = asked_checkpoint(config, "evaluate")
         recognizer, trained = load_recognizer(path, config.get("model"), config.half_embeddings)
-        own_data = take_from_training(config, path, trained)
-        data = make_data(config, own_data)
+        take_from_training(config, path, trained)
+        data = make_data(config)
         trainer = make_trainer(config, folder)
         check_processes(config, trainer)
 
-        settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
+        settings = saved_settings(config, data)
         settings["label"] = settings["label"] or trained.get("label")
         check_label(method_name(trained | {"label": settings["label"]}))
         say_if_other_store(path, trained, settings, data)
@@ -52,19 +51,21 @@ def evaluate(config: DictConfig) -> Plain:
             seen = met(recognizer.trained, settings["dataset"], data, data.test_subjects)
             refuse_seen(seen, len(data.test_subjects), settings["dataset"]["title"], str(path))
         # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
-        evaluated = trained | {key: settings[key] for key in ("dataset", "data", "store_fingerprint", "label")}
+        changed = ("dataset", "store_fingerprint", "label", "max_frames", "half_embeddings")
+        evaluated = trained | {key: settings[key] for key in changed}
+        evaluated["data"] = trained.get("data", {}) | settings["data"]
         open_evaluation(folder, evaluated | {EVALUATED: str(path)})
         with as_one_run(config, folder, trainer.world_size):
             return evaluate_and_write(folder, settings, trainer, recognizer, data, path, {})
 
 
-def take_from_training(config: DictConfig, path: Path, trained: Plain) -> bool:
-    """Fill in what an evaluation takes from the training's settings; return whether its data set is among them.
+def take_from_training(config: DictConfig, path: Path, trained: Plain) -> None:
+    """Fill in what an evaluation takes from the training's settings, with the data set where none is named.
 
     Raises:
         ValueError: silhouettes of another resolution are asked for, or the data set is not known.
     """
-    own_data = None if "dataset" in config else trained_data(path, trained)
+    dataset = None if "dataset" in config else trained_dataset(path, trained)
     if config.res not in (None, trained["res"]):
         raise ValueError(
             f"{path} was trained at res={trained['res']} and cannot read silhouettes of res={config.res}; "
@@ -75,13 +76,12 @@ def take_from_training(config: DictConfig, path: Path, trained: Plain) -> bool:
         config.trainer.precision = config.trainer.precision or trained.get("trainer", {}).get("precision", "32-true")
         config.logger = config.callbacks = {}
         config.pop("model", None)
-        if own_data is not None:
-            config.dataset = trained["dataset"]
-            config.data = own_data | {"_target_": OURS["data"][0], "workers": config.data.workers}
+        if dataset is not None:
+            config.dataset = dataset
         if config.store is not None:
-            config.data.store = config.store
-        config.data.max_frames = config.max_frames
-    return own_data is not None
+            config.dataset.store = config.store
+        if config.data.eval_frames is None:
+            config.data.eval_frames = trained.get("data", {}).get("eval_frames") or EVAL_FRAMES
 
 
 def say_if_other_store(path: Path, trained: Plain, settings: Plain, data: GaitDataModule) -> None:

@@ -1,9 +1,13 @@
-"""The triplet loss that trains the embeddings: every part on its own, batch-all or batch-hard."""
+"""What trains a network: the triplet loss of the embeddings, batch-all or batch-hard, and the cross-entropy of logits.
+
+Both work part by part. A loss has a `weight`, by which it enters the sum of a training step, and which it leaves out.
+"""
 
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class TripletLossOutput(NamedTuple):
@@ -37,6 +41,7 @@ class TripletLoss(nn.Module):
     Args:
         margin: how much farther than every positive a negative has to be, in units of the distance.
         mining: "all" or "hard".
+        weight: of the loss in the sum of a training step.
 
     Raises:
         ValueError: `mining` is neither.
@@ -55,7 +60,7 @@ class TripletLoss(nn.Module):
         (1.3667, 3)
     """
 
-    def __init__(self, margin: float = 0.2, mining: Literal["all", "hard"] = "all") -> None:
+    def __init__(self, margin: float = 0.2, mining: Literal["all", "hard"] = "all", weight: float = 1.0) -> None:
         super().__init__()
         if mining not in ("all", "hard"):
             raise ValueError(
@@ -63,6 +68,7 @@ class TripletLoss(nn.Module):
             )
         self.margin = margin
         self.mining = mining
+        self.weight = weight
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> TripletLossOutput:
         """Compute the loss of a batch.
@@ -103,6 +109,36 @@ class TripletLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}, mining={self.mining!r}"
+
+
+class CrossEntropy(nn.Module):
+    """Cross-entropy of logits over the training subjects, averaged over sequences and parts.
+
+    Args:
+        scale: factor of the logits; 16 where they are cosines (GaitBase, Fan et al., CVPR 2023).
+        label_smoothing: share of the target that is spread evenly over all K classes.
+        weight: of the loss in the sum of a training step.
+
+    Example:
+        >>> logits, labels = torch.zeros(2, 3, 4), torch.tensor([0, 3])  # chance among 4 classes: log 4
+        >>> round(CrossEntropy()(logits, labels).item(), 4)
+        1.3863
+    """
+
+    def __init__(self, scale: float = 1.0, label_smoothing: float = 0.0, weight: float = 1.0) -> None:
+        super().__init__()
+        self.scale, self.label_smoothing, self.weight = scale, label_smoothing, weight
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss () of logits (B, P, K) for labels int (B,)."""
+        if self.scale != 1:
+            logits = self.scale * logits.to(torch.promote_types(logits.dtype, torch.float32))
+        every = labels.repeat_interleave(logits.shape[1])
+        return F.cross_entropy(logits.flatten(0, 1), every, label_smoothing=self.label_smoothing)
+
+    def extra_repr(self) -> str:
+        """Show the settings in the printed module."""
+        return f"scale={self.scale}, label_smoothing={self.label_smoothing}"
 
 
 def _pairwise_distances(embeddings: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ python -m cstl.prepare -m hydra/launcher=submitit_slurm 'shard=range(0,64)'
 from omegaconf import DictConfig
 
 from cstl.config import plain
-from cstl.data.protocol import as_protocol
+from cstl.data.protocol import protocol_of
 from cstl.preparation.plan import OPTIONS, Preparation
 from cstl.preparation.prepare import SHARDS
 from cstl.preparation.prepare import prepare as prepare_store
@@ -30,7 +30,7 @@ def prepare(config: DictConfig) -> None:
         dataset.raw,
         dataset.store,
         dataset.name,
-        as_protocol(settings["protocol"]),
+        protocol_of(settings),
         config.res,
         typed=typed_again(r"shards?=") if "shard" in config else None,  # training prepares its walkers itself
         **{key: settings[key] for key in ("layout", *OPTIONS) if key in settings},

@@ -1,68 +1,74 @@
-"""The LightningModule around a network: losses, optimiser, logging and the cross-view metric."""
+"""The LightningModule around a network, made of components: losses, optimiser, schedule, augmentation."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cstl.data.augment import Transform, augment
 from cstl.data.datamodule import GaitDataModule, TestBatch, TrainBatch
 from cstl.data.protocol import Protocol
 from cstl.distributed import of_all_processes
-from cstl.losses import TripletLoss
+from cstl.losses import CrossEntropy, TripletLoss
 from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.models import set_batch_norm
 from cstl.trained import NOBODY, Trained, to_plain, training_of
 
+_TRIPLET, _CROSS_ENTROPY = TripletLoss(), CrossEntropy()  # the paper's
+
 
 class GaitRecognizer(LightningModule):
-    """Trains a network with triplet loss and cross-entropy; evaluates it by cross-view rank-1.
+    """Trains a network by a weighted sum of losses; evaluates it by cross-view rank-1.
 
     Args:
         network: any with the contract of `cstl.models`.
-        margin, mining: of the triplet loss, see `TripletLoss`.
-        triplet_weight, cross_entropy_weight: the loss is their weighted sum, 1 and 1 in the paper.
-        batch_norm, ghosts: over which sequences batch statistics are taken, see `cstl.models.set_batch_norm`;
-            None: as the network was made.
-        learning_rate: of Adam, constant or cut by `gamma` at each step of `milestones`.
-        half_embeddings: keep the embeddings of an evaluation in float16, half the memory; means move by 0.01 points.
-        patience: steps in a row whose gradient is not finite before training stops. Such a step changes nothing,
-            neither parameters nor running statistics nor what the optimiser remembers, whichever optimiser it is: a
-            float16 scaler makes a few of them on purpose while it searches its scale.
+        triplet: of the embeddings, or what returns the same; None: none.
+        cross_entropy: (logits (B, P, K), labels (B,)) → loss (), where the network has logits; None: none.
+        losses: further ones, each {"loss": function, "weight": 1.0}, with a function (embeddings (B, P, D), labels
+            (B,), logits (B, P, K) or None) → loss (). They see the batch of all processes; a module's parameters are
+            trained, too.
+        optimizer: parameters → optimiser; by default Adam with a rate of 1e-4.
+        scheduler: optimiser → schedule, which steps at each iteration; None: the rate stays.
         augment: transforms of training sequences, one after the other, see `cstl.data.augment`.
         augment_together: what happens is drawn once for the whole batch, in place of once a sequence.
+        batch_norm, ghosts: over which sequences batch statistics are taken, see `cstl.models.set_batch_norm`;
+            None: as the network was made.
+        max_nonfinite_steps: in a row before training stops. A step whose gradient is not finite changes nothing,
+            neither parameters nor running statistics nor what the optimiser remembers, whichever optimiser it is: a
+            float16 scaler makes a few of them on purpose while it searches its scale.
+        half_embeddings: keep the embeddings of an evaluation in float16, half the memory; means move by 0.01 points.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        margin: float = 0.2,
-        mining: Literal["all", "hard"] = "all",
-        triplet_weight: float = 1.0,
-        cross_entropy_weight: float = 1.0,
-        batch_norm: str | None = None,
-        ghosts: int = 2,
-        learning_rate: float = 1e-4,
-        milestones: Sequence[int] = (),
-        gamma: float = 0.1,
-        half_embeddings: bool = False,
-        patience: int = 20,
+        triplet: TripletLoss | None = _TRIPLET,
+        cross_entropy: CrossEntropy | None = _CROSS_ENTROPY,
+        losses: Sequence[Mapping[str, Any]] = (),
+        optimizer: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         augment: Sequence[Transform] = (),
         augment_together: bool = False,
+        batch_norm: str | None = None,
+        ghosts: int = 2,
+        max_nonfinite_steps: int = 20,
+        half_embeddings: bool = False,
     ) -> None:
         super().__init__()
         self.network = network if batch_norm is None else set_batch_norm(network, batch_norm, ghosts)
-        self.triplet = TripletLoss(margin, mining)
-        self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
-        self.learning_rate, self.milestones, self.gamma = learning_rate, list(milestones), gamma
+        self.triplet, self.cross_entropy, self.losses = triplet, cross_entropy, list(losses)
+        self.trained_losses = nn.ModuleList(each["loss"] for each in losses if isinstance(each["loss"], nn.Module))
+        self.optimizer = optimizer or partial(torch.optim.Adam, lr=1e-4, fused=True)
+        self.scheduler = scheduler
         self.half_embeddings = half_embeddings
         self.augment, self.augment_together = tuple(augment), augment_together
-        self.patience, self.bad_steps = patience, torch.tensor(0)
+        self.max_nonfinite_steps, self.bad_steps = max_nonfinite_steps, torch.tensor(0)
         self.buffers_before: list[Tensor] = []  # as they were when the step began
         self.evaluated_step = -1  # the last step whose gradient was made
         self.metrics: dict[str, CrossViewAccuracy] = {}  # of the test subjects and of held-out training subjects
@@ -80,12 +86,14 @@ class GaitRecognizer(LightningModule):
         self.metrics = {split: cross_view_accuracy(data.protocol, self.half_embeddings) for split in splits}
 
     def configure_optimizers(self) -> Any:
-        """Adam without weight decay, and the step schedule when there is one."""
-        optimizer = torch.optim.Adam(self.parameters(), self.learning_rate, fused=True)
-        if not self.milestones:
+        """Make the optimiser of all parameters, and its schedule."""
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
             return optimizer
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, self.milestones, self.gamma)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
+        }
 
     def embed(self, silhouettes: Tensor, lengths: Tensor | None = None) -> Any:
         """The network's output for uint8 silhouettes (B, T, H, W)."""
@@ -115,26 +123,34 @@ class GaitRecognizer(LightningModule):
         # Every process has the triplets of the whole batch, and the gradients of all processes are averaged: with the
         # gradient that the gathering passes on, that is the gradient of one process with the whole batch.
         labels = of_all_processes(batch.labels)
-        triplet = self.triplet(of_all_processes(embeddings), labels)
-        if logits is None:  # the network trains by triplets alone
-            cross_entropy = embeddings.new_zeros(())
-        else:
-            parts = logits.shape[1]
-            cross_entropy = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat_interleave(parts))
-        loss = self.triplet_weight * triplet.loss + self.cross_entropy_weight * cross_entropy
-        cross_entropy = of_all_processes(cross_entropy.detach()[None]).mean()
+        everybodys = of_all_processes(embeddings) if self.triplet or self.losses else embeddings
+        terms: dict[str, tuple[float, Tensor]] = {}  # name → weight, loss
+        if self.triplet is not None:
+            triplet = self.triplet(everybodys, labels)
+            terms["triplet"] = self.triplet.weight, triplet.loss
+        if self.cross_entropy is not None and logits is not None:  # of the process's own share
+            terms["cross_entropy"] = self.cross_entropy.weight, self.cross_entropy(logits, batch.labels)
+        for i, further in enumerate(self.losses):
+            loss = further["loss"](everybodys, labels, None if logits is None else of_all_processes(logits))
+            terms[f"losses/{i}"] = further.get("weight", 1.0), loss
+        if not terms:
+            raise ValueError(
+                "there is no loss: the network has no logits, and model.triplet and model.losses are empty"
+            )
+        values = {name: loss.detach() for name, (_, loss) in terms.items()}
+        if "cross_entropy" in values:
+            values["cross_entropy"] = of_all_processes(values["cross_entropy"][None]).mean()
         self.log("step", self.global_step + 1.0)  # the iteration is every log's axis, also after a resumption
-        whole = self.triplet_weight * triplet.loss + self.cross_entropy_weight * cross_entropy
-        self.log("train/loss", whole, prog_bar=True)
-        self.log("train/triplet", triplet.loss)
-        self.log("train/cross_entropy", cross_entropy)
-        # of all triplets, 0 … 1, as a mean over the parts
-        self.log("train/active_triplets", triplet.active.mean() / self.triplet.num_terms(labels).clamp(min=1))
-        self.log("train/mean_distance", triplet.mean_distance.mean())
-        return loss
+        self.log("train/loss", _sum(weight * values[name] for name, (weight, _) in terms.items()), prog_bar=True)
+        for name, value in values.items():
+            self.log(f"train/{name}", value)
+        if self.triplet is not None:  # of all triplets, 0 … 1, as a mean over the parts
+            self.log("train/active_triplets", triplet.active.mean() / self.triplet.num_terms(labels).clamp(min=1))
+            self.log("train/mean_distance", triplet.mean_distance.mean())
+        return _sum(weight * loss for weight, loss in terms.values())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Skips a step whose gradient is not finite, and stops when there were `patience` of them in a row.
+        """Skips a step whose gradient is not finite, and stops when there were `max_nonfinite_steps` of them in a row.
 
         With fused Adam a GPU is asked for the number of such steps only when there is something to log, so that it need
         not wait; with another optimiser it is asked at every step.
@@ -159,11 +175,11 @@ class GaitRecognizer(LightningModule):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # of 1: fused Adam changes nothing
         if fused and norm.is_cuda and (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        if (count := int(self.bad_steps)) >= self.patience:
+        if (count := int(self.bad_steps)) >= self.max_nonfinite_steps:
             first = self.global_step - count + 2  # counted from 1
             raise FloatingPointError(
                 f"the gradient was not finite for {count} steps in a row, first at step {first}; the weights "
-                "are those before it. Try a lower model.learning_rate or trainer.precision=bf16-mixed or 32-true"
+                "are those before it. Try a lower model.optimizer.lr or trainer.precision=bf16-mixed or 32-true"
             )
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16, which skips such a step by itself
         if count and not fused and scaler is None:
@@ -207,6 +223,28 @@ class GaitRecognizer(LightningModule):
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, warmup: int, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the schedule that raises the rate evenly over `warmup` steps and lowers it to 0 by a half cosine.
+
+    Args:
+        optimizer: whose rate it is.
+        warmup: steps until the rate of the optimiser is reached.
+        steps: of the whole run.
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    first, *others = terms
+    return sum(others, start=first)
 
 
 class _SkippedStep(Exception):  # not an error

@@ -141,7 +141,7 @@ class Run:
 
     @cached_property
     def overrides(self) -> list[str]:
-        """What the command line set, such as `model.margin=0.1`."""
+        """What the command line set, such as `model.triplet.margin=0.1`."""
         lines: Any = self._read(f"{HYDRA}/overrides.yaml", read_yaml, [])
         return [str(line).lstrip("+~") for line in lines] if isinstance(lines, list) else []
 

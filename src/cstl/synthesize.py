@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from cstl.config import plain
-from cstl.data.protocol import as_protocol
+from cstl.data.protocol import protocol_of
 from cstl.owner import InUseError
 from cstl.prepare import prepare
 from cstl.running.command import command
@@ -24,7 +24,7 @@ def synthesize(config: DictConfig) -> None:
     dataset = config.dataset
     if "synthesis" not in dataset:
         raise ValueError(f"dataset={dataset.name} is not synthetic; synthesize makes synthetic and synthetic_large")
-    protocol = as_protocol(plain(dataset.protocol))
+    protocol = protocol_of(plain(dataset))
     write_walkers(
         dataset.raw,
         subjects=sorted(protocol.known_subjects),

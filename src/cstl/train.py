@@ -1,7 +1,7 @@
 """Train a run, or go on with it, and evaluate its last model.
 
 python -m cstl.train experiment=demo
-python -m cstl.train dataset=casiab res=128 seed=2 model.margin=0.1 name=mine
+python -m cstl.train dataset=casiab res=128 seed=2 model.triplet.margin=0.1 name=mine
 python -m cstl.train -m seed=1,2,3 model=cstl,frame_only name=a_sweep
 python -m cstl.train --config-dir=my dataset=mine
 """
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning import Trainer, seed_everything
 
 from cstl.checkpoint import Weights, load_weights, transfer
-from cstl.config import Plain, plain
+from cstl.config import Plain
 from cstl.data.datamodule import GaitDataModule
 from cstl.files import read_json
 from cstl.recognizer import GaitRecognizer
@@ -30,7 +30,7 @@ from cstl.running.processes import as_one_run, check_processes, naming_what_was_
 from cstl.running.resumption import missing_files, open_run, prolong, resume_logs
 from cstl.running.settings import refuse_impossible
 from cstl.running.terminal import leftovers
-from cstl.running.trainer import check_device, make_data, make_trainer
+from cstl.running.trainer import check_device, make_data, make_trainer, saved_settings
 from cstl.synthesize import make_missing_walkers
 from cstl.trained import NOBODY, Trained, met, refuse_seen, trained_by, training_of
 
@@ -49,7 +49,7 @@ def train(config: DictConfig) -> Plain:
         refuse_impossible(config, "train")
         make_missing_walkers(config)  # where the data set is synthetic
         data = make_data(config)
-        settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
+        settings = saved_settings(config, data)
         check_label(method_name(settings))
         trainer = make_trainer(config, folder)
         check_processes(config, trainer)
@@ -63,7 +63,9 @@ def train(config: DictConfig) -> Plain:
         resume_logs(trainer.loggers, last)
 
         seed_everything(config.seed, workers=True, verbose=False)
-        recognizer: GaitRecognizer = instantiate(config.model, _convert_="all")
+        recognizer: GaitRecognizer = instantiate(
+            settings["model"], half_embeddings=config.half_embeddings, _convert_="all"
+        )
         recognizer.config, recognizer.trained = settings, trained
         if weights is not None and last is None:
             classes = class_tensors(settings["model"]["network"], recognizer.network)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from cstl.data.datamodule import GaitDataModule
-from cstl.data.protocol import as_protocol
+from cstl.data.protocol import protocol_of
 from cstl.files import plain_data, shown
 
 AUTHORS = "the authors' weights"
@@ -94,10 +94,9 @@ def training_of(
         if config is None:
             return NOBODY._replace(unknown=[origin])
         dataset = config["dataset"]
-        settings = dict(dataset["protocol"])
-        if settings.get("split_file") is not None:  # nothing is read that a file names
+        if dataset.get("split_file") is not None:  # nothing is read that a file names
             raise ValueError("the split is in another file")
-        protocol, whose = as_protocol(settings), people(dataset)
+        protocol, whose = protocol_of(dataset), people(dataset)
         stores = {str(config["store_fingerprint"]): whose} if config.get("store_fingerprint") else {}
         best = config.get("callbacks", {}).get("checkpoints", {}).get("best")
         held_out = {whose: list(protocol.validation_subjects)} if best and protocol.validation else {}

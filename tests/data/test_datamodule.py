@@ -64,8 +64,7 @@ def test_test_batches(options: dict[str, object], store: Store, protocol: Protoc
 def test_conditions_that_are_neither_gallery_nor_probe_are_not_tested(
     options: dict[str, object], store: Store, protocol: Protocol
 ) -> None:
-    fields = {name: getattr(protocol, name) for name in Protocol.__dataclass_fields__}
-    options["protocol"] = {**fields, "probes": {"NM": ["nm-02"]}, "views": ["090"], "exclude": ["005"]}
+    options["protocol"] = replace(protocol, probes={"NM": ["nm-02"]}, views=["090"], exclude=["005"])
     sequences = torch.cat([batch.sequence for batch in GaitDataModule(**options).test_dataloader()]).tolist()
     found = {(store.subjects[i], store.conditions[i], store.views[i]) for i in sequences}
     assert found == {("006", "nm-01", "090"), ("006", "nm-02", "090")}
@@ -95,21 +94,19 @@ def test_what_a_worker_is_given_does_not_grow_with_the_store(options: dict[str, 
 
 
 def test_classes_are_the_subjects_that_are_there(options: dict[str, object], protocol: Protocol) -> None:
-    fields = {name: getattr(protocol, name) for name in Protocol.__dataclass_fields__}
-    options["protocol"] = {**fields, "train": ["006", "001-003", "777"], "test": ["004-005"], "exclude": ["002"]}
+    options["protocol"] = replace(protocol, train=["006", "001-003", "777"], test=["004-005"], exclude=["002"])
     data = GaitDataModule(**options)
     assert data.train_subjects == ["001", "003", "006"]
     assert data.num_classes == 3
 
 
 def test_errors(options: dict[str, object], protocol: Protocol, tmp_path: Path) -> None:
-    fields = {name: getattr(protocol, name) for name in Protocol.__dataclass_fields__}
     with pytest.raises(ValueError, match=r"a batch needs 5 subjects, .* training sequences of 4"):
         GaitDataModule(**{**options, "subjects": 5}).train_dataloader()
     with pytest.raises(ValueError, match="no gallery or probe sequence of the protocol's test subjects"):
-        GaitDataModule(**{**options, "protocol": {**fields, "test": ["777"]}}).test_dataloader()
+        GaitDataModule(**{**options, "protocol": replace(protocol, test=["777"])}).test_dataloader()
     with pytest.raises(ValueError, match=r"a batch needs 3 subjects, .* training sequences of 0"):
-        GaitDataModule(**{**options, "protocol": {**fields, "train": ["777"]}}).train_dataloader()
+        GaitDataModule(**{**options, "protocol": replace(protocol, train=["777"])}).train_dataloader()
     with pytest.raises(FileNotFoundError, match=r"python -m cstl\.prepare dataset=tiny res=64"):
         _ = GaitDataModule(**{**options, "store": tmp_path / "nothing"}).num_classes
     with pytest.raises(ValueError, match=r"res=128 \(128x88\)"):

@@ -1,7 +1,7 @@
 """Batches of a prepared store, for Lightning."""
 
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from os import PathLike
 from typing import Any, NamedTuple
@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from cstl.data.batches import TrainBatches, TrainIndex, length_buckets
-from cstl.data.protocol import Protocol, as_protocol
+from cstl.data.protocol import Protocol
 from cstl.data.store import Store, open_store
+
+EVAL_FRAMES = 2000  # of a test batch: 5.6 MB of silhouettes at 64×44
 
 
 class TrainBatch(NamedTuple):
@@ -120,7 +122,7 @@ class GaitDataModule(LightningDataModule):
 
     Args:
         store: folder of a prepared store.
-        protocol: a `Protocol`, or a mapping of its fields.
+        protocol: who is trained on and tested, and by what.
         res: 64 (64x44) or 128 (128x88), what the store must hold.
         dataset: name of the data set, what the store must hold.
         subjects, sequences: subjects of a training batch, and sequences of each: B = subjects × sequences.
@@ -140,25 +142,25 @@ class GaitDataModule(LightningDataModule):
     def __init__(
         self,
         store: str | PathLike[str],
-        protocol: Protocol | Mapping[str, Any],
+        protocol: Protocol,
         res: int,
         dataset: str,
         *,
-        subjects: int,
-        sequences: int,
-        frames: int | Sequence[int],
-        steps: int,
-        seed: int,
+        subjects: int = 8,
+        sequences: int = 8,
+        frames: int | Sequence[int] = 30,
+        steps: int = 1,
+        seed: int = 0,
         clip: str = "consecutive",
         spare: int = 0,
         repeat_sequences: bool = True,
         workers: int = 0,
-        eval_frames: int = 2000,
+        eval_frames: int = EVAL_FRAMES,
         max_frames: int | None = None,
     ) -> None:
         super().__init__()
         self.path = store
-        self.protocol = as_protocol(protocol)
+        self.protocol = protocol
         self.res, self.dataset = res, dataset
         self.subjects, self.sequences, self.frames = subjects, sequences, frames
         self.clip, self.spare, self.repeat_sequences = clip, spare, repeat_sequences

@@ -117,14 +117,27 @@ class Protocol:
     )
 
 
-KEYS = (*(field.name for field in fields(Protocol)), "split", "splits", "split_file")  # of a data set's protocol
+KEYS = (*(field.name for field in fields(Protocol)), "splits")  # of a data set's protocol
 
 
-def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
+def protocol_of(dataset: Mapping[str, Any]) -> Protocol:
+    """Return the protocol of a data set's settings: of its `splits` the one that `split` names, or `split_file`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `as_protocol`.
+    """
+    return as_protocol(dataset["protocol"], dataset.get("split"), dataset.get("split_file"))
+
+
+def as_protocol(
+    protocol: Protocol | Mapping[str, Any], split: Any = None, split_file: str | os.PathLike[str] | None = None
+) -> Protocol:
     """Return the protocol itself, or one made from a mapping of its fields (a data set's YAML file).
 
-    In place of train and test, the mapping may have `splits` (name → train and test) and `split`, the name of the one
-    to use, or `split_file`, the path of a file as `read_split` takes it, which goes before all others.
+    Args:
+        protocol: in place of train and test, the mapping may have `splits` (name → train and test).
+        split: which of them.
+        split_file: the path of a file as `read_split` takes it, which goes before all others.
 
     Raises:
         ValueError: a field that is missing or that there is none of; an unknown split; and what `Protocol` raises.
@@ -138,7 +151,7 @@ def as_protocol(protocol: Protocol | Mapping[str, Any]) -> Protocol:
         if not isinstance(entry, Mapping) or (wrong := [str(key) for key in entry if key not in known]):
             reason = _few(wrong) if isinstance(entry, Mapping) else repr(entry)
             raise ValueError(f"splits.{name}: expected train and test, lists of subjects, found {reason}")
-    split, splits, file = (values.pop(name, None) for name in ("split", "splits", "split_file"))
+    splits, file = values.pop("splits", None), split_file
     if file is not None:
         values |= read_split(file) | {"exclude": ()}  # the file says who takes part
     elif splits is not None:

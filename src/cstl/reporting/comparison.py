@@ -25,11 +25,7 @@ from cstl.run_folder import PROBES, find_runs
 
 RULE = "rank-1 (%), every probe counted, identical views excluded"
 FEW_SUBJECTS = 20  # fewer than these, and an interval from resampling them is too narrow
-# Keys that do not distinguish rows: seeds vary within a row, the rest follows from other keys (in runs of 0.1).
-IGNORED_WHEN_GROUPING = (
-    *("seed", "data.seed", "data.protocol", "data.steps", "data.res", "data.dataset", "dataset.recipe"),
-    *("model.network.num_classes", "model.network.height"),
-)
+IGNORED_WHEN_GROUPING = ("seed", "model.network.height")  # seeds vary within a row, the height is the resolution's
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,8 @@ def compare(
 
     Args:
         folders: runs, sweeps, or folders that hold some.
-        baseline: what is compared with: a run's folder, or settings such as `model.margin=0.2`. Nothing: of two runs
-            the first; else the first row with the paper's model, or the first.
+        baseline: what is compared with: a run's folder, or settings such as `model.triplet.margin=0.2`. Nothing: of
+            two runs the first; else the first row with the paper's model, or the first.
         resamples: how often the test subjects are drawn again, with replacement.
         seed: of the drawing.
 
@@ -275,7 +271,7 @@ def _typed_settings(asked: Sequence[str]) -> dict[str, Any]:
     parts = [part for text in asked for part in shlex.split(text)]
     if wrong := [part for part in parts if "=" not in part]:
         raise ValueError(
-            f"--baseline {wrong[0]}: expected a run's folder that is there, or settings such as 'model.margin=0.2'"
+            f"--baseline {wrong[0]}: expected a run's folder that is there, or settings such as 'data.frames=30'"
         )
     return decisive(OmegaConf.to_container(OmegaConf.from_dotlist(parts), resolve=True))  # type: ignore[arg-type]
 
@@ -333,7 +329,7 @@ def _title(runs: Sequence[Entry]) -> str:
 
 
 def label_of(row: Row, settings: Iterable[str]) -> str:
-    """Return the settings that differ as they are typed: model.margin=0.2 …."""
+    """Return the settings that differ as they are typed: model.triplet.margin=0.2 …."""
     return " ".join(f"{key}={typed_value(row.settings.get(key))}" for key in settings if key in row.settings)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cstl.config import Plain, decisive
 from cstl.data.alignment import WIDTHS
-from cstl.data.protocol import Protocol, as_protocol
+from cstl.data.protocol import Protocol, protocol_of
 from cstl.files import shown
 from cstl.metrics.probes import Tally, from_arrays, mean_over_galleries, nanmean, tally
 from cstl.reporting.published import method_of_files
@@ -69,9 +69,9 @@ class Entry(Run):
     @cached_property
     def protocol(self) -> Protocol | None:
         """What was tested; None where it is not known, or names a file to read."""
-        protocol = self.known.get("dataset", {}).get("protocol", {})
+        dataset = self.known.get("dataset", {})
         try:
-            return None if protocol.get("split_file") is not None else as_protocol(protocol)
+            return None if dataset.get("split_file") is not None else protocol_of({"protocol": {}} | dataset)
         except ValueError:
             return None
 

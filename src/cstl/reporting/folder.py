@@ -150,16 +150,16 @@ def _name_method(run: ShownRun) -> None:
 
 def _find_store(run: ShownRun) -> None:
     """The store the run was tested on, if it is still there and still the same."""
-    data = run.config.get("data", {})
-    if not data.get("store"):
+    dataset = run.config.get("dataset", {})
+    if not (folder := dataset.get("store")):
         run.notes.append("Silhouettes are left out: no config.yaml says where the prepared data set lies.")
         return
-    if data["store"].replace("\\", "/").startswith("//"):
+    if folder.replace("\\", "/").startswith("//"):
         run.notes.append("Silhouettes are left out: the store of config.yaml is on another machine.")
         return
-    paths = [path for path in run.candidates(data["store"]) if os.path.isdir(path)] or [Path(data["store"])]
+    paths = [path for path in run.candidates(folder) if os.path.isdir(path)] or [Path(folder)]
     try:
-        store = open_store(paths[0], data.get("dataset"), data.get("res"))
+        store = open_store(paths[0], dataset.get("name"), run.config.get("res"))
     except (ValueError, OSError) as error:
         run.notes.append(f"Silhouettes are left out: {str(error).splitlines()[0].removesuffix(' with:')}.")
         return

@@ -57,7 +57,7 @@ def remarks(
         found.append(
             f"The embeddings have collapsed: the {len(embeddings)} test sequences are all alike, {apart:.1g} apart"
             + (f" where training asks for a margin of {margin:g}" if margin else "")
-            + f"{_at_the_margin(logged, margin)}. Try another seed, or a lower model.learning_rate."
+            + f"{_at_the_margin(logged, margin)}. Try another seed, or a lower model.optimizer.lr."
         )
     if (result.table.match < 0).all():
         found.append("No subject of a probe is in the gallery of a view: every probe can only be missed.")

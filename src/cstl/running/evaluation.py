@@ -85,7 +85,7 @@ def evaluate_and_write(
         result,
         *recognizer.mean_embeddings,
         gallery=[data.protocol.conditions.index(name) for name in data.protocol.gallery],
-        margin=trained["model"].get("margin"),
+        margin=(trained["model"].get("triplet") or {}).get("margin"),
         baseline=methods.get("GEI"),
         logged=logged,
     )

@@ -19,8 +19,7 @@ from cstl.checkpoint import (
     plain_keys,
 )
 from cstl.config import Plain
-from cstl.data.datamodule import GaitDataModule
-from cstl.data.protocol import as_protocol
+from cstl.data.protocol import protocol_of
 from cstl.files import shown
 from cstl.recognizer import GaitRecognizer
 from cstl.trained import training_of
@@ -48,6 +47,7 @@ def load_recognizer(
         network = build_network(weights) if model is None else own_network(model, weights)
         if weights.config is not None:
             known_keys(own_class(weights.config, "model"), GaitRecognizer, "model")
+            plain_keys(weights.config.get("data", {}), "data")
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     settings: Plain
@@ -112,28 +112,23 @@ def class_tensors(settings: Plain, network: nn.Module) -> set[str]:
     return {key for key, value in network.state_dict().items() if key in larger and larger[key].shape != value.shape}
 
 
-def trained_data(path: Path, trained: Plain) -> Plain:
-    """The arguments of the data module that a checkpoint was trained with; none of them names a file to read.
+def trained_dataset(path: Path, trained: Plain) -> Plain:
+    """Return the data set that a checkpoint was trained on; nothing in it names a file to read.
 
     Raises:
-        ValueError: they are not known, are for a class of the user's, or not what they must be.
+        ValueError: it is not known, or not what it must be.
     """
-    if not trained.get("dataset") or not trained.get("data"):
+    if not (dataset := trained.get("dataset")):
         raise ValueError(f"{path} does not say which data set to evaluate on: add dataset=casiab or dataset=oumvlp")
     try:
-        data, dataset = own_class(trained, "data"), trained["dataset"]
-        known_keys(data, GaitDataModule, "data")
         plain_keys(dataset, "dataset")
-        absent = [f"data.{key}" for key in ("store", "protocol", "res", "dataset") if not data.get(key)]
-        absent += [f"dataset.{key}" for key in ("name", "title", "protocol") if not dataset.get(key)]
-        if absent:
+        if absent := [f"dataset.{key}" for key in ("name", "title", "store", "protocol") if not dataset.get(key)]:
             raise ValueError(f"it lacks {', '.join(absent)}")
-        for protocol in (data["protocol"], dataset["protocol"]):
-            if protocol.get("split_file") is not None:
-                raise ValueError("its protocol names a split file to read, not the subjects that are in it")
-            as_protocol(protocol)
-        if data["store"].replace("\\", "/").startswith("//"):
-            raise ValueError(f"its store {shown(data['store'], 100)} is on another machine; give store=PATH")
+        if dataset.get("split_file") is not None:
+            raise ValueError("its data set names a split file to read, not the subjects that are in it")
+        protocol_of(dataset)
+        if dataset["store"].replace("\\", "/").startswith("//"):
+            raise ValueError(f"its store {shown(dataset['store'], 100)} is on another machine; give store=PATH")
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}; evaluate it on a data set of yours with dataset=NAME") from None
-    return data
+    return dataset

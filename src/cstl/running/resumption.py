@@ -63,12 +63,12 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     if trained_on not in (None, store):  # a run of an earlier version does not say
         raise ValueError(
             f"{folder} was trained on a store with the fingerprint {shown(trained_on)}; "
-            f"{settings['data']['store']} has {store}: it was prepared anew of other frames, or is another one. "
+            f"{settings['dataset']['store']} has {store}: it was prepared anew of other frames, or is another one. "
             f"Name the store that the run was trained on with dataset.store=PATH, or {rename}"
         )
-    length, steps = ("trainer.max_steps:", "data.steps:"), before["trainer"]["max_steps"]
+    steps = before["trainer"]["max_steps"]
     differs = differences(before, settings)
-    others = [line for line in differs if not line.startswith(length)]
+    others = [line for line in differs if not line.startswith("trainer.max_steps:")]
     if others or (differs and extend is None):
         longest = max(steps, settings["trainer"]["max_steps"])
         how = rename if others else f"type extend={longest} to have it go on to {longest} iterations, or {rename}"
@@ -86,8 +86,9 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     for problem in problems:
         say(problem)
     if extend is not None and extend > steps:
-        cuts = settings["model"].get("milestones") or []
-        rate = f"is cut at {cuts}, as before" if cuts else "stays constant"
+        schedule = settings["model"].get("scheduler") or {"milestones": []}
+        cuts = schedule.get("milestones")
+        rate = f"is cut at {cuts}, as before" if cuts else "stays constant" if cuts == [] else "follows model.scheduler"
         kept = f"; its results so far are in {put_aside(folder, steps)}" if finished and is_first() else ""
         say(f"{folder} goes on from {steps} iterations to {extend}; the learning rate {rate}{kept}")
     if is_first():

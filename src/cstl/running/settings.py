@@ -13,18 +13,18 @@ from hydra._internal.utils import _locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from cstl.config import CONFIG_PATH, plain
-from cstl.data.protocol import KEYS, as_protocol
+from cstl.config import CONFIG_PATH, RENAMED, plain
+from cstl.data.protocol import KEYS, protocol_of
 from cstl.preparation.plan import OPTIONS
 
-PATHS = (
-    *("checkpoint", "init_from", "store", "out", "runs"),
-    *("dataset.raw", "dataset.store", "dataset.split_file", "data.store"),
-)
+PATHS = ("checkpoint", "init_from", "store", "out", "runs", "dataset.raw", "dataset.store", "dataset.split_file")
 
 _HYDRAS_OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _NAMES = ("dataset.protocol.probes", "dataset.protocol.cross_view_probes", "dataset.protocol.splits")  # the user's
-_WHOLE_RUNS = ("experiment", "hparams_search")  # groups whose files say what goes elsewhere, and leave no key
+_ELSEWHERE = {  # groups whose files say what goes elsewhere, and leave no key
+    **dict.fromkeys(("experiment", "hparams_search", "recipe"), "_global_"),
+    "ablation": "model.network",
+}
 _CHANNELS = "model.network.channels"
 _OURS = {  # arguments of Lightning's trainer that cstl gives itself: what to type in their place
     "val_check_interval": "evaluate_every=N",
@@ -53,17 +53,19 @@ class Rule(NamedTuple):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice most likely meant: spelt alike, or with the same last part (`margn` → `model.margin`)."""
+    """Return the choice most likely meant: spelt alike, or with the same last part (`sed` → `seed`)."""
     choices = list(choices)
     plain = {re.sub(r"[\W_]", "", choice.lower()): choice for choice in choices}
     letters = re.sub(r"[\W_]", "", word.lower())
     if (same := plain.get(letters)) is not None:
         return same
+    last = {choice.rpartition(".")[2]: choice for choice in reversed(choices) if "." in choice}
+    if "." in word and (close := get_close_matches(word.rpartition(".")[2], last, n=1, cutoff=0.9)):
+        return last[close[0]]
     if close := get_close_matches(word, choices, n=1, cutoff=0.6):
         return close[0]
     if close := get_close_matches(letters, plain, n=1, cutoff=0.75):
         return plain[close[0]]
-    last = {choice.rpartition(".")[2]: choice for choice in reversed(choices) if "." in choice}
     close = get_close_matches(word.rpartition(".")[2], last, n=1, cutoff=0.75)
     return last[close[0]] if close else None
 
@@ -88,6 +90,8 @@ def refuse_unknown(config: DictConfig, command: str) -> None:
         known = list(known)
         for name in map(str, found):
             full = f"{key}.{name}" if key else name
+            if moved := renamed(full):
+                raise ValueError(moved)
             if name in known or any(f".{full}".endswith(f".{reference}") for reference in read_elsewhere):
                 continue
             where = f"{key} has no key {name}" if key else f"there is no key {name}"
@@ -96,8 +100,10 @@ def refuse_unknown(config: DictConfig, command: str) -> None:
 
     check("", _root_keys(command), config)
     for key in _root_keys(command):
-        if key in _WHOLE_RUNS and key in config:
-            raise ValueError(f"{key} would change nothing: its file lacks the first line '# @package _global_'")
+        if key in _ELSEWHERE and key in config:
+            raise ValueError(
+                f"{key} would change nothing: its file lacks the first line '# @package {_ELSEWHERE[key]}'"
+            )
         if not (key in config or OmegaConf.is_missing(config, key) or key in _dispensable(command)):
             raise ValueError(f"{key} is needed, and was left out")
     for key, node in _nodes(config):
@@ -119,18 +125,23 @@ def refuse_unknown(config: DictConfig, command: str) -> None:
                     raise ValueError("{0}=null: to leave it out type ~{0}".format(f"{key}." + str(name)))
                 if not _is_part(child):
                     check(key, [str(k) for k, v in node.items_ex(resolve=False) if _is_part(v)], [name])
-        elif key in ("model", "data", "trainer"):
-            raise ValueError(f"{key} has no _target_, the class that it makes; see conf/{key} for how one looks")
+        elif key == "data":
+            check(key, _own_keys(command, key), node)
+        elif key in ("model", "trainer"):
+            raise ValueError(
+                f"{key} is needed, and was left out, or has no _target_, the class that it makes; see conf/{key}"
+            )
 
 
 def refuse_impossible(config: DictConfig, command: str) -> None:
     """Raise ValueError for values that cannot work, with what was expected and what was found."""
-    for key in ("dataset", "dataset.protocol", "dataset.recipe"):
+    for key in ("dataset", "dataset.protocol", "data"):
         found = OmegaConf.select(config, key, throw_on_missing=False)
         if not isinstance(found, DictConfig) and key.rpartition(".")[2] in (
-            config if key == "dataset" else config.get("dataset") or ()
+            (config.get("dataset") or ()) if "." in key else config
         ):
-            raise ValueError(f"{key}={_shown(found)}: expected keys with values, as in conf/dataset/casiab.yaml")
+            example = "data.frames=30" if key == "data" else "in conf/dataset/casiab.yaml"
+            raise ValueError(f"{key}={_shown(found)}: expected keys with values, as {example}")
     rules = [(key, rule) for keys, rule in _RULES.items() for key in keys.split()]
     for key, rule in sorted(rules, key=lambda rule: not rule[0].startswith("dataset.")):  # what others take comes first
         node, last = key.rpartition(".")[::2]
@@ -178,7 +189,7 @@ def _refuse_impossible_benchmark(config: DictConfig, command: str) -> None:
         if not isinstance(value, str) or not value.strip():
             found = "nothing" if value in (None, "") else repr(value)
             raise ValueError(f"dataset.{key}: expected a text, found {found}; tables and folders show it")
-    protocol = as_protocol(plain(dataset.protocol))
+    protocol = protocol_of(plain(dataset))
     if not protocol.test_subjects:
         raise ValueError(
             "dataset.protocol.test: expected at least one test subject, found none; a run ends with a test"
@@ -199,15 +210,24 @@ def _refuse_impossible_training(config: DictConfig) -> None:
         rule, channels = _list("three widths of the encoder, such as [32,64,128]", count=3), select(config, _CHANNELS)
         if not isinstance(channels, ListConfig) or not rule.fits(list(channels)):
             raise ValueError(f"{_CHANNELS}={_shown(channels)}: expected {rule.expected}")
-    if select(config, "model.triplet_weight") and select(config, "trainer.max_steps"):
+    weights = {loss: select(config, f"model.{loss}.weight", default=1) for loss in ("triplet", "cross_entropy")}
+    weights = {loss: weight if select(config, f"model.{loss}") else 0 for loss, weight in weights.items()}
+    if weights["triplet"]:
         for key, what in {"data.subjects": "subject", "data.sequences": "sequence of a subject"}.items():
             if select(config, key) == 1:
                 raise ValueError(
                     f"{key}=1: a batch of one {what} has no triplets, and the triplet loss would train nothing; "
-                    "expected at least 2, or model.triplet_weight=0"
+                    "expected at least 2, or model.triplet=null"
                 )
-    if select(config, "model.triplet_weight") == 0 == select(config, "model.cross_entropy_weight"):
-        raise ValueError("model.triplet_weight=0 and model.cross_entropy_weight=0 leave no loss: one must be above 0")
+    if not any(weights.values()) and not select(config, "model.losses"):
+        raise ValueError("model.triplet, model.cross_entropy and model.losses leave no loss: one must have a weight")
+
+
+def renamed(key: str, value: str = "VALUE") -> str | None:
+    """Return what is said of a key of 0.1 that has another name; None of any other key."""
+    if key == "dataset.recipe":
+        return "dataset.recipe is a file of its own since 0.2, recipe/MODEL_DATASET.yaml: see docs/your_own_data.md"
+    return f"{key} is {RENAMED[key]} since 0.2: type {RENAMED[key]}={value}" if key in RENAMED else None
 
 
 def _references(config: DictConfig) -> set[str]:
@@ -219,9 +239,15 @@ def _references(config: DictConfig) -> set[str]:
 @cache
 def choices(command: str) -> dict[str, str | None]:
     """Return group → name of the file that a command takes unless another is named."""
-    root = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
-    pairs = [pair for entry in root.defaults if isinstance(entry, DictConfig) for pair in entry.items()]
+    root: Any = OmegaConf.to_container(OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml")), resolve=False)
+    pairs = [pair for entry in root["defaults"] if isinstance(entry, dict) for pair in entry.items()]
     return {str(group).rpartition(" ")[2]: name for group, name in pairs if "hydra/" not in str(group)}
+
+
+def _own_keys(command: str, node: str) -> list[str]:
+    """Return the keys that a command's own file has at a node."""
+    root: Any = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
+    return list(map(str, root[node]))
 
 
 @cache
@@ -232,7 +258,8 @@ def _root_keys(command: str) -> tuple[str, ...]:
 
 def _dispensable(command: str) -> list[str]:
     """Return the groups that a run can do without: those of no file by default, and what only tells of it."""
-    return ["logger", "callbacks", *(group for group, name in choices(command).items() if name is None)]
+    absent = [group for group, name in choices(command).items() if name is None or "$" in name]
+    return ["logger", "callbacks", *absent]
 
 
 @cache
@@ -324,29 +351,28 @@ _precision = ("32-true", "bf16-mixed", "16-mixed", "64-true", "32", "64", "bf16"
 _RULES = {  # keys → what their values must be
     "name": Rule("a name, which is the run's folder", lambda value: value is not None),
     "res": Rule("one of 64 (64x44), 128 (128x88)", lambda value: value in (None, 64, 128)),
-    "seed dataset.synthesis.seed data.seed": _whole(0, 2**32 - 1),
-    "dataset.synthesis.frames dataset.recipe.subjects dataset.recipe.sequences dataset.recipe.frames": _whole(),
-    "dataset.recipe.iterations dataset.recipe.checkpoint_every callbacks.checkpoints.every": _whole(),
-    "data.subjects data.sequences data.eval_frames callbacks.checkpoints.keep shards sequences": _whole(),
-    "trainer.log_every_n_steps trainer.num_nodes model.ghosts model.patience": _whole(),
+    "seed dataset.synthesis.seed": _whole(0, 2**32 - 1),
+    "dataset.synthesis.frames data.subjects data.sequences callbacks.checkpoints.every": _whole(),
+    "callbacks.checkpoints.keep shards sequences": _whole(),
+    "trainer.log_every_n_steps trainer.num_nodes model.ghosts model.max_nonfinite_steps": _whole(),
+    "data.eval_frames": _whole().or_(None, "as in training"),
     "model.network.embedding_dim model.network.reduction": _whole(),
     "model.network.parts": _whole().or_(None, "every row of the encoder's map"),
-    "dataset.recipe.evaluate_every evaluate_every": _whole().or_(None, "only at the end"),
-    "data.max_frames max_frames": _whole().or_(None, "all"),
+    "evaluate_every": _whole().or_(None, "only at the end"),
+    "max_frames": _whole().or_(None, "all"),
     "trainer.max_steps": _whole().or_(-1, "no training"),
     "trainer.max_epochs": _whole().or_(-1, "no limit"),
     "trainer.num_sanity_val_steps": _whole(0).or_(-1, "all"),
     "data.workers data.spare": _whole(0),
     "workers": _whole().or_(None, "all cores"),
     "shard": _whole(0).or_(None, "all"),
-    "dataset.recipe.channels": _list("a list of widths of the encoder, such as [32,64,128]"),
-    "dataset.recipe.milestones model.milestones": _list("a list of iterations, such as [150000], or []"),
-    "dataset.recipe.learning_rate model.learning_rate logger.wandb.timeout": _number(above=True),
-    "model.margin model.triplet_weight model.cross_entropy_weight": _number(),
-    "model.gamma": _number(above=True, most=1),
-    "dataset.recipe.batch_norm": _batch_norm,
+    "model.scheduler.milestones": _list("a list of iterations, such as [150000], or []"),
+    "model.optimizer.lr model.cross_entropy.scale logger.wandb.timeout": _number(above=True),
+    "model.triplet.margin model.triplet.weight model.cross_entropy.weight": _number(),
+    "model.cross_entropy.label_smoothing": _number(most=1),
+    "model.scheduler.gamma": _number(above=True, most=1),
     "model.batch_norm": _batch_norm.or_(None, "as the network was made"),
-    "model.mining": _choice("all", "hard"),
+    "model.triplet.mining": _choice("all", "hard"),
     "data.clip": _choice("consecutive", "unordered", "with_repeats", "thinned"),
     "data.frames": Rule("a whole number of at least 1, or [LEAST, MOST]", _are_frames),
     "trainer.devices": Rule("how many, a list such as [0,1], or auto", _are_devices),
@@ -354,7 +380,7 @@ _RULES = {  # keys → what their values must be
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"),
     "trainer.precision": _choice(*_precision).or_(None, "as in training"),
     "logger.mode": _choice("online", "offline", "disabled"),
-    "evaluate baseline report strict upsample half_embeddings model.half_embeddings": (
+    "evaluate baseline report strict upsample half_embeddings": (
         _true := Rule("true or false", lambda value: isinstance(value, bool))
     ),
     "model.augment_together data.repeat_sequences callbacks.checkpoints.best trainer.enable_model_summary": _true,

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
-from cstl.checkpoint import own_class
-from cstl.config import plain
+from cstl.config import Plain, plain
 from cstl.data.datamodule import GaitDataModule
-from cstl.data.protocol import as_protocol
+from cstl.data.protocol import protocol_of
 from cstl.running import terminal
 from cstl.running.checkpoints import AtomicCheckpoints
 from cstl.running.console import CONSOLE
@@ -22,30 +21,37 @@ from cstl.running.metrics_log import loggers_of
 from cstl.running.processes import is_first
 
 
-def _name_subjects(config: DictConfig) -> None:
-    """Put the subjects of a split file into the configuration: a checkpoint must not depend on the file."""
-    if config.dataset.get("split_file"):
-        with open_dict(config):
-            config.dataset.protocol = asdict(as_protocol(plain(config.dataset.protocol)))
-
-
-def make_data(config: DictConfig, from_file: bool = False) -> GaitDataModule:
-    """Return the data module as configured, of a store that has somebody to test on.
-
-    Args:
-        config: a network's `num_classes` that is to come is filled in.
-        from_file: the settings come from a checkpoint, and what is called is ours whatever they say.
-    """
-    _name_subjects(config)
-    data: GaitDataModule
-    data = (
-        GaitDataModule(**own_class(plain(config), "data")) if from_file else instantiate(config.data, _convert_="all")
+def make_data(config: DictConfig) -> GaitDataModule:
+    """Return the data module as configured, of a store that has somebody to test on."""
+    settings = plain(config)
+    dataset = settings["dataset"]
+    data = GaitDataModule(
+        dataset["store"],
+        protocol_of(dataset),
+        settings["res"],
+        dataset["name"],
+        steps=settings["trainer"]["max_steps"],
+        seed=settings.get("seed", 0),
+        max_frames=settings.get("max_frames"),
+        **settings["data"],
     )
     data.check_tested()
-    network = OmegaConf.select(config, "model.network")
-    if network is not None and OmegaConf.is_missing(network, "num_classes"):
-        network.num_classes = data.num_classes
     return data
+
+
+def saved_settings(config: DictConfig, data: GaitDataModule) -> Plain:
+    """Return the configuration as files keep it, complete in itself.
+
+    It has the subjects of a split file in place of its path, the number of classes, and the store's fingerprint.
+    """
+    settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
+    if settings["dataset"].get("split_file") is not None:
+        protocol = plain(OmegaConf.create(asdict(data.protocol)))
+        settings["dataset"] |= {"protocol": protocol, "split_file": None}
+    network = settings.get("model", {}).get("network", {})
+    if network.get("num_classes") == "???":
+        network["num_classes"] = data.num_classes
+    return settings
 
 
 def make_trainer(config: DictConfig, folder: Path) -> Trainer:
@@ -99,5 +105,6 @@ def quiet_lightning() -> None:
         ".*`compute` method of metric CrossViewAccuracy was called before.*",  # a process without a sequence
         ".*sync_dist=True.*",  # every process has the same value
         ".*Grad strides do not match bucket view strides.*",
+        ".*lr_scheduler.step.. before `optimizer.step.*",  # of a step that was skipped
     ):
         warnings.filterwarnings("ignore", message)

@@ -29,16 +29,20 @@ from omegaconf.errors import (
 
 from cstl.config import CONFIG_PATH
 from cstl.running.help import help_on
-from cstl.running.settings import PATHS, arguments, choices, leaves, nearest, refuse_impossible, refuse_unknown, unknown
+from cstl.running.settings import (
+    PATHS,
+    arguments,
+    choices,
+    leaves,
+    nearest,
+    refuse_impossible,
+    refuse_unknown,
+    renamed,
+    unknown,
+)
 
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
-_ONE = (
-    "dataset",
-    "data",
-    "model",
-    "ablation",
-    "trainer",
-)  # several files of a group would be merged into one that nobody wrote
+_ONE = ("dataset", "model", "ablation", "trainer")  # several of their files would be merged into one that nobody wrote
 _FUNCTIONS = {
     "choice": "choice(1,2)", "range": "range(1,4)", "interval": "interval(0.1,0.4)", "glob": "glob(*)",
     "sort": "sort(1,2)", "shuffle": "shuffle(1,2)", "tag": "tag(log,interval(0.1,0.4))",
@@ -390,6 +394,9 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
     if match := re.search(r"An item is already at '([^']+)'", text):
         word = next((word.lstrip("+") for word in words if word.startswith(f"+{match[1]}=")), f"{match[1]}=VALUE")
         return ValueError(f"{match[1]} is there already: type {word}, without the +")
+    if match := re.search(r"Error resolving interpolation '\$\{model\}_", text):  # the recipe's name
+        left_out = next((word[1:] for word in words if word in ("~model", "~dataset")), "model or dataset")
+        return ValueError(f"{left_out} is needed, and was left out")
     if match := re.search(r"No match in the defaults list|Could not delete '([^']+)'", text):
         return ValueError(f"~{match[1] or 'KEY'} leaves nothing out: no such choice was made")
     if match := re.search(r"In '([^']+)': .*\n*.*merge DictConfig with ListConfig", text):
@@ -426,6 +433,9 @@ def _not_utf8(words: list[str], loader: ConfigLoaderImpl) -> str:
 
 def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
     """Return what is said of a key that the chosen files do not have."""
+    value = next((word.partition("=")[2] for word in words if word.lstrip("+").startswith(f"{key}=")), "VALUE")
+    if moved := renamed(key, value):
+        return ValueError(moved)
     groups = choices(command)
     of_groups = [word for word in words if (match := _WORD.fullmatch(word)) and match[2] in groups]
     config = loader.load_configuration(command, of_groups, RunMode.RUN)
