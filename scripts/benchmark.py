@@ -34,11 +34,19 @@ COLUMNS = ("what", "takes", "floor", "ratio", "ask", "met")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="rows and curves whose name contains it")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, the figures mean nothing")
-    parser.add_argument("--markdown", type=Path, metavar="PAGE", help="also put the tables between the page's markers")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="NAME", help="rows and curves whose name contains it"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes: shows that it runs, the figures mean nothing"
+    )
+    parser.add_argument(
+        "--markdown", type=Path, metavar="PAGE", help="also put the tables between the page's markers"
+    )
     options = parser.parse_args(arguments)
     if not options.out.parent.is_dir():
         parser.error(f"--out {options.out}: no folder {options.out.parent}")
@@ -58,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {
         "quick": options.quick,
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
         "threads": torch.get_num_threads(),
         "rows": [as_json(row) for row in rows],
         "curves": [asdict(curve) for curve in curves],
@@ -88,7 +97,10 @@ def machine() -> dict[str, Any]:
 def as_json(row: Row) -> dict[str, Any]:
     """A row with its verdict; what is no number is null."""
     values = asdict(row) | {"met": row.met}
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in values.items()
+    }
 
 
 def cells(row: Row) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
-"""Measures training on one GPU at the paper's size: 8 × 8 sequences × 30 frames of 128×88, bf16 mixed precision.
+"""Measures training on one GPU at the paper's size: 8 × 8 sequences × 30 frames of 128×88, bf16 mixed
+precision.
 
     python scripts/benchmark_gpu.py --out gpu.json
     python scripts/benchmark_gpu.py --out gpu.json --markdown docs/benchmarks.md
     python scripts/benchmark_gpu.py --out cpu.json --device cpu --quick        the same code at tiny size
 
-The configuration is that of `python -m cstl.train dataset=casiab res=128 trainer=gpu trainer.precision=bf16-mixed`; the
-store holds noise and is made in a temporary folder. Needs no data set and a few minutes.
+The configuration is that of
+`python -m cstl.train dataset=casiab res=128 trainer=gpu trainer.precision=bf16-mixed`; the store holds noise
+and is made in a temporary folder. Needs no data set and a few minutes.
 """
 
 import argparse
@@ -76,18 +78,29 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
-    parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off", "on"], help="torch.compile")
-    parser.add_argument("--steps", type=int, default=200, help="that are measured, after as many as a quarter of them")
-    parser.add_argument("--quick", action="store_true", help="tiny size: shows that it runs, the figures mean nothing")
-    parser.add_argument("--markdown", type=Path, metavar="PAGE", help="also put the table between the page's markers")
+    parser.add_argument(
+        "--compile", nargs="+", choices=("off", "on"), default=["off", "on"], help="torch.compile"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=200, help="that are measured, after as many as a quarter of them"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny size: shows that it runs, the figures mean nothing"
+    )
+    parser.add_argument(
+        "--markdown", type=Path, metavar="PAGE", help="also put the table between the page's markers"
+    )
     options = parser.parse_args(arguments)
     if options.device == "gpu" and not torch.cuda.is_available():
         parser.error(
-            f"PyTorch {torch.__version__} sees no GPU here: check that `nvidia-smi` lists one and that PyTorch was "
-            "installed with CUDA (https://pytorch.org/get-started), or see the code run with --device cpu --quick"
+            f"PyTorch {torch.__version__} sees no GPU here: check that `nvidia-smi` lists one and that "
+            "PyTorch was installed with CUDA (https://pytorch.org/get-started), or see the code run with "
+            "--device cpu --quick"
         )
     if not options.out.parent.is_dir():
         parser.error(f"--out {options.out}: no folder {options.out.parent}")
@@ -104,8 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {
         "quick": options.quick,
         "device": device_name(device),
-        "versions": {"python": platform.python_version(), "cstl": version("cstl"), "torch": torch.__version__},
-        "batch": {key: config.data[key] for key in ("subjects", "sequences", "frames")} | {"height": config.res},
+        "versions": {
+            "python": platform.python_version(),
+            "cstl": version("cstl"),
+            "torch": torch.__version__,
+        },
+        "batch": {key: config.data[key] for key in ("subjects", "sequences", "frames")}
+        | {"height": config.res},
         "matrix_operations_per_second": rate,
         "figure_to_beat_hours": FIGURE_TO_BEAT,
         "rows": [asdict(row) for row in rows],
@@ -125,7 +143,9 @@ def make_store(path: Path, quick: bool) -> Path:
 
 
 def matrix_rate(device: torch.device, size: int, repeats: int = 20) -> float:
-    """Operations a second in a large bf16 matrix product, the median of some: what the device reaches at best."""
+    """Operations a second in a large bf16 matrix product, the median of some: what the device
+    reaches at best.
+    """
     x, y = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     taken = []
     for _ in range(repeats):
@@ -179,7 +199,9 @@ def measure(config: DictConfig, device: torch.device, rate: float, steps: int, c
         _convert_="all",
     )
     trainer.fit(recognizer, datamodule=data)
-    waits = next(times for name, times in profiler.recorded_durations.items() if name.endswith("dataloader_next"))
+    waits = next(
+        times for name, times in profiler.recorded_durations.items() if name.endswith("dataloader_next")
+    )
     seconds = clock.seconds / steps
     return Measured(
         compiled=compiled,
@@ -214,7 +236,12 @@ def markdown(found: dict[str, Any], rows: Sequence[Measured]) -> str:
     """The table as it stands in the docs."""
     batch = "{subjects} × {sequences} sequences × {frames} frames, {height} rows".format(**found["batch"])
     rate = found["matrix_operations_per_second"] / 1e12
-    lines = [f"{found['device']}, {batch}, PyTorch {found['versions']['torch']}; bf16 matrix rate {rate:.3g} TFLOP/s."]
+    lines = [
+        (
+            f"{found['device']}, {batch}, PyTorch {found['versions']['torch']}; bf16 matrix rate {rate:.3g} "
+            "TFLOP/s."
+        )
+    ]
     if found["quick"]:
         lines.append("\n**Tiny size (`--quick`): these figures mean nothing.**")
     return "\n".join([*lines, "", harness.markdown_table(COLUMNS, [row.cells() for row in rows])])

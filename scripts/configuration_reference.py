@@ -1,4 +1,5 @@
-"""Writes docs/configuration.md, the reference of every configuration key, from the files in conf/ and their comments.
+"""Writes docs/configuration.md, the reference of every configuration key, from the files in conf/ and their
+comments.
 
 python scripts/configuration_reference.py
 
@@ -18,10 +19,11 @@ HEAD = """# Every configuration key
 
 Made from the comments in `conf/` by `python scripts/configuration_reference.py`; mend those, not this page.
 
-Each key can be set on the command line, `python -m cstl.train res=128 data.frames=20`; a file of a group is chosen with
-`GROUP=NAME`, `dataset=casiab`. A value `${…}` is that of another key: set that one, and all that follow it change.
-`python -m cstl.train … --cfg job` prints the whole configuration of a command, with `--resolve` the values too. A key
-that is not there yet is added with a plus, `+trainer.gradient_clip_val=1`: whatever Lightning's `Trainer` takes.
+Each key can be set on the command line, `python -m cstl.train res=128 data.frames=20`; a file of a group is
+chosen with `GROUP=NAME`, `dataset=casiab`. A value `${…}` is that of another key: set that one, and all that
+follow it change. `python -m cstl.train … --cfg job` prints the whole configuration of a command, with
+`--resolve` the values too. A key that is not there yet is added with a plus, `+trainer.gradient_clip_val=1`:
+whatever Lightning's `Trainer` takes.
 """
 
 
@@ -62,10 +64,16 @@ def page() -> str:
     for name in sorted(composed, key=lambda name: -len(choices(name))):
         file = CONF / f"{name}.yaml"
         chosen = ", ".join(f"`{group}={option or 'null'}`" for group, option in choices(name).items())
-        out += [f"## `python -m cstl.{name}`", "", *([f"Chosen unless named: {chosen}.", ""] if chosen else [])]
+        out += [
+            f"## `python -m cstl.{name}`",
+            "",
+            *([f"Chosen unless named: {chosen}.", ""] if chosen else []),
+        ]
         out += [*table(keys_of(file)), ""]
     for group in sorted({path.parent for path in CONF.glob("*/*.yaml")}):
-        files = sorted(group.glob("*.yaml"), key=lambda file: (-sum(bool(key.meaning) for key in keys_of(file)), file))
+        files = sorted(
+            group.glob("*.yaml"), key=lambda file: (-sum(bool(key.meaning) for key in keys_of(file)), file)
+        )
         few = [file for file in files if len(keys_of(file)) <= FEW and file != files[0]]
         out += [f"## `{group.name}=`", ""]
         for file in (file for file in files if file not in few):

@@ -1,4 +1,5 @@
-"""Draws docs/images/walkers.png from the walkers themselves: what the network is given, by view and by condition.
+"""Draws docs/images/walkers.png from the walkers themselves: what the network is given, by view and by
+condition.
 
 python scripts/draw_walkers.py
 """
@@ -32,7 +33,9 @@ def main() -> None:
             aligned = [align_silhouette(frame, 64) for frame in frames]
             shown = [image[:, 10:54] for image in aligned if image is not None]
             axes = every[row, column]
-            axes.imshow(np.hstack([shown[t % len(shown)] for t in MOMENTS]), cmap="gray", interpolation="nearest")
+            axes.imshow(
+                np.hstack([shown[t % len(shown)] for t in MOMENTS]), cmap="gray", interpolation="nearest"
+            )
             axes.set_xticks([])
             axes.set_yticks([])
             if row == 0:

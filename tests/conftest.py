@@ -81,7 +81,9 @@ def raw_tree(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Pa
         for j, condition in enumerate(protocol.conditions):
             for k, view in enumerate(protocol.views):
                 length = 6 + (7 * i + 5 * j + 3 * k) % 17
-                _write_sequence(raw / subject / condition / view, [_draw_blob(i, t + j, k) for t in range(length)])
+                _write_sequence(
+                    raw / subject / condition / view, [_draw_blob(i, t + j, k) for t in range(length)]
+                )
     return raw
 
 
@@ -107,7 +109,9 @@ def user_conf(tmp_path_factory: pytest.TempPathFactory, store: Store, protocol: 
 
 @pytest.fixture
 def configured(tmp_path: Path, user_conf: Path) -> Iterator[Callable[..., DictConfig]]:
-    """The function (command, *overrides, folder="run") → the composed configuration, as the command gets it."""
+    """The function (command, *overrides, folder="run") → the composed configuration, as the
+    command gets it.
+    """
 
     def configure(command: str, *overrides: str, folder: str = "run") -> DictConfig:
         output = tmp_path / folder

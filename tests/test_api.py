@@ -42,18 +42,27 @@ def test_a_run_from_python_is_the_command_s(
     assert not HydraConfig.initialized()
     assert not GlobalHydra.instance().is_initialized()
     assert run.folder == Path("runs/here")
-    assert {path.name for path in run.folder.iterdir()} >= {"config.yaml", "results.json", "metrics.csv", "checkpoints"}
+    assert {path.name for path in run.folder.iterdir()} >= {
+        "config.yaml",
+        "results.json",
+        "metrics.csv",
+        "checkpoints",
+    }
 
     from cstl.train import train as command
 
     typed = command(configured("train", *TINY, folder="there"))
     assert run.results["measures"] == typed["measures"]
     assert run.results["configuration"] == typed["configuration"]
-    here, there = (torch.load(path, weights_only=True)["state_dict"] for path in (run.checkpoint, typed["checkpoint"]))
+    here, there = (
+        torch.load(path, weights_only=True)["state_dict"] for path in (run.checkpoint, typed["checkpoint"])
+    )
     assert all(torch.equal(here[key], there[key]) for key in there)
 
     again = evaluate(run.checkpoint, "name=again", "trainer=cpu", "baseline=false", "report=false")
-    asked = compose(f"checkpoint='{run.checkpoint}'", "max_frames=2", "name=short", "trainer=cpu", "baseline=false")
+    asked = compose(
+        f"checkpoint='{run.checkpoint}'", "max_frames=2", "name=short", "trainer=cpu", "baseline=false"
+    )
     assert evaluate(asked).results["resolution"] == [64, 44]
     assert again.results["rank1"] == run.results["rank1"]
     network = load_network(run.checkpoint)
@@ -84,7 +93,10 @@ def test_names_of_the_time_are_taken_once(composed: Callable[..., DictConfig]) -
     ("overrides", "message"),
     [
         (("trainer.max_stepz=1",), "did you mean max_steps"),
-        (("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"), "from Python a run has one process"),
+        (
+            ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"),
+            "from Python a run has one process",
+        ),
         (("name=a/b",), "Choose another name="),
         (("folder=elsewhere",), "folder="),
     ],
@@ -104,5 +116,10 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     for cell in notebook.cells:
         cell.source = cell.source.replace('"experiment=demo"', smaller)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shown = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", ())}
+    shown = {
+        kind
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", ())
+    }
     assert {"text/markdown", "image/png", "text/html"} <= shown

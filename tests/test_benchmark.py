@@ -39,7 +39,8 @@ def test_a_ratio_is_the_median_over_pairs() -> None:
     time = FakeTime()
     ours = time.spend("ours", [100.0, 3.0, 8.0, 30.0].__getitem__)  # the first is the warm-up
     floor = time.spend("floor", [100.0, 2.0, 4.0, 20.0].__getitem__)
-    assert paired_ratio(ours, floor, pairs=3, clock=time) == (1.5, 8.0, 4.0)  # of 1.5, 2, 1.5; 3, 8, 30; 2, 4, 20
+    # of 1.5, 2, 1.5; 3, 8, 30; 2, 4, 20
+    assert paired_ratio(ours, floor, pairs=3, clock=time) == (1.5, 8.0, 4.0)
     assert time.calls == ["floor", "ours", "ours", "floor"] * 2  # which comes first alternates
 
 
@@ -51,8 +52,16 @@ def test_a_machine_that_slows_down_changes_no_ratio() -> None:
 
 def test_rows_are_judged_by_their_direction() -> None:
     figures = {"ask": 1.5, "seconds": 1.0, "floor_seconds": 1.0}
-    assert [Row("", ratio, direction="at most", **figures).met for ratio in (1.4, 1.5, 1.6)] == [True, True, False]
-    assert [Row("", ratio, direction="at least", **figures).met for ratio in (1.4, 1.5, 1.6)] == [False, True, True]
+    assert [Row("", ratio, direction="at most", **figures).met for ratio in (1.4, 1.5, 1.6)] == [
+        True,
+        True,
+        False,
+    ]
+    assert [Row("", ratio, direction="at least", **figures).met for ratio in (1.4, 1.5, 1.6)] == [
+        False,
+        True,
+        True,
+    ]
     with pytest.raises(ValueError, match="direction is 'below', expected 'at most' or 'at least'"):
         Row("", 1.0, direction="below", **figures)
 
@@ -123,15 +132,30 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_the_gpu_script_at_tiny_size_on_the_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    done = run("benchmark_gpu.py", "--device", "cpu", "--quick", "--compile", "off", "--steps", "4", "--out", str(out))
+    done = run(
+        "benchmark_gpu.py",
+        "--device",
+        "cpu",
+        "--quick",
+        "--compile",
+        "off",
+        "--steps",
+        "4",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     (row,) = found["rows"]
-    assert (found["device"], found["batch"]) == ("CPU", {"subjects": 2, "sequences": 2, "frames": 4, "height": 64})
+    assert (found["device"], found["batch"]) == (
+        "CPU",
+        {"subjects": 2, "sequences": 2, "frames": 4, "height": 64},
+    )
     assert row["sequences_per_second"] == pytest.approx(4 / row["step_seconds"])
     assert row["hours"] == pytest.approx(150_000 * row["step_seconds"] / 3600)
     assert 0 < row["share_of_matrix_rate"] < 1
     assert 0 < row["share_waiting_for_data"] < 1
-    pixels, frames = 64 * 44, 4 * 4  # forward and backward of the four convolutions, but for the first one's input
+    # forward and backward of the four convolutions, but for the first one's input
+    pixels, frames = 64 * 44, 4 * 4
     convolutions = 2 * 9 * frames * pixels * (2 * 1 * 4 + 3 * 4 * 8 + 3 * (8 * 16 + 16 * 16) / 4)
     assert convolutions < row["operations_per_step"] < 2 * convolutions

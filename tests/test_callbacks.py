@@ -1,4 +1,6 @@
-"""Which checkpoint a run goes on from: a damaged one is passed over, one that cannot be read stops everything."""
+"""Which checkpoint a run goes on from: a damaged one is passed over, one that cannot be read
+stops everything.
+"""
 
 import errno
 import os
@@ -32,7 +34,8 @@ def folder(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for name in NAMES:
         torch.save(
-            {"state_dict": {"network.weight": torch.arange(100.0)}, "global_step": int(name[5:12])}, folder / name
+            {"state_dict": {"network.weight": torch.arange(100.0)}, "global_step": int(name[5:12])},
+            folder / name,
         )
     return folder
 
@@ -48,14 +51,20 @@ def test_a_read_error_is_no_damage(number: int, folder: Path, monkeypatch: pytes
 
     before = contents(folder)
     monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
-    with pytest.raises(OSError, match=r"step-0000004.ckpt cannot be read \(.+\); nothing was changed") as stopped:
+    with pytest.raises(
+        OSError, match=r"step-0000004.ckpt cannot be read \(.+\); nothing was changed"
+    ) as stopped:
         last_intact_checkpoint(folder)
     assert stopped.value.errno == number
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")])
-def test_too_little_memory_is_no_damage(error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")]
+)
+def test_too_little_memory_is_no_damage(
+    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: Any, **settings: Any) -> None:
         raise error
 

@@ -41,8 +41,15 @@ def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteRun:
     """The function (name, noise, **settings) that writes what a finished run leaves, of random embeddings."""
     monkeypatch.chdir(tmp_path)
 
-    def write(name: str, noise: float = 1.0, *, protocol: Protocol = PROTOCOL, res: int = 64, **settings: Any) -> Path:
-        model = {"margin": 0.2, "mining": "all", "learning_rate": 1e-3, "network": {"scales": ["frame", "short"]}}
+    def write(
+        name: str, noise: float = 1.0, *, protocol: Protocol = PROTOCOL, res: int = 64, **settings: Any
+    ) -> Path:
+        model = {
+            "margin": 0.2,
+            "mining": "all",
+            "learning_rate": 1e-3,
+            "network": {"scales": ["frame", "short"]},
+        }
         config = {
             "res": res, "seed": 1, "name": name, "model": model, "trainer": {"max_steps": 10}, "logger": {},
             "dataset": {"name": "tiny", "title": "Tiny", "protocol": asdict(protocol)}, "data": {"steps": 10},
@@ -68,7 +75,8 @@ def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteRun:
         found = {"subjects": subjects, "conditions": protocol.conditions, "views": result.views}
         write_probes(folder / "probes.npz", result.arrays(), **found)
         told = {
-            "dataset": plain["dataset"]["name"], "trained_on": plain["dataset"]["name"], "rank1": result.rows(),
+            "dataset": plain["dataset"]["name"], "trained_on": plain["dataset"]["name"],
+            "rank1": result.rows(),
             "resolution": [res, res * 11 // 16], "test_subjects": len(subjects),
         }  # fmt: skip
         write_json(folder / "results.json", told)
@@ -98,7 +106,10 @@ def slow_rank1(folder: Path, counts: np.ndarray, probe: str) -> float:
         for g in range(len(probes["views"])):
             cells = []
             for i in range(len(probes["sequence"])):
-                if probes["view"][i] == v and probes["conditions"][probes["condition"][i]] in PROTOCOL.probes[probe]:
+                if (
+                    probes["view"][i] == v
+                    and probes["conditions"][probes["condition"][i]] in PROTOCOL.probes[probe]
+                ):
                     cells += [probes["wrong"][i, g] == 0] * counts[probes["subject"][i]]
             if g != v and cells:
                 of_gallery.append(100 * np.mean(cells))
@@ -211,8 +222,8 @@ def test_baselines(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> N
     assert len(table.rows) == 5
     assert table.baseline == 0
     for baseline, message in {
-        "model.triplet.margin=0.3": "2 rows are that, name one: model.triplet.margin=0.3 model.triplet.mining=all; ",
-        "model.triplet.margin=0.7": "no finished run is that; the settings that differ are model.triplet.margin",
+        "model.triplet.margin=0.3": "2 rows are that, name one: model.triplet.margin=0.3 model.trip",
+        "model.triplet.margin=0.7": "no finished run is that; the settings that differ are model.trip",
         "sweep/9": "expected a run's folder that is there, or settings",
     }.items():
         assert main(["sweep", "--baseline", baseline]) == 1
@@ -247,7 +258,7 @@ def test_runs_in_every_state(write_run: WriteRun, capsys: pytest.CaptureFixture[
         "failed: sweep/4 (res=64 model.triplet.margin=0.4 seed=4): CUDA out of memory",
         "stopped: sweep/5 (res=64 model.triplet.margin=0.4 seed=5): at step 7 of 10",
         "stopped: sweep/3 (res=64 model.triplet.margin=0.4 seed=3): at step 0 of 10",
-        "damaged: sweep/6 (res=64 model.triplet.margin=0.5 seed=1): results.json is damaged or from elsewhere",
+        "damaged: sweep/6 (res=64 model.triplet.margin=0.5 seed=1): results.json is damaged or from",
         "failed: sweep/7 (res=65 model.triplet.margin=0.6): unknown resolution res=65",
         "sweep/2: without an interval: probes.npz is not there (from an older version",
         "notes is left out: no run is in it",
@@ -259,7 +270,13 @@ def test_runs_in_every_state(write_run: WriteRun, capsys: pytest.CaptureFixture[
 
     with open("comparison.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["state"] for row in rows] == ["finished"] * 2 + ["stopped", "failed", "stopped", "damaged", "failed"]
+    assert [row["state"] for row in rows] == ["finished"] * 2 + [
+        "stopped",
+        "failed",
+        "stopped",
+        "damaged",
+        "failed",
+    ]
     assert rows[1]["seeds"] == "1 2"
     assert rows[1]["baseline"] == "yes"
     means = [json.loads(Path(f"sweep/{i}/results.json").read_text())["rank1"]["BG"]["mean"] for i in (0, 1)]
@@ -286,7 +303,9 @@ def test_a_sweep_with_no_finished_run_shows_what_there_is(
     assert not Path("sweep/comparison.csv").exists()
 
 
-def test_other_test_subjects_are_another_table(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_test_subjects_are_another_table(
+    write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
     fewer = Protocol(**(asdict(PROTOCOL) | {"test": ("006-012",)}))
     write_run("a", 2.0), write_run("b", 1.0, model__margin=0.3), write_run("c", 1.0, protocol=fewer)
     write_run("d", 1.0, protocol=fewer, model__margin=0.3, seed=2)
@@ -334,7 +353,9 @@ def test_many_settings_still_fit(write_run: WriteRun, capsys: pytest.CaptureFixt
     assert any(line.split()[:1] == ["mining=hard"] for line in lines)
 
 
-def test_held_out_scores_are_shown_to_choose_by(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_held_out_scores_are_shown_to_choose_by(
+    write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, margin, noise, score in (("a", 0.2, 2.0, 80.0), ("b", 0.3, 1.0, 70.0)):
         folder = write_run(name, noise, model__margin=margin)
         (folder / "metrics.csv").write_text(f"step,validation/rank1/mean\n5,90\n10,{score}\n")
@@ -387,11 +408,15 @@ def test_two_runs_say_first_what_differs(write_run: WriteRun, capsys: pytest.Cap
     """Each change once, networks by name, the first run is the baseline; what is the same is counted."""
     write_run("a", 2.0)
     network = {"_target_": "mine.Net", "width": 3}
-    write_run("b", 1.2, model__margin=0.3, seed=2, data__steps=20, trainer__max_steps=20, model__network=network)
+    write_run(
+        "b", 1.2, model__margin=0.3, seed=2, data__steps=20, trainer__max_steps=20, model__network=network
+    )
     assert main(["a", "b", "--out", "out"]) == 0
     shown = capsys.readouterr().out
     first, second = shown.split("\nrun ")
-    lines = [line.split(maxsplit=1) for line in first.partition("what differs")[2].splitlines()[2:] if line.strip()]
+    lines = [
+        line.split(maxsplit=1) for line in first.partition("what differs")[2].splitlines()[2:] if line.strip()
+    ]
     assert [key for key, _ in lines] == ["method", "seed", "model.triplet.margin", "trainer.max_steps"]
     assert lines[0][1].split() == ["CSTL", "(scales:", "frame,", "short)", "Net"]
     assert "_target_" not in shown

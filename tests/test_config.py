@@ -30,7 +30,9 @@ EVERY = [
 
 def composed(command: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        config = compose(command, overrides=[*overrides, "hydra.runtime.output_dir=runs/x"], return_hydra_config=True)
+        config = compose(
+            command, overrides=[*overrides, "hydra.runtime.output_dir=runs/x"], return_hydra_config=True
+        )
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
@@ -53,7 +55,9 @@ def test_every_data_set_is_a_protocol_and_says_nothing_of_a_network(dataset: str
 
 
 def test_published_numbers() -> None:
-    casiab, oumvlp = (protocol_of(plain(composed("train", f"dataset={d}").dataset)) for d in ("casiab", "oumvlp"))
+    casiab, oumvlp = (
+        protocol_of(plain(composed("train", f"dataset={d}").dataset)) for d in ("casiab", "oumvlp")
+    )
     assert (len(casiab.train_subjects), len(casiab.test_subjects)) == (73, 50)
     assert (len(oumvlp.train_subjects), len(oumvlp.test_subjects)) == (5153, 5154)
     assert (len(casiab.views), len(oumvlp.views)) == (11, 14)
@@ -64,7 +68,8 @@ def taken(*overrides: str, conf: Path | None = None) -> dict[str, Any]:
     config = composed("train", *([f"hydra.searchpath=[file://{conf}]"] if conf else []), *overrides)
     scheduler = config.model.scheduler or {}
     return {
-        "steps": config.trainer.max_steps, "batch": (config.data.subjects, config.data.sequences, config.data.frames),
+        "steps": config.trainer.max_steps,
+        "batch": (config.data.subjects, config.data.sequences, config.data.frames),
         "widths": config.model.network.get("channels"), "batch_norm": config.model.batch_norm,
         "rate": config.model.optimizer.lr, "milestones": scheduler.get("milestones"),
         "every": (config.evaluate_every, config.callbacks.checkpoints.every),
@@ -76,18 +81,22 @@ CASIAB = {
     "milestones": [], "every": (10_000, 1000),
 }  # fmt: skip
 OUMVLP = {
-    "steps": 250_000, "batch": (32, 8, 30), "widths": [64, 128, 256], "batch_norm": "synchronised", "rate": 1e-4,
+    "steps": 250_000, "batch": (32, 8, 30), "widths": [64, 128, 256], "batch_norm": "synchronised",
+    "rate": 1e-4,
     "milestones": [150_000], "every": (10_000, 1000),
 }  # fmt: skip
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's folder: a network and a data set that no recipe knows, and an experiment with a model and a data set."""
+    """A user's folder: a network and a data set that no recipe knows, and an experiment with a
+    model and a data set.
+    """
     files = {
         "model/mine": "defaults: [base, _self_]\nnetwork:\n  _target_: mynet.Net\n",
         "dataset/mine": "defaults: [casiab, _self_]\nname: mine\n",
-        "experiment/both": "# @package _global_\ndefaults:\n  - override /dataset: oumvlp\n  - override /model: cstl\n"
+        "experiment/both": "# @package _global_\ndefaults:\n  - override /dataset: oumvlp\n  - override "
+        "/model: cstl\n"
         "data:\n  frames: 7\n",
         "recipe/mine_oumvlp": "# @package _global_\ntrainer:\n  max_steps: 5\n",
     }
@@ -127,13 +136,16 @@ def test_without_a_recipe_the_defaults_stand(own: Path) -> None:
 
 
 def test_an_unknown_data_set_lists_the_choices() -> None:
-    with pytest.raises(MissingConfigException, match=r"(?s)Could not find 'dataset/casia'.*casiab.*oumvlp.*synthetic"):
+    with pytest.raises(
+        MissingConfigException, match=r"(?s)Could not find 'dataset/casia'.*casiab.*oumvlp.*synthetic"
+    ):
         composed("train", "dataset=casia")
 
 
 def test_digest_and_differences_see_what_decides_a_result() -> None:
     before, same, other = (
-        plain(composed("train", "name=a", *more)) for more in ((), ("logger=wandb", "data.workers=2"), ("seed=2",))
+        plain(composed("train", "name=a", *more))
+        for more in ((), ("logger=wandb", "data.workers=2"), ("seed=2",))
     )
     assert digest(before) == digest(same) != digest(other)
     assert differences(before, same) == []
@@ -141,7 +153,8 @@ def test_digest_and_differences_see_what_decides_a_result() -> None:
 
 
 @pytest.mark.parametrize("change", [
-    "seed=2", "data.frames=10", "trainer.max_steps=7", "model.optimizer.lr=0.1", "res=128", "dataset.split=MT",
+    "seed=2", "data.frames=10", "trainer.max_steps=7", "model.optimizer.lr=0.1", "res=128",
+    "dataset.split=MT",
     "model.triplet.margin=0.3", "model.batch_norm=replica", "max_frames=3",
 ])  # fmt: skip
 def test_a_change_is_reported_once(change: str) -> None:
@@ -153,7 +166,13 @@ def test_a_change_is_reported_once(change: str) -> None:
 
 def test_what_changes_no_number_may_change() -> None:
     """But where the best checkpoint is reported, how often it is looked for decides."""
-    free = "evaluate_every=7", "trainer.log_every_n_steps=3", "baseline=false", "report=false", "dataset.title=x"
+    free = (
+        "evaluate_every=7",
+        "trainer.log_every_n_steps=3",
+        "baseline=false",
+        "report=false",
+        "dataset.title=x",
+    )
     before, same = (plain(composed("train", "name=a", *more)) for more in ((), free))
     assert differences(before, same) == []
     assert digest(before) == digest(same)

@@ -46,7 +46,9 @@ SECRETS = {"WANDB_API_KEY": "5ec2e7" * 7, "SLURM_JWT": "5ec2e7-token", "MY_PASSW
 
 @pytest.fixture(autouse=True)
 def fresh_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """wandb reads the environment once, when it starts; nobody is logged in, and its folders are the test's."""
+    """wandb reads the environment once, when it starts; nobody is logged in, and its folders
+    are the test's.
+    """
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR", "NETRC"):
@@ -59,7 +61,9 @@ def fresh_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 
 def records(folder: Path) -> list[Record]:
-    """What a run's file holds: a header of 7 bytes, then blocks of 32 KiB with pieces of records (LevelDB's log)."""
+    """What a run's file holds: a header of 7 bytes, then blocks of 32 KiB with pieces of
+    records (LevelDB's log).
+    """
     (file,) = folder.glob("run-*.wandb")
     content, found, record, at = file.read_bytes(), [], b"", 7
     while at + 7 <= len(content):
@@ -143,16 +147,28 @@ def test_a_run_read_back(
     first, second = starts(folder)
     begun = [record.run for start in (first, second) for record in records(start) if record.HasField("run")]
     assert {record.run_id for record in begun} == {(folder / "wandb" / "id").read_text()}
-    assert {(record.project, record.display_name, record.run_group) for record in begun} == {("cstl", "run", "")}
+    assert {(record.project, record.display_name, record.run_group) for record in begun} == {
+        ("cstl", "run", "")
+    }
 
     # names and the axis, in both starts
     for start in (first, second):
         axes = {
-            r.metric.glob_name or r.metric.name: r.metric.step_metric for r in records(start) if r.HasField("metric")
+            r.metric.glob_name or r.metric.name: r.metric.step_metric
+            for r in records(start)
+            if r.HasField("metric")
         }
         assert axes["*"] == AXIS
     before, after = histories(first), histories(second)
-    losses = {"loss", "triplet", "cross_entropy", "active_triplets", "mean_distance", "gradient_norm", "learning_rate"}
+    losses = {
+        "loss",
+        "triplet",
+        "cross_entropy",
+        "active_triplets",
+        "mean_distance",
+        "gradient_norm",
+        "learning_rate",
+    }
     for name in (f"train/{name}" for name in losses):
         assert [step for step, _ in before[name]] == [1, 2, 3, 4, 5], name
         assert [step for step, _ in after[name]] == [5, 6], name
@@ -169,7 +185,10 @@ def test_a_run_read_back(
     assert all(gib > 0 for _, gib in before["speed/memory"])
 
     # tables and pictures, whose files are there
-    media = {name: row[-1] for name, row in (after | {"pictures/silhouettes": before["pictures/silhouettes"]}).items()}
+    media = {
+        name: row[-1]
+        for name, row in (after | {"pictures/silhouettes": before["pictures/silhouettes"]}).items()
+    }
     for name in ("heat_maps", "salient_frames", "silhouettes"):
         step, picture = media[f"pictures/{name}"]
         assert (step, picture["_type"]) == (0 if name == "silhouettes" else 6, "images/separated")
@@ -192,7 +211,10 @@ def test_a_run_read_back(
     assert config["commit"] == commit()
     final = summary(second)
     assert final["test/rank1/mean"] == after["test/rank1/mean"][-1][1]
-    assert [r.exit.exit_code for start in (first, second) for r in records(start) if r.HasField("exit")] == [1, 0]
+    assert [r.exit.exit_code for start in (first, second) for r in records(start) if r.HasField("exit")] == [
+        1,
+        0,
+    ]
 
     # TensorBoard has the same, and what came twice only once
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
@@ -244,7 +266,9 @@ def test_without_a_key_it_says_so_and_asks_nothing(
     online = ("logger=wandb", "logger.mode=online", "+logger.wandb.tags=[a,b]", "~callbacks.pictures")
     train(configured("train", *TINY, *online, "trainer.max_steps=1"))
     said = capfd.readouterr().err
-    assert said.count("nobody is logged in here, `wandb login` does so. Training goes on, logged offline") == 1
+    assert (
+        said.count("nobody is logged in here, `wandb login` does so. Training goes on, logged offline") == 1
+    )
     (start,) = starts(tmp_path / "run")
     assert start.name.startswith("offline-run-")
     assert [list(record.run.tags) for record in records(start) if record.HasField("run")] == [["a", "b"]]
@@ -273,13 +297,17 @@ def test_only_the_first_process_logs(tmp_path: Path) -> None:
     assert dashboards(SimpleNamespace(loggers=loggers, is_global_zero=False)) == []
 
 
-def test_speed_counts_waiting_and_leaves_evaluations_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_speed_counts_waiting_and_leaves_evaluations_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """By a clock of the test: each step waits 1 s and computes 3 s, an evaluation in between takes 100 s."""
     now, rows = [0.0], []
     monkeypatch.setattr(dashboard.time, "perf_counter", lambda: now[0])
     logger = TensorBoardLog(tmp_path)
     monkeypatch.setattr(logger, "log_metrics", lambda metrics, step: rows.append((step, metrics)))
-    trainer = SimpleNamespace(loggers=[logger], is_global_zero=True, world_size=2, log_every_n_steps=2, global_step=0)
+    trainer = SimpleNamespace(
+        loggers=[logger], is_global_zero=True, world_size=2, log_every_n_steps=2, global_step=0
+    )
     module, batch = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(labels=torch.zeros(6))
     speed: Any = Speed()
     speed.on_train_start(trainer, module)
@@ -313,7 +341,9 @@ def test_the_share_of_active_triplets_counts_all_there_are(mining: Any) -> None:
 def test_the_commit_is_that_of_the_code_or_none(tmp_path: Path) -> None:
     def git(*words: str) -> str:
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
-        return subprocess.run(("git", "-C", tmp_path, *who, *words), capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ("git", "-C", tmp_path, *who, *words), capture_output=True, text=True, check=True
+        ).stdout
 
     git("init", "-q")
     (tmp_path / "dashboards.py").write_text("")
@@ -327,7 +357,9 @@ def test_the_commit_is_that_of_the_code_or_none(tmp_path: Path) -> None:
     assert commit(tmp_path) is None
 
 
-def test_the_sweep_file_makes_commands_that_compose(configured: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_file_makes_commands_that_compose(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an agent makes them, from what the service would send it."""
     monkeypatch.setenv("WANDB_RUN_ID", "ab12cd34")
     sweep = yaml.safe_load((Path(__file__).parents[1] / "scripts" / "wandb_sweep.yaml").read_text())
@@ -344,13 +376,19 @@ def test_the_sweep_file_makes_commands_that_compose(configured: Configure, monke
         macros = create_sweep_command_args({"args": chosen})
         command = create_sweep_command(list(sweep["command"]))
         words = [
-            word for part in command for word in (macros["args_no_hyphens"] if part == "${args_no_hyphens}" else [part])
+            word
+            for part in command
+            for word in (macros["args_no_hyphens"] if part == "${args_no_hyphens}" else [part])
         ]
         assert words[:4] == ["${env}", "${interpreter}", "-m", "${program}"]
         assert sweep["program"] == "cstl.train"
         config = configured(
             "train", *[word for word in words[4:] if not word.startswith("name=")], words[8], folder="x"
         )
-        assert (config.model.triplet.margin, config.seed, config.name) == (margin, seed, "margin-seed-ab12cd34")
+        assert (config.model.triplet.margin, config.seed, config.name) == (
+            margin,
+            seed,
+            "margin-seed-ab12cd34",
+        )
         assert config.logger.wandb.project == sweep["project"]
         assert config.dataset.protocol.validation == 8

@@ -48,7 +48,11 @@ def write_run(folder: Path, name: str) -> None:
     metric.update(1 + scale * torch.randn(len(subject), 2, 4), subject, condition, view)
     result, (embeddings, labels) = metric.compute(), metric.mean_embeddings()
     folder.mkdir()
-    found = {"subjects": [f"{i:03d}" for i in range(subjects)], "conditions": CONDITIONS, "views": result.views}
+    found = {
+        "subjects": [f"{i:03d}" for i in range(subjects)],
+        "conditions": CONDITIONS,
+        "views": result.views,
+    }
     write_probes(folder / "probes.npz", result.arrays(), **found)
     write_embeddings(folder / "embeddings.npz", embeddings.numpy(), labels.numpy())
     figures.rank1(result).draw_without_rendering()
@@ -73,7 +77,9 @@ def test_no_warning_amid_results(name: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(figures, "save", lambda figure, *_: (figure.draw_without_rendering(), dot)[1])
     write_run(tmp_path / "run", name)
     page = report_run(tmp_path / "run").read_text(encoding="utf-8")
-    assert not re.search(r"\bnan\b", page.partition("<main")[2].partition("<footer")[0].replace('"nan"', ""), re.I)
+    assert not re.search(
+        r"\bnan\b", page.partition("<main")[2].partition("<footer")[0].replace('"nan"', ""), re.I
+    )
     found, _ = comparison.compare([tmp_path / "run"])
     leaderboard.to_terminal(found[0])
     leaderboard.draw(found)

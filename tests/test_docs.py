@@ -1,7 +1,7 @@
 """The documentation: tutorials are run command by command, links lead somewhere, the reference is up to date.
 
-A tutorial's commands are the lines of its blocks marked `sh`. They are run here as they stand, one after the other in
-an empty folder, with the overrides of `SMALL` added that make data, network and training small.
+A tutorial's commands are the lines of its blocks marked `sh`. They are run here as they stand, one after the
+other in an empty folder, with the overrides of `SMALL` added that make data, network and training small.
 """
 
 import importlib
@@ -29,10 +29,18 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONF = Path(CONFIG_PATH)
 
-FEW = ("data.subjects=2", "data.sequences=2", "data.frames=4", "trainer.max_steps=2", "data.workers=0", "trainer=cpu")
+FEW = (
+    "data.subjects=2",
+    "data.sequences=2",
+    "data.frames=4",
+    "trainer.max_steps=2",
+    "data.workers=0",
+    "trainer=cpu",
+)
 BATCH = (*FEW, "model.network.channels=[2,4,16]")
 WALKERS = (
-    "dataset.protocol.train=[001-003]", "dataset.protocol.test=[033-034]", "dataset.protocol.views=['000','090']",
+    "dataset.protocol.train=[001-003]", "dataset.protocol.test=[033-034]",
+    "dataset.protocol.views=['000','090']",
     "dataset.synthesis.frames=6",
 )  # fmt: skip
 NO_REPORT = ("report=false",)  # it takes seconds
@@ -50,7 +58,9 @@ Run = Callable[[str], None]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M | re.S)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M | re.S
+    )
 
 
 def commands_of(page: str) -> list[list[str]]:
@@ -60,7 +70,9 @@ def commands_of(page: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
     """The function that runs a page's commands in `tmp_path`, in this process as if each were a new one."""
     monkeypatch.chdir(tmp_path)
     root = logging.getLogger()
@@ -118,7 +130,15 @@ def test_casiab(run_page: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str
     raw = tmp_path / "GaitDatasetB-silh"
     conditions = [*(f"nm-0{i}" for i in range(1, 7)), "bg-01", "bg-02", "cl-01", "cl-02"]
     subjects = ["001", "002", "003", "075", "076"]
-    synthesize(raw, subjects=subjects, views=["000", "090"], conditions=conditions, frames=6, workers=1, progress=False)
+    synthesize(
+        raw,
+        subjects=subjects,
+        views=["000", "090"],
+        conditions=conditions,
+        frames=6,
+        workers=1,
+        progress=False,
+    )
     (raw / "walkers.json").unlink()
     assert (raw / "001/nm-01/000/001-nm-01-000-001.png").is_file()
     run_page("casiab.md")
@@ -144,7 +164,9 @@ def test_your_own_data(
                 frames = [draw_blob(i, time + j, k) for time in range(7 + i)]
                 write_sequence(tmp_path / "walks" / subject / condition / view, frames)
     for content in blocks("your_own_data.md", "yaml"):
-        file = tmp_path / next(line for line in content.splitlines() if line.endswith(".yaml")).removeprefix("# ")
+        file = tmp_path / next(line for line in content.splitlines() if line.endswith(".yaml")).removeprefix(
+            "# "
+        )
         file.parent.mkdir(parents=True)
         file.write_text(content, encoding="utf-8")
     run_page("your_own_data.md")
@@ -153,7 +175,11 @@ def test_your_own_data(
 
 
 def test_your_own_network(
-    run_page: Run, walkers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_page: Run,
+    walkers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(walkers, tmp_path / "data")
     for language in ("python", "yaml"):
@@ -186,7 +212,8 @@ def test_every_example_composes() -> None:
     examples = [*listed, *((name, line) for name, (_, lines) in commands().items() for line in lines)]
     tried = 0
     for name, line in examples:
-        words = list(takewhile(lambda word: "=" in word or word[0] == "-", line.split()))  # then comes what it is
+        # then comes what it is
+        words = list(takewhile(lambda word: "=" in word or word[0] == "-", line.split()))
         if (CONF / f"{name}.yaml").exists() and not {"-m", "--config-dir=my"} & {
             *words
         }:  # a sweep is no single configuration
@@ -212,7 +239,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     for link, _, anchor in links:
         if anchor:
             lines = (page.parent / link if link else page).read_text(encoding="utf-8").splitlines()
-            headings = [re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()) for line in lines if line[:1] == "#"]
+            headings = [
+                re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()) for line in lines if line[:1] == "#"
+            ]
             assert anchor in [heading.replace(" ", "-") for heading in headings]
     assert [file for file in re.findall(r"\bscripts/[\w/]+\.\w+", text) if not (ROOT / file).is_file()] == []
 

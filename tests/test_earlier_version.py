@@ -23,7 +23,8 @@ RUNS = Path(__file__).parent / "golden" / "runs_of_0_1"
 NAMES = {"plain": "CSTL", "ablated": "CSTL (ssfl: none)"}
 AS_THEN = (
     "dataset=tiny", "trainer=cpu", "dataset.store=data/tiny-64", "model.network.embedding_dim=2",
-    "model.network.channels=[1,1,4]", "trainer.max_steps=4", "model.network.reduction=4", "model.triplet.margin=0.3",
+    "model.network.channels=[1,1,4]", "trainer.max_steps=4", "model.network.reduction=4",
+    "model.triplet.margin=0.3",
     "evaluate_every=null",
 )  # fmt: skip
 
@@ -38,7 +39,9 @@ def at_home(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("run", NAMES)
 def test_a_checkpoint_is_evaluated(run: str, configured: Callable[..., DictConfig], tmp_path: Path) -> None:
-    found = evaluate(configured("evaluate", f"checkpoint=runs/{run}/checkpoints/step-0000004.ckpt", folder="again"))
+    found = evaluate(
+        configured("evaluate", f"checkpoint=runs/{run}/checkpoints/step-0000004.ckpt", folder="again")
+    )
     then = json.loads((RUNS / run / "results.json").read_text())
     for key in ("method", "rank1", "trained_subjects", "test_subjects", "measures"):
         assert found[key] == then[key]
@@ -49,12 +52,16 @@ def test_a_checkpoint_is_evaluated(run: str, configured: Callable[..., DictConfi
     assert not {"store", "protocol", "seed"} & set(written.data)
 
 
-def test_a_checkpoint_that_names_a_class_is_refused(configured: Callable[..., DictConfig], tmp_path: Path) -> None:
+def test_a_checkpoint_that_names_a_class_is_refused(
+    configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
     content = torch.load("runs/plain/checkpoints/step-0000004.ckpt", weights_only=True)
     evil = copy.deepcopy(content)
     evil["config"]["model"]["network"]["_target_"] = "os.mkdir"
     torch.save(evil, tmp_path / "evil.ckpt")
-    with pytest.raises(ValueError, match=r"model\.network is os\.mkdir, and what is called is not read from a file"):
+    with pytest.raises(
+        ValueError, match=r"model\.network is os\.mkdir, and what is called is not read from a file"
+    ):
         evaluate(configured("evaluate", "checkpoint=evil.ckpt", folder="again"))
 
 
@@ -72,7 +79,8 @@ def test_runs_of_both_versions_are_compared(configured: Callable[..., DictConfig
     then = json.loads((RUNS / "plain" / "results.json").read_text())
     assert now["measures"] == then["measures"]
     settings = [
-        checked(OmegaConf.to_container(OmegaConf.load(f"{folder}/config.yaml"))) for folder in ("runs/plain", "now")
+        checked(OmegaConf.to_container(OmegaConf.load(f"{folder}/config.yaml")))
+        for folder in ("runs/plain", "now")
     ]
     assert decisive(settings[0]) == decisive(settings[1])
     (table,), _ = compare([tmp_path / "runs" / "plain", tmp_path / "now"])
@@ -89,5 +97,9 @@ def test_a_key_of_0_1_is_answered_with_its_name_now(key: str) -> None:
 
 
 def test_settings_of_this_version_stay_as_they_are() -> None:
-    settings = {"model": {"triplet": None, "optimizer": {"lr": 1.0}}, "dataset": {"name": "a"}, "data": {"frames": 3}}
+    settings = {
+        "model": {"triplet": None, "optimizer": {"lr": 1.0}},
+        "dataset": {"name": "a"},
+        "data": {"frames": 3},
+    }
     assert checked(settings) is settings

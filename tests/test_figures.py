@@ -18,10 +18,13 @@ from cstl.reporting.tables import Row, Table
 
 VIEWS = ("000", "090", "180")
 RNG = np.random.default_rng(0)
-TABLE = Table("Tiny", VIEWS, (Row("NM", "CSTL", (90.0, None, 80.0), 85.0), Row("BG", "CSTL", (70.0, 60.0, 50.0), 60.0)))
+TABLE = Table(
+    "Tiny", VIEWS, (Row("NM", "CSTL", (90.0, None, 80.0), 85.0), Row("BG", "CSTL", (70.0, 60.0, 50.0), 60.0))
+)
 CELLS = {"NM": RNG.uniform(0, 100, (3, 3)), "BG": np.full((3, 3), np.nan)}
 MAP = Map(
-    RNG.normal(size=(8, 2)), np.repeat(["001", "002"], 4), np.tile(["nm-01", "nm-02"], 4), np.tile(VIEWS[:2], 4),
+    RNG.normal(size=(8, 2)), np.repeat(["001", "002"], 4), np.tile(["nm-01", "nm-02"], 4),
+    np.tile(VIEWS[:2], 4),
     np.tile(["gallery", "NM"], 4), ["gallery", "NM"], 2, 2, (60.0, 20.0),
 )  # fmt: skip
 LOOK = Look(
@@ -31,12 +34,16 @@ LOOK = Look(
 )
 HARD = HardProbe("NM", "001", "nm-02", "000", "090", 2, 2, 0, 1, 2, 0.5, 0.7, "002 nm-01", "001 nm-01")
 DRAWN: dict[str, Callable[[], Figure]] = {
-    "curves": lambda: figures.curves({"train/loss": ([1, 2], [3.0, 2.0]), "test/rank1/NM": ([2], [50.0])}, ["NM"]),
+    "curves": lambda: figures.curves(
+        {"train/loss": ([1, 2], [3.0, 2.0]), "test/rank1/NM": ([2], [50.0])}, ["NM"]
+    ),
     "compared_curves": lambda: figures.compared_curves({"a": {"train/loss": ([1, 2], [3.0, 2.0])}, "b": {}}),
     "cross_view": lambda: figures.cross_view(CELLS, VIEWS),
     "difference": lambda: figures.cross_view({"b, NM": CELLS["NM"] - 50}, VIEWS, difference=True),
     "per_view": lambda: figures.per_view(TABLE),
-    "confusion": lambda: figures.confusion(Confusion(["001", "002"], np.array([[90.0, 10.0], [0.0, 100.0]]), 2, [])),
+    "confusion": lambda: figures.confusion(
+        Confusion(["001", "002"], np.array([[90.0, 10.0], [0.0, 100.0]]), 2, [])
+    ),
     "embedding_map": lambda: figures.embedding_map(MAP),
     "attention": lambda: figures.attention(LOOK, "NM: 001"),
     "attention_without_ssfl": lambda: figures.attention(Look(LOOK.silhouettes, LOOK.scales, None), "NM: 001"),
@@ -66,7 +73,9 @@ def test_axes_say_what_and_in_which_unit(name: str) -> None:
 
 EVIL = "<b>$" + 190 * "x"
 LONG: dict[str, Callable[[], Figure]] = {
-    "curves": lambda: figures.curves({"train/loss": ([1, 2], [3.0, 2.0]), f"test/rank1/{EVIL}": ([2], [5.0])}, [EVIL]),
+    "curves": lambda: figures.curves(
+        {"train/loss": ([1, 2], [3.0, 2.0]), f"test/rank1/{EVIL}": ([2], [5.0])}, [EVIL]
+    ),
     "compared_curves": lambda: figures.compared_curves({EVIL: {"train/loss": ([1, 2], [3.0, 2.0])}, "b": {}}),
     "cross_view": lambda: figures.cross_view({EVIL: CELLS["NM"], "b": CELLS["BG"]}, (EVIL, f"{EVIL}b", "c")),
     "per_view": lambda: figures.per_view(Table("T", (EVIL, f"{EVIL}b"), (Row(EVIL, EVIL, (1.0, 2.0), 1.5),))),
@@ -103,11 +112,24 @@ def test_the_style_is_the_files_and_not_the_users(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/*.part"))
 
 
-# What readers without red, green or blue cones see, in linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1)
+# What readers without red, green or blue cones see, in linear RGB
+# (Machado, Oliveira and Fernandes, 2009, severity 1)
 SEEN = {
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
 
 
@@ -141,7 +163,9 @@ def colour_of(line: Any) -> str:
 
 
 def test_a_condition_has_one_colour_in_every_picture() -> None:
-    """In curves, heat maps, tables' lines, maps and the comparison: of the page and for papers, whatever is missing."""
+    """In curves, heat maps, tables' lines, maps and the comparison: of the page and for papers,
+    whatever is missing.
+    """
     own = style.condition_colours(PROBES)
     assert len(set(own.values())) == 5  # with the mean and the gallery
     found: dict[str, set[str]] = {name: set() for name in (*PROBES, "mean", "gallery")}
@@ -195,7 +219,11 @@ def test_methods_of_one_colour_differ_in_dash_and_sign() -> None:
 
 @pytest.mark.parametrize("runs", [1, 2])
 def test_what_was_logged_once_shows(runs: int) -> None:
-    once = {"train/loss": ([7], [3.0]), "train/learning_rate": ([7], [1e-4]), "test/rank1/mean": ([7], [50.0])}
+    once = {
+        "train/loss": ([7], [3.0]),
+        "train/learning_rate": ([7], [1e-4]),
+        "test/rank1/mean": ([7], [50.0]),
+    }
     several = {f"run {i}": once for i in range(runs)}
     for figure in (figures.curves(once, []), figures.compared_curves(several)):
         lines = [line for axes in figure.axes for line in axes.get_lines()]
@@ -210,7 +238,9 @@ def test_what_was_logged_once_shows(runs: int) -> None:
     assert "once" in shown[0].text
 
 
-@pytest.mark.parametrize("steps", [[1], [1, 2], [2, 4], [3, 6, 9], [1, 5], [50, 100, 150], [7, 17], [1000, 120_000]])
+@pytest.mark.parametrize(
+    "steps", [[1], [1, 2], [2, 4], [3, 6, 9], [1, 5], [50, 100, 150], [7, 17], [1000, 120_000]]
+)
 def test_iterations_are_ticked_at_whole_numbers(steps: list[int]) -> None:
     curve = {"train/loss": (steps, [1.0] * len(steps)), "test/rank1/mean": (steps, [1.0] * len(steps))}
     for figure in (figures.curves(curve, []), figures.compared_curves({"a": curve, "b": curve})):

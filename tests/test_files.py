@@ -13,7 +13,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from cstl import files
-from cstl.files import check_npy, read_json, read_npz, read_rows, read_text, read_yaml, shown, shown_lines, write_json
+from cstl.files import (
+    check_npy,
+    read_json,
+    read_npz,
+    read_rows,
+    read_text,
+    read_yaml,
+    shown,
+    shown_lines,
+    write_json,
+)
 
 
 def npy(shape: str, descr: str = "|u1", data: bytes = b"") -> bytes:
@@ -86,7 +96,9 @@ def test_json_that_is_refused(text: str, message: str, tmp_path: Path) -> None:
         ("a: 1 #" + "x" * 2**20, "bytes, expected at most"),
     ],
 )
-def test_yaml_that_is_refused(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yaml_that_is_refused(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("x.yaml").write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
@@ -99,7 +111,21 @@ def test_yaml_that_is_refused(text: str, message: str, tmp_path: Path, monkeypat
 def test_yaml_is_what_omegaconf_writes(tmp_path: Path) -> None:
     config = {
         "numbers": [1e-3, 1e16, -0.5, 3, float("inf"), 1e-4, 10_000_000_000],
-        "names": ["000", "018", "1e3", "2020-01-01", "yes", "null", "0x1", "1:30", "", "~", "Ü", "a: b", "${x}"],
+        "names": [
+            "000",
+            "018",
+            "1e3",
+            "2020-01-01",
+            "yes",
+            "null",
+            "0x1",
+            "1:30",
+            "",
+            "~",
+            "Ü",
+            "a: b",
+            "${x}",
+        ],
         "nothing": None,
         "on": True,
         "empty": {},

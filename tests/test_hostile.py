@@ -1,7 +1,9 @@
-"""Files from elsewhere: nothing of them is run, nothing else is read, little memory is taken, and names stay text.
+"""Files from elsewhere: nothing of them is run, nothing else is read, little memory is taken, and names stay
+text.
 
-What is tried is drawn from what is known to work elsewhere (`CALLS`, `BOMBS`, …) and put anywhere: each ends in one
-clear line. A file that calls something makes the folder `canary`; one that reads the environment finds `CANARY`.
+What is tried is drawn from what is known to work elsewhere (`CALLS`, `BOMBS`, …) and put anywhere: each ends
+in one clear line. A file that calls something makes the folder `canary`; one that reads the environment finds
+`CANARY`.
 """
 
 import copy
@@ -73,7 +75,9 @@ Configure = Callable[..., DictConfig]
 
 
 @pytest.fixture(autouse=True)
-def canaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+def canaries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[None]:
     """Whatever a test does, no folder `canary` appears and the secret is printed nowhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SECRET", SECRET)
@@ -88,8 +92,15 @@ def canaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 def whole(user_conf: Path) -> dict[str, Any]:
     """What a checkpoint of a tiny run holds."""
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        overrides = [f"hydra.searchpath=[file://{user_conf}]", "dataset=tiny", "trainer=cpu", "trainer.max_steps=2"]
-        config = compose("train", [*overrides, "hydra.runtime.output_dir=run", "name=run"], return_hydra_config=True)
+        overrides = [
+            f"hydra.searchpath=[file://{user_conf}]",
+            "dataset=tiny",
+            "trainer=cpu",
+            "trainer.max_steps=2",
+        ]
+        config = compose(
+            "train", [*overrides, "hydra.runtime.output_dir=run", "name=run"], return_hydra_config=True
+        )
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
@@ -159,7 +170,14 @@ CALLS: list[Any] = [
 PLACES = [
     *("res", "seed", "dataset", "data", "model", "dataset.name", "dataset.title", "dataset.protocol"),
     *("dataset.protocol.views", "dataset.protocol.probes", "dataset.store", "dataset.protocol.test"),
-    *("dataset.protocol.probes.NM", "data.eval_frames", "data.extra", "data._target_", "model._target_", "model.extra"),
+    *(
+        "dataset.protocol.probes.NM",
+        "data.eval_frames",
+        "data.extra",
+        "data._target_",
+        "model._target_",
+        "model.extra",
+    ),
     *("model.network", "model.network._target_", "model.network.channels", "model.network.height"),
     *("model.network.scales", "model.network.extra", "trainer.precision", "data.dataset", "data.store"),
 ]
@@ -196,7 +214,10 @@ def test_nothing_is_called_where_nothing_is_used(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.network.channels": [2, 4, 10**9]}, "channels is .* expected a whole number from 1 to 65,536"),
+        (
+            {"model.network.channels": [2, 4, 10**9]},
+            "channels is .* expected a whole number from 1 to 65,536",
+        ),
         ({"model.network.channels": [2, 4, 65_536]}, "do not fit the network of its own configuration"),
         ({"model.network.channels": [16] * 10**5}, "expected three numbers"),
         ({"model.network.channels": "248"}, "channels is 248, expected"),
@@ -207,7 +228,10 @@ def test_nothing_is_called_where_nothing_is_used(
         ({"model.network.reduction": 0}, "reduction is 0"),
         ({"model.network.parts": 10**15}, "parts=1000000000000000 does not divide"),
         ({"model.network.scales": [{}]}, "cannot be made"),
-        ({"model.network._target_": "acme.nets.Net"}, "model.network is acme.nets.Net.*only cstl.models.CSTL"),
+        (
+            {"model.network._target_": "acme.nets.Net"},
+            "model.network is acme.nets.Net.*only cstl.models.CSTL",
+        ),
         ({"model._target_": "acme.Recognizer"}, "model is acme.Recognizer"),
         ({"data._target_": "acme.Data"}, "data._target_ is acme.Data"),
         ({"model.temperature": 2.0}, "model has the unknown key temperature"),
@@ -233,7 +257,9 @@ def test_nothing_is_called_where_nothing_is_used(
         ({"\x1b[2J": "${x}"}, r"\\x1b\[2J is"),
     ],
 )
-def test_settings_that_cannot_be(changes: dict[str, Any], message: str, whole: dict[str, Any], tmp_path: Path) -> None:
+def test_settings_that_cannot_be(
+    changes: dict[str, Any], message: str, whole: dict[str, Any], tmp_path: Path
+) -> None:
     config = whole["config"]
     for place, value in changes.items():
         config = placed(config, place, value)
@@ -261,8 +287,14 @@ def test_a_tensor_is_not_larger_than_its_file(whole: dict[str, Any], tmp_path: P
     name = "network.ssfl.class_weight"
     shape = (*whole["state_dict"][name].shape[:-1], 9_000_000)
     weights = whole["state_dict"] | {name: torch.zeros(1).expand(shape)}
-    assert "expected a checkpoint" in refused(tmp_path / "evil.ckpt", {"state_dict": weights, "config": config})
-    for strange in (torch.zeros(1).to_sparse(), torch.zeros(1, device="meta"), torch.zeros(1, dtype=torch.complex64)):
+    assert "expected a checkpoint" in refused(
+        tmp_path / "evil.ckpt", {"state_dict": weights, "config": config}
+    )
+    for strange in (
+        torch.zeros(1).to_sparse(),
+        torch.zeros(1, device="meta"),
+        torch.zeros(1, dtype=torch.complex64),
+    ):
         weights = whole["state_dict"] | {name: strange}
         refused(tmp_path / "evil.ckpt", whole | {"state_dict": weights})
 
@@ -271,7 +303,11 @@ def test_a_tensor_is_not_larger_than_its_file(whole: dict[str, Any], tmp_path: P
     ("name", "change", "message"),
     [
         ("embedding", lambda value: value * torch.nan, r"embedding has [0-9,]+ of [0-9,]+"),
-        ("encoder.conv1.weight", lambda value: value.index_fill(0, torch.tensor(0), torch.inf), "encoder.conv1.weight"),
+        (
+            "encoder.conv1.weight",
+            lambda value: value.index_fill(0, torch.tensor(0), torch.inf),
+            "encoder.conv1.weight",
+        ),
         ("mste.long_norm.running_mean", lambda value: value * torch.nan, "mste.long_norm.running_mean has"),
         ("mste.long_norm.running_var", lambda value: value * torch.nan, "mste.long_norm.running_var has"),
         ("mste.long_norm.running_var", lambda value: value - 5, "running_var, a variance, has -4"),
@@ -287,7 +323,11 @@ def test_a_tensor_is_not_larger_than_its_file(whole: dict[str, Any], tmp_path: P
     ],
 )
 def test_weights_that_are_no_numbers(
-    name: str, change: Callable[[torch.Tensor], torch.Tensor], message: str, whole: dict[str, Any], tmp_path: Path
+    name: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    message: str,
+    whole: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     """In a checkpoint, in weights alone, and where another run starts from them."""
     weights = whole["state_dict"] | {f"network.{name}": change(whole["state_dict"][f"network.{name}"])}
@@ -345,7 +385,9 @@ def test_names_of_tensors_are_text(whole: dict[str, Any], tmp_path: Path) -> Non
     assert r"\x1b[31m" in refused(tmp_path / "evil.ckpt", {"\x1b[31mred": 1})
 
 
-def test_every_flipped_bit_of_a_checkpoint_is_seen_or_says_nothing(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_every_flipped_bit_of_a_checkpoint_is_seen_or_says_nothing(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "a.ckpt"
     torch.save({"a": torch.arange(4.0), "b": [1, 2]}, path)
     data = path.read_bytes()
@@ -388,12 +430,19 @@ def number(value: Any) -> bytes:
 
 
 def torch_file(path: Path, content: bytes, legacy: bool, records: tuple[str, ...] = ("0",)) -> Path:
-    """A file as torch.save writes it, now or before PyTorch 1.6, of any pickle; each storage has two values."""
+    """A file as torch.save writes it, now or before PyTorch 1.6, of any pickle; each storage
+    has two values.
+    """
     whole = b"\x80\x02" + content + b"."
     if legacy:
-        head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
+        head = (
+            0x1950A86A20F9469CFC6C,
+            1001,
+            {"protocol_version": 1001, "little_endian": True, "type_sizes": {}},
+        )
         storages = b"".join((2).to_bytes(8, "little") + bytes(8) for _ in records)
-        path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + whole + pickle.dumps([*records], 2)
+        path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + whole + pickle.dumps([*records],
+            2)
                          + storages)  # fmt: skip
         return path
     with zipfile.ZipFile(path, "w") as out:
@@ -451,7 +500,9 @@ def test_a_checkpoint_has_each_record_once(tmp_path: Path) -> None:
             load_tensors(path)
 
 
-def test_a_read_error_is_not_damage(whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_error_is_not_damage(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.save(whole, tmp_path / "a.ckpt")
     for number in (5, 13, 24, 116):  # EIO, EACCES, EMFILE, ESTALE
 
@@ -484,7 +535,7 @@ def test_any_value_anywhere(place: str, value: Any, whole: dict[str, Any], tmp_p
         clear(error)
 
 
-# --- Run folders -------------------------------------------------------------------------------------------------
+# --- Run folders --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -503,7 +554,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, whole: dict[str, Any], 
     write_embeddings(folder / "embeddings.npz", torch.randn(12, 4).half().numpy(), labels.numpy())
     (folder / "config.yaml").write_text(yaml.safe_dump(whole["config"]), encoding="utf-8")
     content = {
-        "dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], "test_subjects": 2, "seconds": {"a": 1.0},
+        "dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], "test_subjects": 2,
+        "seconds": {"a": 1.0},
         "rank1": result.rows(), "measures": {"CSTL": result.measures()}, "checkpoint": "gone.ckpt",
     }  # fmt: skip
     files.write_json(folder / "results.json", content)
@@ -549,22 +601,25 @@ HOSTILE_FILES: dict[str, list[str | bytes]] = {
         "data: {store: 5}",
         "model: {network: x}\ncallbacks: {checkpoints: {best: true}}",
         "trainer: {max_steps: .inf}",
-        "dataset: {name: tiny, protocol: {test: ['0-99999999999'], train: [], views: [a], conditions: [b], gallery: [b]"
-        ", probes: {NM: [b]}}}",
+        "dataset: {name: tiny, protocol: {test: ['0-99999999999'], train: [], views: [a], conditions: [b], "
+        "gallery: [b], probes: {NM: [b]}}}",
         b"\xff\xfe",
         "",
     ],
     "results.json": [
         "[" * 10_000,
         '{"rank1": {}}',
-        '{"rank1": {"NM": 3}, "dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], "test_subjects": 2}',
+        (
+            '{"rank1": {"NM": 3}, "dataset": "tiny", "trained_on": "tiny", "resolution": [64, 44], '
+            '"test_subjects": 2}'
+        ),
         '{"rank1": {"NM": {"mean": "x"}}}',
         '{"rank1": {"NM": {"mean": 1e308}}}',
         '{"rank1": {"NM": {"mean": NaN}}}',
         '{"rank1": {"NM": {"mean": 50.0}}, "dataset": "\\u001b[31mred", "trained_on": "${oc.env:SECRET}", '
         '"resolution": [64, 44], "test_subjects": 2, "checkpoint": "\\u001b]0;a\\u0007"}',
-        '{"rank1": {"\\u001b[31m": {"mean": 50.0}}, "dataset": "a", "trained_on": "a", "resolution": [64, 44], '
-        '"test_subjects": 2}',
+        '{"rank1": {"\\u001b[31m": {"mean": 50.0}}, "dataset": "a", "trained_on": "a", "resolution": [64, '
+        '44], "test_subjects": 2}',
         '{"rank1": {}, "resolution": 64}',
         '{"rank1": {}, "measures": {"CSTL": [1]}}',
         '{"rank1": {}, "seconds": {"a": "b"}}',
@@ -617,7 +672,9 @@ def test_a_folder_from_elsewhere_is_read_as_far_as_it_can_be(name: str, spoilt: 
         read(spoilt)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "command.txt", "error.txt", "table.csv", ".hydra/config.yaml"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "command.txt", "error.txt", "table.csv", ".hydra/config.yaml"]
+)
 def test_a_link_out_of_the_folder_is_not_followed(name: str, spoilt: Path, tmp_path: Path) -> None:
     """An archive may hold links to whatever its reader has: a page to be passed on would show it."""
     (tmp_path / "private").write_text(f"token: {SECRET}\n")
@@ -637,7 +694,9 @@ def test_a_link_out_of_the_folder_is_not_followed(name: str, spoilt: Path, tmp_p
             (spoilt / ".hydra").symlink_to(tmp_path / "hydra")
 
 
-@pytest.mark.parametrize("name", ["probes.npz", "embeddings.npz", "results.json", "config.yaml", "metrics.csv"])
+@pytest.mark.parametrize(
+    "name", ["probes.npz", "embeddings.npz", "results.json", "config.yaml", "metrics.csv"]
+)
 def test_a_named_pipe_is_not_waited_for(name: str, spoilt: Path) -> None:
     (spoilt / name).unlink()
     os.mkfifo(spoilt / name)
@@ -652,8 +711,10 @@ def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> 
     (spoilt / ".hydra").mkdir()
     (spoilt / "error.txt").write_text("margin is -1")
     lines = [
-        "seed: 7", "res: 64", "model: {margin: '${res}', a: '${oc.env:SECRET}', b: '${model.b}', c: '${nowhere}'}",
-        "data: {seed: '${oc.select:seed,0}'}", "dataset: {name: tiny, title: '${dataset.name}'}", "name: '${now:%Y}'",
+        "seed: 7", "res: 64",
+        "model: {margin: '${res}', a: '${oc.env:SECRET}', b: '${model.b}', c: '${nowhere}'}",
+        "data: {seed: '${oc.select:seed,0}'}", "dataset: {name: tiny, title: '${dataset.name}'}",
+        "name: '${now:%Y}'",
     ]  # fmt: skip
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines))
     assert Entry(spoilt).known == {}  # of itself it has no end
@@ -710,7 +771,9 @@ def swapped(content: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def written(name: str, folder: Path) -> list[tuple[str, str]]:
-    """A good file with one field after the other swapped for something of another type → what, and its content."""
+    """A good file with one field after the other swapped for something of another type → what,
+    and its content.
+    """
     text = (folder / name).read_text()
     if name == "metrics.csv":
         head, *lines = [line.split(",") for line in text.splitlines()]
@@ -743,9 +806,12 @@ def test_fields_of_other_types(
     monkeypatch.setattr(findings, "embedding_map", lambda run: None)
     content = json.loads((spoilt / "results.json").read_text()) | {
         "method": "CSTL", "train_subjects": 4, "gallery_sequences": 4, "probe_sequences": {"NM": 4, "BG": 4},
-        "trained_subjects": {"tiny": {"subjects": 4, "names": ["001-004"]}, "other": "training subjects unknown"},
-        "seen_test_subjects": {"subjects": 0, "names": []}, "chosen_by_test_subjects": {"subjects": 0, "names": []},
-        "coverage": {"test_subjects": {"present": 2, "protocol": 2}}, "published": "CSTL", "published_left_out": "so",
+        "trained_subjects": {"tiny": {"subjects": 4, "names": ["001-004"]},
+            "other": "training subjects unknown"},
+        "seen_test_subjects": {"subjects": 0, "names": []},
+        "chosen_by_test_subjects": {"subjects": 0, "names": []},
+        "coverage": {"test_subjects": {"present": 2, "protocol": 2}}, "published": "CSTL",
+        "published_left_out": "so",
         "store": "0123", "configuration": "abc", "versions": {"torch": "2"}, "remarks": ["so"],
     }  # fmt: skip
     (spoilt / "results.json").write_text(json.dumps(content))
@@ -765,14 +831,18 @@ def test_fields_of_other_types(
                 pages += 1
                 if number % 5 == 0:
                     report_main([str(other), str(spoilt), "--out", str(spoilt.parent / "report.html")])
-            code = compare_main([str(other), str(spoilt), "--out", str(spoilt.parent / "out"), "--resamples", "2"])
+            code = compare_main(
+                [str(other), str(spoilt), "--out", str(spoilt.parent / "out"), "--resamples", "2"]
+            )
             printed = capfd.readouterr()
             assert code == 0 or printed.err.count("\n") == 1
             assert "\x1b" not in printed.out + printed.err
         except (ValueError, OSError, SystemExit) as error:
             clear(error) if not isinstance(error, SystemExit) else None
         except Exception as error:
-            failed.append(f"{what}: {type(error).__name__}: {error}, {traceback.extract_tb(error.__traceback__)[-1]}")
+            failed.append(
+                f"{what}: {type(error).__name__}: {error}, {traceback.extract_tb(error.__traceback__)[-1]}"
+            )
     (spoilt / name).write_text(good)
     assert not failed, "\n".join(failed)
     assert pages > len(cases) / 20
@@ -792,7 +862,9 @@ def test_a_whole_report_of_hostile_names(spoilt: Path) -> None:
     content = json.loads((spoilt / "results.json").read_text())
     content |= {"trained_on": evil, "checkpoint": evil}
     (spoilt / "results.json").write_text(json.dumps(content))
-    (spoilt / "table.csv").write_text((spoilt / "table.csv").read_text().replace("Tiny", evil).replace("CSTL", evil))
+    (spoilt / "table.csv").write_text(
+        (spoilt / "table.csv").read_text().replace("Tiny", evil).replace("CSTL", evil)
+    )
     page = report_run(spoilt).read_text()
     assert "<script>alert" not in page
     assert SECRET not in page
@@ -803,12 +875,16 @@ def test_a_whole_report_of_hostile_names(spoilt: Path) -> None:
 
 
 def test_plotly_shows_markup_in_names_as_text() -> None:
-    """Its own, which it shows in titles, legends, axes and hover texts: <b>, <br>, <a href>; &lt; would be one, too."""
+    """Its own, which it shows in titles, legends, axes and hover texts: <b>, <br>, <a href>;
+    &lt; would be one, too.
+    """
     evil = "<b>bold</b><br><a href='https://example.org'>x</a>&lt;"
     row = tables.Row("NM", evil, (50.0, None), 50.0)
     confused = findings.Confusion([evil, "b"], np.full((2, 2), 50.0), 2, [(evil, "b", 50.0)])
     made = [
-        *charts.curves({evil: {f"train/{evil}": ([1, 2], [1.0, 2.0])}, "b": {"train/loss": ([1], [1.0])}}, [evil]),
+        *charts.curves(
+            {evil: {f"train/{evil}": ([1, 2], [1.0, 2.0])}, "b": {"train/loss": ([1], [1.0])}}, [evil]
+        ),
         charts.cross_view(evil, np.full((2, 2), 50.0), [evil, "b"]),
         charts.per_view(evil, [(evil, row)], [evil, "b"], [evil]),
         charts.confusion(confused),
@@ -848,7 +924,8 @@ def test_the_id_of_a_dashboard_is_made_again(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "a,b\n", f"{','.join(Source._fields)}\n1,2,3,\x1b[31m,5,6\n",
-                                     f"{','.join(Source._fields)}\n1,2,3,{'9' * 5000},5,6\n", ""])  # fmt: skip
+                                     f"{','.join(Source._fields)}\n1,2,3,{'9' * 5000},5,6\n",
+                                     ""])  # fmt: skip
 def test_what_a_store_was_made_of(content: str | None, store: Store, tmp_path: Path) -> None:
     opened = open_store(shutil.copytree(store.path, tmp_path / "store"), "tiny", 64)
     assert read_sources(opened)
@@ -862,7 +939,7 @@ def test_what_a_store_was_made_of(content: str | None, store: Store, tmp_path: P
     clear(caught.value)
 
 
-# --- Raw frames, stores, splits ------------------------------------------------------------------------------------
+# --- Raw frames, stores, splits -----------------------------------------------------------------------------
 
 
 def pickled(shape: Any, data: bytes = b"", code: str = "u1") -> bytes:
@@ -873,7 +950,8 @@ def pickled(shape: Any, data: bytes = b"", code: str = "u1") -> bytes:
     return array.replace(b"K\x01K\x02K\x03\x87", inside).replace(b"U\x02u1", b"U\x02" + code.encode())
 
 
-@pytest.mark.parametrize("shape", [(10**12, 0, 64), (10**12, 64, 0), (0, 0, 0), (10**30, 1, 1), (-1, -2, 3), (1,) * 999,
+@pytest.mark.parametrize("shape",
+    [(10**12, 0, 64), (10**12, 64, 0), (0, 0, 0), (10**30, 1, 1), (-1, -2, 3), (1,) * 999,
                                    ("a", "b", "c"), [1, 2, 3], 5, (1.0, 2.0, 3.0), (True, 2, 3)])  # fmt: skip
 def test_pickles_whose_shape_takes_for_ever(shape: Any, tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(pickled(shape))
@@ -903,10 +981,13 @@ def test_pickles_that_take_memory(data: bytes, tmp_path: Path) -> None:
 
 
 @given(data=st.binary(max_size=60) | st.lists(st.sampled_from([
-    b"(", b"]", b"}", b")", b"t", b"l", b"d", b"a", b"s", b"e", b"u", b"R", b"b", b"0", b"2", b"q\x00", b"h\x00",
-    b"\x85", b"\x87", b"K\x05", b"N", b"\x88", b"X\x01\x00\x00\x00a", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n",
+    b"(", b"]", b"}", b")", b"t", b"l", b"d", b"a", b"s", b"e", b"u", b"R", b"b", b"0", b"2", b"q\x00",
+    b"h\x00",
+    b"\x85", b"\x87", b"K\x05", b"N", b"\x88", b"X\x01\x00\x00\x00a", b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n",
     b"\x81", b"o",
-    b"cnumpy.core.multiarray\n_reconstruct\n", b"c_codecs\nencode\n", b"cos\nmkdir\n", b"X\x06\x00\x00\x00canary", b".",
+    b"cnumpy.core.multiarray\n_reconstruct\n", b"c_codecs\nencode\n", b"cos\nmkdir\n",
+    b"X\x06\x00\x00\x00canary", b".",
 ])).map(b"".join))  # fmt: skip
 def test_any_pickle(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(data + b".")
@@ -922,13 +1003,21 @@ def test_pictures_that_say_they_are_huge(tmp_path: Path) -> None:
         (tmp_path / "1.png").write_bytes(whole)
         assert isinstance(read_grey(path), np.ndarray)
         sizes = {".png": (b"\x00\x00\x00\x2c\x00\x00\x00\x40", b"\x00\x00\xff\xff\x00\x00\xff\xff")}
-        sizes[".bmp"] = ((44).to_bytes(4, "little") + (64).to_bytes(4, "little"), b"\xff\xff\x00\x00\xff\xff\x00\x00")
+        sizes[".bmp"] = (
+            (44).to_bytes(4, "little") + (64).to_bytes(4, "little"),
+            b"\xff\xff\x00\x00\xff\xff\x00\x00",
+        )
         sizes[".jpg"] = (b"\x00\x40\x00\x2c", b"\xff\xff\xff\xff")
         before, after = sizes[ending]
         if before in whole:
             (tmp_path / "1.png").write_bytes(whole.replace(before, after, 1))
             assert read_grey(path) == "more than 67,108,864 pixels"
-    for content in (b"II*\x00" + bytes(100), b"GIF89a" + b"\xff" * 100, b"P5 99999 99999 255\n", b"\xff\xd8\xff\xd9"):
+    for content in (
+        b"II*\x00" + bytes(100),
+        b"GIF89a" + b"\xff" * 100,
+        b"P5 99999 99999 255\n",
+        b"\xff\xd8\xff\xd9",
+    ):
         (tmp_path / "1.png").write_bytes(content)
         assert read_grey(path) == "unreadable"
     if hasattr(os, "mkfifo"):
@@ -951,8 +1040,10 @@ def test_pictures_that_say_they_are_huge(tmp_path: Path) -> None:
     ("sequences.csv", f"{COLUMNS}\n\x1b[31m,nm-01,000,0,5\n"),
     ("sequences.csv", "\x1b[31m" * 1000),
     ("frames.npy", ""),
-    ("frames.npy", b"\x93NUMPY\x01\x00\x40\x00{'descr': '|u1', 'fortran_order': False, 'shape': (10**9, 64, 44)}   \n"),
-    ("frames.npy", b"\x93NUMPY\x01\x00\x40\x00{'descr': '|O', 'fortran_order': False, 'shape': (1, 64, 44)}     \n"),
+    ("frames.npy",
+     b"\x93NUMPY\x01\x00\x40\x00{'descr': '|u1', 'fortran_order': False, 'shape': (10**9, 64, 44)}   \n"),
+    ("frames.npy",
+     b"\x93NUMPY\x01\x00\x40\x00{'descr': '|O', 'fortran_order': False, 'shape': (1, 64, 44)}     \n"),
 ])  # fmt: skip
 def test_stores_from_elsewhere(name: str, content: str | bytes, store: Store, tmp_path: Path) -> None:
     copy = shutil.copytree(store.path, tmp_path / "store")
@@ -974,9 +1065,11 @@ def test_subjects_that_are_too_many_or_no_names(entry: str, protocol: Protocol) 
 
 
 @given(content=st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(["1-9", "0-9999999"]
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(["1-9",
+        "0-9999999"]
     ),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["TRAIN_SET", "TEST_SET", "x"]), inner),
+    lambda inner: st.lists(inner,
+        max_size=4) | st.dictionaries(st.sampled_from(["TRAIN_SET", "TEST_SET", "x"]), inner),
 ))  # fmt: skip
 def test_any_split_file(content: Any, tmp_path: Path, protocol: Protocol) -> None:
     (tmp_path / "split.json").write_text(json.dumps(content))
@@ -987,7 +1080,10 @@ def test_any_split_file(content: Any, tmp_path: Path, protocol: Protocol) -> Non
         clear(error)
 
 
-@given(name=st.text(max_size=30) | st.sampled_from(["\x1b[31mred", "a\u202eb", "\x9b2J", "a\nerror: b", "\udc80"]))
+@given(
+    name=st.text(max_size=30)
+    | st.sampled_from(["\x1b[31mred", "a\u202eb", "\x9b2J", "a\nerror: b", "\udc80"])
+)
 def test_any_name_is_shown_as_text(name: str, protocol: Protocol) -> None:
     assert "\x1b" not in (text := shown(name))
     assert all(sign.isprintable() or sign in "\u00a0\u202f\u2009" for sign in text)

@@ -26,8 +26,12 @@ HEAVY = {"pytorch_lightning", "lightning", "hydra", "rich", "wandb", "plotly"}
 
 
 def imported() -> dict[str, set[str]]:
-    """Module of ours → modules it imports, the whole file through: `models.cstl.ata` → `models.layers.parts`, …"""
-    files = {".".join(("cstl", *path.relative_to(ROOT).with_suffix("").parts)): path for path in ROOT.rglob("*.py")}
+    """Module of ours → modules it imports, the whole file through: `models.cstl.ata` →
+    `models.layers.parts`, …
+    """
+    files = {
+        ".".join(("cstl", *path.relative_to(ROOT).with_suffix("").parts)): path for path in ROOT.rglob("*.py")
+    }
     files = {name.removesuffix(".__init__"): path for name, path in files.items()}
     found = {}
     for name, path in files.items():
@@ -67,7 +71,10 @@ def test_there_is_no_circle() -> None:
 
 def test_models_losses_and_metrics_are_plain_pytorch() -> None:
     """In a process of their own: no Lightning, no Hydra, no rich, not even through another module of ours."""
-    code = "import sys, cstl.models, cstl.models.reference, cstl.losses, cstl.metrics.retrieval, cstl.metrics.probes; "
+    code = (
+        "import sys, cstl.models, cstl.models.reference, cstl.losses, cstl.metrics.retrieval, "
+        "cstl.metrics.probes; "
+    )
     code += f"print(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -35,7 +35,9 @@ Fake = Callable[..., Path]
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Fake:
-    """The function (name, *lines of bash) that puts a command first on PATH; it notes its arguments in calls/NAME."""
+    """The function (name, *lines of bash) that puts a command first on PATH; it notes its
+    arguments in calls/NAME.
+    """
     (tmp_path / "bin").mkdir()
     (tmp_path / "calls").mkdir()
 
@@ -48,11 +50,19 @@ def fake(tmp_path: Path) -> Fake:
     return command
 
 
-def run_script(script: str, *arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    script: str, *arguments: str, folder: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
     command = ["bash", str(SCRIPTS / script), *arguments]
     return subprocess.run(
-        command, env={"PATH": path, **variables}, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env={"PATH": path, **variables},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -80,7 +90,11 @@ def test_every_launcher_composes(launcher: str) -> None:
         ),
         (
             "prepare",
-            ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=16", "hydra.launcher.partition=cpu"],
+            [
+                "hydra/launcher=submitit_slurm",
+                "hydra.launcher.cpus_per_task=16",
+                "hydra.launcher.partition=cpu",
+            ],
             ["nodes=1", "ntasks-per-node=1", "cpus-per-task=16", "partition=cpu", "array=0-1%2"],
         ),
     ],
@@ -104,7 +118,9 @@ def test_what_slurm_is_asked_for(
     HydraConfig.instance().set_config(config)
     try:
         context = HydraContext(config_loader=None, callbacks=None)  # type: ignore[arg-type]
-        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=print, config=config)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=print, config=config
+        )
         done = launcher.launch([["seed=1"], ["seed=2"]], initial_job_idx=0)
     finally:
         HydraConfig.instance().cfg = None
@@ -130,7 +146,8 @@ main()
         refused = typed("-m", f"hydra/launcher={launcher}", "shard=range(0,2)")
         assert refused.returncode == 1
         assert re.search(
-            "(Could not (find|load) 'hydra/launcher/|there is no hydra/launcher=)submitit_slurm", refused.stderr
+            "(Could not (find|load) 'hydra/launcher/|there is no hydra/launcher=)submitit_slurm",
+            refused.stderr,
         )
 
 
@@ -138,8 +155,16 @@ def test_prepares_in_jobs_of_which_one_fails(
     tmp_path: Path, user_conf: Path, raw_tree: Path, store: Store, protocol: Protocol
 ) -> None:
     """Real processes of submitit: a shard that there is not is refused and does the other no harm."""
-    tiny = [f"--config-dir={user_conf}", "dataset=tiny", f"dataset.raw={raw_tree}", "dataset.store=mine", "workers=1"]
-    jobs = sweep("prepare", *tiny, "hydra/launcher=submitit_local", "shards=1", "shard=range(0,2)", cwd=tmp_path)
+    tiny = [
+        f"--config-dir={user_conf}",
+        "dataset=tiny",
+        f"dataset.raw={raw_tree}",
+        "dataset.store=mine",
+        "workers=1",
+    ]
+    jobs = sweep(
+        "prepare", *tiny, "hydra/launcher=submitit_local", "shards=1", "shard=range(0,2)", cwd=tmp_path
+    )
     assert jobs.returncode == 1
     assert "shard=1 of shards=1: expected 0 … shards − 1" in jobs.stderr
     logs = [path.read_text() for path in (tmp_path / "runs" / "prepare-tiny-64" / ".submitit").rglob("*.out")]
@@ -160,7 +185,8 @@ def test_trains_in_jobs_of_which_one_fails(tmp_path: Path, user_conf: Path) -> N
         "report=false",
     ]
     jobs = sweep(
-        "train", *tiny, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=both", "trainer.max_steps=1",
+        "train", *tiny, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=both",
+        "trainer.max_steps=1",
         "data.subjects=9,2", cwd=tmp_path,
     )  # fmt: skip
     assert jobs.returncode == 1
@@ -169,7 +195,7 @@ def test_trains_in_jobs_of_which_one_fails(tmp_path: Path, user_conf: Path) -> N
     assert (tmp_path / "runs" / "both" / "1" / "results.json").is_file()
 
 
-# --- The files for SLURM and torchrun ------------------------------------------------------------------------------
+# --- The files for SLURM and torchrun -----------------------------------------------------------------------
 
 JOB = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
 
@@ -258,7 +284,11 @@ def test_torchrun_starts_every_machine(fake: Fake, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-@pytest.mark.parametrize("script", sorted(path.relative_to(SCRIPTS).as_posix() for path in SCRIPTS.rglob("*.s*h")))
+@pytest.mark.parametrize(
+    "script", sorted(path.relative_to(SCRIPTS).as_posix() for path in SCRIPTS.rglob("*.s*h"))
+)
 def test_shellcheck(script: str) -> None:
-    checked = subprocess.run(["shellcheck", str(SCRIPTS / script)], capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        ["shellcheck", str(SCRIPTS / script)], capture_output=True, text=True, check=False
+    )
     assert checked.returncode == 0, checked.stdout

@@ -1,4 +1,6 @@
-"""The table of scalars: rows and columns as they come, whole after any kill, continued where a run goes on."""
+"""The table of scalars: rows and columns as they come, whole after any kill, continued where a
+run goes on.
+"""
 
 from pathlib import Path
 
@@ -13,7 +15,9 @@ def test_rows_and_columns_as_they_come(tmp_path: Path) -> None:
     log.log_metrics({"train/loss": 0.25}, step=2)
     log.log_metrics({"test/rank1/NM": 50.0}, step=2)
     log.finalize("success")
-    assert (tmp_path / "metrics.csv").read_text() == "step,test/rank1/NM,train/loss\n1,,1.5\n2,,0.25\n2,50.0,\n"
+    assert (
+        tmp_path / "metrics.csv"
+    ).read_text() == "step,test/rank1/NM,train/loss\n1,,1.5\n2,,0.25\n2,50.0,\n"
     rows = [{"step": 1, "train/loss": 1.5}, {"step": 2, "train/loss": 0.25}, {"step": 2, "test/rank1/NM": 50}]
     assert read_rows(tmp_path / "metrics.csv") == rows
 

@@ -41,7 +41,9 @@ def slow(embeddings: Tensor, labels: list[int], margin: float, mining: str) -> t
 
 
 def random_batch(seed: int, sizes: list[int], parts: int = 3, dim: int = 5) -> tuple[Tensor, Tensor]:
-    """Shuffled embeddings of subjects with `sizes` sequences each, so near that some triplets are zero, some not."""
+    """Shuffled embeddings of subjects with `sizes` sequences each, so near that some triplets
+    are zero, some not.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     centre = torch.randn(len(sizes), parts, dim, generator=generator, dtype=torch.float64)
@@ -57,7 +59,9 @@ SIZES = [[3, 3, 3], [1, 2, 3, 4], [1, 5], [2], [1, 1, 1, 1], [1], [6, 1, 1]]
 @pytest.mark.parametrize(("mining", "key"), [("all", "triplet_full"), ("hard", "triplet_hard")])
 def test_golden(res: int, mining: str, key: str) -> None:
     golden = np.load(GOLDEN / f"network_{res}.npz")
-    output = TripletLoss(0.2, mining)(torch.from_numpy(golden["train_embeddings"]), torch.tensor([0, 0, 1, 1, 2, 2]))
+    output = TripletLoss(0.2, mining)(
+        torch.from_numpy(golden["train_embeddings"]), torch.tensor([0, 0, 1, 1, 2, 2])
+    )
     for found, expected in ((output.per_part, golden[key]), (output.mean_distance, golden["mean_distance"])):
         assert np.linalg.norm(found.numpy() - expected) <= 1e-4 * np.linalg.norm(expected)
     torch.testing.assert_close(output.loss, output.per_part.mean())
@@ -78,7 +82,9 @@ def test_equals_slow_loop_with_gradient(sizes: list[int], mining: str, margin: f
     torch.testing.assert_close(output.per_part, expected, rtol=0, atol=1e-6)
     assert output.active.tolist() == active
     difference = embeddings[:, None] - embeddings[None]
-    torch.testing.assert_close(output.mean_distance, difference.norm(dim=-1).mean((0, 1)).detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        output.mean_distance, difference.norm(dim=-1).mean((0, 1)).detach(), rtol=0, atol=1e-6
+    )
     if expected.requires_grad:
         (wanted,) = torch.autograd.grad(expected.mean(), embeddings)
         (found,) = torch.autograd.grad(output.loss, embeddings)
@@ -89,7 +95,9 @@ def test_equals_slow_loop_with_gradient(sizes: list[int], mining: str, margin: f
 def test_gradcheck(mine: Callable) -> None:
     """Numerically, from the distances on: d(a, a) itself has no derivative to compare with."""
     labels = torch.tensor([0, 1, 0, 2, 1, 1])
-    distances = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    distances = torch.rand(
+        2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True
+    )
     assert torch.autograd.gradcheck(lambda d: mine(d, labels[:, None] == labels, 0.3)[0], distances)
 
 
@@ -126,7 +134,8 @@ def test_order_does_not_matter(mining: str) -> None:
 def test_autocast_and_half_precision_compute_in_float32(mining: str) -> None:
     embeddings, labels = random_batch(3, [3, 3, 3], dim=64)
     loss = TripletLoss(0.2, mining)
-    half = (embeddings + 20).bfloat16()  # far from the origin: in 16 bit the difference of squares would be lost
+    # far from the origin: in 16 bit the difference of squares would be lost
+    half = (embeddings + 20).bfloat16()
     expected = loss(half.float(), labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for found in (loss(half, labels), loss(half.float(), labels)):

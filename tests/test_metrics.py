@@ -1,4 +1,6 @@
-"""Cross-view measures against the golden numbers, slow loops written from the protocols, corner cases and memory."""
+"""Cross-view measures against the golden numbers, slow loops written from the protocols, corner
+cases and memory.
+"""
 
 import ctypes
 import doctest
@@ -15,7 +17,15 @@ import torch
 from golden import recipe
 from torch import Tensor
 
-from cstl.metrics import CrossViewAccuracy, CrossViewResult, ProbeTable, cross_view, distances, probes, retrieval
+from cstl.metrics import (
+    CrossViewAccuracy,
+    CrossViewResult,
+    ProbeTable,
+    cross_view,
+    distances,
+    probes,
+    retrieval,
+)
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "cross_view.npz")
 
@@ -41,7 +51,12 @@ def sequences(count: int = 80, seed: int = 0, subjects: int = 6) -> tuple[Tensor
         torch.randint(high, (count,), generator=generator) for high in (subjects, len(CONDITIONS), len(VIEWS))
     )
     centre = torch.randn(subjects, 4, 8, generator=generator)
-    return centre[subject] + 1.2 * torch.randn(count, 4, 8, generator=generator), 100 + subject, condition, view
+    return (
+        centre[subject] + 1.2 * torch.randn(count, 4, 8, generator=generator),
+        100 + subject,
+        condition,
+        view,
+    )
 
 
 def evaluate(data: tuple[Tensor, ...], **settings: Any) -> CrossViewResult:
@@ -57,7 +72,9 @@ def slow(data: tuple[Tensor, ...], probe: str, max_rank: int, matched: bool) -> 
     for pv in range(len(VIEWS)):
         for gv in range(len(VIEWS)):
             gallery = [i for i in range(len(view)) if CONDITIONS[condition[i]] in GALLERY and view[i] == gv]
-            probes = [i for i in range(len(view)) if CONDITIONS[condition[i]] in PROBES[probe] and view[i] == pv]
+            probes = [
+                i for i in range(len(view)) if CONDITIONS[condition[i]] in PROBES[probe] and view[i] == pv
+            ]
             if matched:
                 probes = [i for i in probes if subject[i] in [subject[j] for j in gallery]]
             if not probes or not gallery:
@@ -104,8 +121,16 @@ def slow_measures(found: list[list[bool]], max_rank: int) -> dict[str, list[floa
 
 
 def assert_equal(one: CrossViewResult, other: CrossViewResult) -> None:
-    for name in ("accuracy", "accuracy_matched", "probe_sequences", "average_precision", "inverse_negative_penalty"):
-        tolerance = {} if name in ("average_precision", "inverse_negative_penalty") else {"rtol": 0, "atol": 0}
+    for name in (
+        "accuracy",
+        "accuracy_matched",
+        "probe_sequences",
+        "average_precision",
+        "inverse_negative_penalty",
+    ):
+        tolerance = (
+            {} if name in ("average_precision", "inverse_negative_penalty") else {"rtol": 0, "atol": 0}
+        )
         for probe, table in getattr(one, name).items():
             torch.testing.assert_close(table, getattr(other, name)[probe], equal_nan=True, **tolerance)
     assert torch.equal(one.gallery_sequences, other.gallery_sequences)
@@ -116,7 +141,12 @@ def assert_equal(one: CrossViewResult, other: CrossViewResult) -> None:
 
 
 def golden(
-    subjects: list[str], conditions: list[str], views: list[str], gallery: list[str], probes: dict, **drawing: Any
+    subjects: list[str],
+    conditions: list[str],
+    views: list[str],
+    gallery: list[str],
+    probes: dict,
+    **drawing: Any,
 ):
     embeddings, subject, condition, view = recipe.embeddings(4, subjects, conditions, views, 16, **drawing)
     accuracy = CrossViewAccuracy(conditions, views, gallery, probes)
@@ -188,7 +218,9 @@ def test_average_precision_and_inverse_negative_penalty_equal_slow_loop(count: i
                 probes = [i for i in range(count) if names[i] in members and view[i] == pv]
                 slow = slow_measures([ranked(data, i, gallery) for i in probes], 1)
                 for name in ("average_precision", "inverse_negative_penalty"):
-                    assert getattr(result, name)[probe][pv, gv].item() == pytest.approx(slow[name][0], nan_ok=True)
+                    assert getattr(result, name)[probe][pv, gv].item() == pytest.approx(
+                        slow[name][0], nan_ok=True
+                    )
 
 
 @pytest.mark.parametrize(("count", "subjects"), [(80, 6), (25, 9), (8, 2)])
@@ -204,7 +236,8 @@ def test_cross_view_gallery_equals_slow_loop(count: int, subjects: int) -> None:
         for pv in range(len(VIEWS)):
             probes = [i for i in range(count) if names[i] in members and view[i] == pv]
             found = [
-                ranked(data, i, [j for j in gallery if subject[j] != subject[i] or view[j] != view[i]]) for i in probes
+                ranked(data, i, [j for j in gallery if subject[j] != subject[i] or view[j] != view[i]])
+                for i in probes
             ]
             for name, values in slow_measures(found, 3).items():
                 table = getattr(result, name)[probe]
@@ -228,12 +261,15 @@ def test_cross_view_gallery_by_hand() -> None:
     places, subject = [0, 0.1, 0.2, 0.3, 5], [1, 1, 2, 1, 3]
     result = by_hand(places, subject, [0, 1, 1, 1, 0], [0, 0, 0, 1, 0]).cross_view_gallery
     assert result is not None
-    assert result.accuracy["NM"][0, 0].tolist() == [0, 50, 50]  # subject 3 has no match: a miss, and no precision
+    # subject 3 has no match: a miss, and no precision
+    assert result.accuracy["NM"][0, 0].tolist() == [0, 50, 50]
     assert result.accuracy_matched["NM"][0, 0].tolist() == [0, 100, 100]
     assert result.mean("NM", measure="mAP") == 50
     with pytest.raises(ValueError, match="include_identical_view must be False"):
         result.mean("NM", include_identical_view=True)
-    with pytest.raises(ValueError, match=r"mAP of NM: .*no probe's subject is in the gallery of the views compared$"):
+    with pytest.raises(
+        ValueError, match=r"mAP of NM: .*no probe's subject is in the gallery of the views compared$"
+    ):
         by_hand([0, 1], [1, 2], [0, 1], [0, 0]).cross_view_gallery.mean("NM", measure="mAP")
 
 
@@ -272,7 +308,8 @@ def test_forward_returns_the_result_of_its_batch() -> None:
 
 def test_half_precision_and_autocast_compute_in_float32() -> None:
     embeddings, *labels = sequences(seed=3)
-    half = (embeddings + 20).bfloat16()  # far from the origin: in 16 bit the difference of squares would be lost
+    # far from the origin: in 16 bit the difference of squares would be lost
+    half = (embeddings + 20).bfloat16()
     expected = evaluate((half.float(), *labels))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_equal(evaluate((half, *labels)), expected)
@@ -283,7 +320,8 @@ def test_half_precision_and_autocast_compute_in_float32() -> None:
 def test_half_precision_storage_moves_nothing_by_a_twentieth_of_a_point() -> None:
     generator = torch.Generator().manual_seed(0)
     subject, condition, view = (
-        x.flatten() for x in torch.meshgrid(torch.arange(200), torch.arange(2), torch.arange(14), indexing="ij")
+        x.flatten()
+        for x in torch.meshgrid(torch.arange(200), torch.arange(2), torch.arange(14), indexing="ij")
     )
     centre = torch.randn(200, 4, 32, generator=generator)
     embeddings = 0.7 * centre[subject] + torch.randn(len(subject), 4, 32, generator=generator)
@@ -326,12 +364,16 @@ def resident(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be read on this system")
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be read on this system"
+)
 @pytest.mark.parametrize(("store_dtype", "share"), [(None, 1.0), (torch.float16, 0.5)])
 def test_memory_is_one_copy_of_the_embeddings(
     store_dtype: torch.dtype | None, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The blocks are as small beside the whole as those of OU-MVLP are; a second copy would double the peak."""
+    """The blocks are as small beside the whole as those of OU-MVLP are; a second copy would
+    double the peak.
+    """
     monkeypatch.setattr(cross_view, "_BLOCK", 16)
     monkeypatch.setattr(retrieval, "_VALUES", 2**20)
     accuracy = metric(store_dtype=store_dtype, cross_view_gallery=(), cross_view_probes=None)
@@ -339,7 +381,8 @@ def test_memory_is_one_copy_of_the_embeddings(
     accuracy.compute()
     accuracy.reset()  # libraries are loaded, buffers are there
     gc.collect()
-    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)  # what other tests have freed would hide a copy
+    # what other tests have freed would hide a copy
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     generator = torch.Generator().manual_seed(0)
     before, total, count = resident("VmRSS"), 0, 960
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -367,7 +410,10 @@ def test_embeddings_all_the_same_recognise_nobody() -> None:
 
 def by_hand(places: list[float], subject: list[int], condition: list[int], view: list[int], **settings: Any):
     return evaluate(
-        (torch.tensor(places, dtype=torch.float32).reshape(-1, 1, 1), *map(torch.tensor, (subject, condition, view))),
+        (
+            torch.tensor(places, dtype=torch.float32).reshape(-1, 1, 1),
+            *map(torch.tensor, (subject, condition, view)),
+        ),
         **settings,
     )
 
@@ -489,7 +535,8 @@ def test_what_every_probe_found_whatever_the_batches() -> None:
         assert torch.equal(one, other)
 
     sought = sorted(number[i].item() for i in range(80) if CONDITIONS[condition[i]] in PROBES["ALL"])
-    assert found.sequence.tolist() == sought * len(VIEWS)  # gallery by gallery, each in the order of the numbers
+    # gallery by gallery, each in the order of the numbers
+    assert found.sequence.tolist() == sought * len(VIEWS)
     distance = torch.cdist(embeddings.transpose(0, 1).double(), embeddings.transpose(0, 1).double()).mean(0)
     for row in map(ProbeTable._make, zip(*found, strict=True)):
         i = int((number == int(row.sequence)).nonzero())
@@ -506,7 +553,9 @@ def test_what_every_probe_found_whatever_the_batches() -> None:
             assert np.isinf(row.match_distance)
             continue
         assert row.match_distance == pytest.approx(distance[i, match].item(), rel=1e-5)
-        assert row.impostors_ahead == sum(distance[i, j] <= distance[i, match] for j in gallery if j not in own)
+        assert row.impostors_ahead == sum(
+            distance[i, j] <= distance[i, match] for j in gallery if j not in own
+        )
 
 
 def test_distances_by_their_formulas() -> None:
@@ -559,7 +608,9 @@ def test_many_matches_rank_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_table_comes_back_from_its_arrays() -> None:
     result = evaluate(sequences())
-    again = probes.from_arrays(probes.to_arrays(result.table, len(VIEWS)), result.gallery_sequences.numpy() > 0)
+    again = probes.from_arrays(
+        probes.to_arrays(result.table, len(VIEWS)), result.gallery_sequences.numpy() > 0
+    )
     for name, mine, theirs in zip(ProbeTable._fields, again, result.table, strict=True):
         np.testing.assert_array_equal(mine, theirs, err_msg=name)
 
@@ -568,7 +619,9 @@ def test_resampled_subjects_by_a_loop() -> None:
     """A weight for each subject is as if its probes had come that often."""
     result = evaluate(sequences())
     table, subjects = probes.compact_subjects(result.table.of(result.probes["ALL"]))
-    weights = np.random.default_rng(0).multinomial(len(subjects), np.full(len(subjects), 1 / len(subjects)), size=3)
+    weights = np.random.default_rng(0).multinomial(
+        len(subjects), np.full(len(subjects), 1 / len(subjects)), size=3
+    )
     for matched in (False, True):
         fast = probes.tally(table, len(VIEWS), len(subjects), k=2, matched=matched).percent(weights)
         for again, row in zip(weights, fast, strict=True):

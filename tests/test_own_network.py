@@ -38,7 +38,8 @@ class Residual(nn.Module):
     def __init__(self, num_classes, width=4):
         super().__init__()
         self.stem = nn.Conv2d(1, width, 3, stride=2, padding=1, bias=False)
-        self.block = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False))
+        convolution = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.block = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), convolution)
         self.norm, self.classes = nn.BatchNorm1d(width), nn.Linear(width, num_classes)
 
     def forward(self, silhouettes, lengths=None):
@@ -61,9 +62,14 @@ def user_conf(tmp_path: Path, user_conf: Path, monkeypatch: pytest.MonkeyPatch) 
     shutil.copytree(user_conf, own)
     (own / "model").mkdir()
     recipe = (
-        (user_conf / "recipe" / "cstl_tiny.yaml").read_text().replace("network: {channels: [2, 4, 16]}", "ghosts: 2")
+        (user_conf / "recipe" / "cstl_tiny.yaml")
+        .read_text()
+        .replace("network: {channels: [2, 4, 16]}", "ghosts: 2")
     )
-    for name, network, more in (("sets", "Sets", "  width: 3\n"), ("residual", "Residual", "  num_classes: ???\n")):
+    for name, network, more in (
+        ("sets", "Sets", "  width: 3\n"),
+        ("residual", "Residual", "  num_classes: ???\n"),
+    ):
         (own / "recipe" / f"{name}_tiny.yaml").write_text(recipe)
         (own / "model" / f"{name}.yaml").write_text(MODEL.format(name=network, more=more), encoding="utf-8")
     return own
@@ -72,9 +78,12 @@ def user_conf(tmp_path: Path, user_conf: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("more", [
     ["model=sets", "data.clip=unordered", "data.frames=[2,5]"],
     ["model=residual", "model.batch_norm=ghost", "data.repeat_sequences=false"],
-    ["model=residual", "model.augment=[{_target_:cstl.data.augment.Rotate,probability:1.0}]", "data.clip=thinned"],
+    ["model=residual", "model.augment=[{_target_:cstl.data.augment.Rotate,probability:1.0}]",
+     "data.clip=thinned"],
 ])  # fmt: skip
-def test_a_network_of_ones_own_trains(configured: Callable[..., DictConfig], tmp_path: Path, more: list[str]) -> None:
+def test_a_network_of_ones_own_trains(
+    configured: Callable[..., DictConfig], tmp_path: Path, more: list[str]
+) -> None:
     results = train(configured("train", *TINY, *more, "trainer.max_steps=3"))
     assert results["rank1"].keys() == {"NM", "BG"}
     written = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
@@ -120,7 +129,9 @@ def test_our_own_network_with_augmentation_is_evaluated_from_its_checkpoint(
     more = f"model.augment=[{','.join(f'{{_target_:cstl.data.augment.{change}}}' for change in changes)}]"
     trained = train(configured("train", *TINY, more, "data.frames=[2,5]", "data.clip=unordered"))
     checkpoint = sorted((tmp_path / "run" / "checkpoints").glob("step-*.ckpt"))[-1]
-    evaluated = evaluate(configured("evaluate", f"checkpoint='{checkpoint}'", "baseline=false", folder="again"))
+    evaluated = evaluate(
+        configured("evaluate", f"checkpoint='{checkpoint}'", "baseline=false", folder="again")
+    )
     assert evaluated["rank1"] == trained["rank1"]
 
 
@@ -128,18 +139,28 @@ def test_any_weights_start_a_network_but_for_the_classes(
     configured: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Class k is another subject elsewhere, so that the classes begin anew, as many as there may be."""
-    first = train(configured("train", *TINY, "model=residual", "evaluate=false", "trainer.max_steps=2", folder="first"))
+    first = train(
+        configured("train", *TINY, "model=residual", "evaluate=false", "trainer.max_steps=2", folder="first")
+    )
     weights = torch.load(first["checkpoint"], weights_only=True)["state_dict"]
     weights = {key.removeprefix("network."): value for key, value in weights.items()}
     torch.save({"state_dict": weights}, tmp_path / "bare.pt")
     for path in (first["checkpoint"], f"{tmp_path}/bare.pt"):
         folder = Path(path).stem
-        again = ("model=residual", f"init_from='{path}'", "evaluate=false", "trainer.max_steps=1", "allow_seen=true")
+        again = (
+            "model=residual",
+            f"init_from='{path}'",
+            "evaluate=false",
+            "trainer.max_steps=1",
+            "allow_seen=true",
+        )
         capsys.readouterr()
         train(configured("train", *TINY, *again, "model.optimizer.lr=1e-30", folder=folder))
         assert "new: classes.weight, classes.bias; not used: classes.weight, classes.bias" in " ".join(
             capsys.readouterr().out.split()
         )
-        begun = torch.load(tmp_path / folder / "checkpoints" / "step-0000001.ckpt", weights_only=True)["state_dict"]
+        begun = torch.load(tmp_path / folder / "checkpoints" / "step-0000001.ckpt", weights_only=True)[
+            "state_dict"
+        ]
         assert torch.equal(begun["network.stem.weight"], weights["stem.weight"])
         assert not torch.equal(begun["network.classes.weight"], weights["classes.weight"])

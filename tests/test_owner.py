@@ -17,7 +17,8 @@ from cstl import owner as module
 from cstl.owner import NOTE, InUseError, is_in_use, owner
 
 HOLD = (
-    "import sys, time; from cstl.owner import owner\nwith owner(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    "import sys, time; from cstl.owner import owner\nwith owner(sys.argv[1]): print('held', flush=True); "
+    "time.sleep(60)"
 )
 
 
@@ -42,7 +43,9 @@ def note(tmp_path: Path) -> Callable[..., Path]:
 
 def test_one_process_at_a_time_and_nothing_left(tmp_path: Path) -> None:
     with owner(tmp_path):
-        with pytest.raises(InUseError, match=rf"is in use: process {os.getpid()} on .* since .*another folder"):
+        with pytest.raises(
+            InUseError, match=rf"is in use: process {os.getpid()} on .* since .*another folder"
+        ):
             owner(tmp_path).__enter__()
         assert is_in_use(tmp_path)
     assert not is_in_use(tmp_path)
@@ -75,14 +78,17 @@ def test_another_process_that_is_killed(tmp_path: Path) -> None:
         with pytest.raises(InUseError, match=f"process {process.pid} on"):
             owner(tmp_path).__enter__()
         process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, but still in the table of processes
+        # ended, but still in the table of processes
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert (tmp_path / NOTE).exists()
         with owner(tmp_path):
             check = json.loads((tmp_path / NOTE).read_text())
         assert check["process"] == os.getpid()
 
 
-@pytest.mark.skipif(module._machine() is None, reason="processes elsewhere cannot be told apart by their start")
+@pytest.mark.skipif(
+    module._machine() is None, reason="processes elsewhere cannot be told apart by their start"
+)
 def test_a_number_that_another_process_has_now(note: Callable[..., Path]) -> None:
     folder = note(started=1)
     assert not is_in_use(folder)
@@ -102,10 +108,14 @@ def test_a_process_elsewhere_that_gives_no_sign(
     assert list(folder.iterdir()) == []
 
 
-def test_a_process_elsewhere_that_lives(tmp_path: Path, hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_elsewhere_that_lives(
+    tmp_path: Path, hurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its clock may be years off: it is seen to touch its note."""
     utime = os.utime
-    monkeypatch.setattr(os, "utime", lambda path: utime(path, ns=(1, os.stat(path).st_mtime_ns % 1_000_000 + 1)))
+    monkeypatch.setattr(
+        os, "utime", lambda path: utime(path, ns=(1, os.stat(path).st_mtime_ns % 1_000_000 + 1))
+    )
     with owner(tmp_path):
         monkeypatch.setattr(module, "_machine", lambda: "another")
         with pytest.raises(InUseError, match=f"process {os.getpid()} on"):
@@ -113,7 +123,8 @@ def test_a_process_elsewhere_that_lives(tmp_path: Path, hurried: None, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"process": 1e99}', '{"process": "x", "machine": 1, "started": 2}',
+@pytest.mark.parametrize("text",
+    ["", "{", "[]", '{"process": 1e99}', '{"process": "x", "machine": 1, "started": 2}',
                                   "[" * 9000, "\x00"])  # fmt: skip
 def test_a_damaged_note_is_none_in_the_end(text: str, tmp_path: Path, hurried: None) -> None:
     (tmp_path / NOTE).write_text(text)

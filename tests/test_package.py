@@ -43,21 +43,29 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
     python = tmp_path / "env" / "bin" / "python"
     output(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=tmp_path)
     composed = output(python, "-c", COMPOSE, cwd=tmp_path).split()
-    assert composed == sorted(p.relative_to(ROOT / "conf").as_posix() for p in (ROOT / "conf").rglob("*.yaml"))
+    assert composed == sorted(
+        p.relative_to(ROOT / "conf").as_posix() for p in (ROOT / "conf").rglob("*.yaml")
+    )
     shown = output(python, "-m", "cstl.train", "dataset=casiab", "res=128", "--cfg", "job", cwd=tmp_path)
     assert "height: ${res}" in shown
     output(python, "-c", "import cstl.train", cwd=tmp_path)
     (tmp_path / "my" / "dataset").mkdir(parents=True)
     (tmp_path / "my" / "dataset" / "mine.yaml").write_text("defaults: [casiab]\nname: mine\n")
-    shown = output(python, "-m", "cstl.train", "--config-dir=my", "dataset=mine", "--cfg", "job", cwd=tmp_path)
+    shown = output(
+        python, "-m", "cstl.train", "--config-dir=my", "dataset=mine", "--cfg", "job", cwd=tmp_path
+    )
     assert "name: mine" in shown
 
 
 def test_versions_are_pinned_and_ranges_wide() -> None:
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
     assert pinned["torch"] == "2.13.0"
     project = (ROOT / "pyproject.toml").read_text()
-    wanted = [line.strip() for line in project.split("\ndependencies = [\n")[1].split("\n]\n")[0].splitlines()]
+    wanted = [
+        line.strip() for line in project.split("\ndependencies = [\n")[1].split("\n]\n")[0].splitlines()
+    ]
     for line in wanted:
         requirement, _, reason = line.partition("#")
         assert reason.strip(), f"{requirement} gives no reason"

@@ -37,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def start(user_conf: Path, folder: Path) -> Callable[..., subprocess.Popen[str]]:
     def start(command: str, *arguments: str, launcher: tuple[str, ...] = ("-m",)) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")
+        }
         return subprocess.Popen(
             [sys.executable, *launcher, f"cstl.{command}", f"--config-dir={user_conf}", *arguments],
             cwd=folder, env=environment | {"OMP_NUM_THREADS": "1"}, text=True,
@@ -49,7 +51,9 @@ def start(user_conf: Path, folder: Path) -> Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(scope="module")
 def runs(start: Callable[..., subprocess.Popen[str]], folder: Path) -> Path:
-    """Finished runs: 64-1, 64-2 and 64-4 in float64, 32-1 and 32-2 in float32; 64-4 was started by torchrun."""
+    """Finished runs: 64-1, 64-2 and 64-4 in float64, 32-1 and 32-2 in float32; 64-4 was started
+    by torchrun.
+    """
 
     def train(precision: int, processes: int) -> subprocess.Popen[str]:
         several = (f"trainer.devices={processes}", f"trainer.precision={precision}-true")
@@ -103,7 +107,12 @@ def test_an_evaluation_is_that_of_one_process(
 ) -> None:
     """Twelve sequences in two batches: the third process has nothing to do."""
     checkpoint = "checkpoint=runs/32-1/checkpoints/step-0000005.ckpt"
-    several = ("trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", f"name=evaluated-{processes}")
+    several = (
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        f"trainer.devices={processes}",
+        f"name=evaluated-{processes}",
+    )
     process = start("evaluate", checkpoint, "data.workers=0", "baseline=false", "report=false", *several)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
@@ -118,8 +127,12 @@ def test_an_evaluation_is_that_of_one_process(
 
 
 @pytest.mark.slow
-def test_a_sweep_of_runs_with_two_processes_each(start: Callable[..., subprocess.Popen[str]], runs: Path) -> None:
-    process = start("train", "-m", *TINY, "trainer.devices=2", "trainer.precision=64-true", "seed=1,2", "name=sweep")
+def test_a_sweep_of_runs_with_two_processes_each(
+    start: Callable[..., subprocess.Popen[str]], runs: Path
+) -> None:
+    process = start(
+        "train", "-m", *TINY, "trainer.devices=2", "trainer.precision=64-true", "seed=1,2", "name=sweep"
+    )
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     for job in ("0", "1"):
@@ -177,7 +190,9 @@ def test_accumulated_gradients(configured: Configure) -> None:
     assert "triplets are mined within a batch" in refusal(configured, "+trainer.accumulate_grad_batches=2")
 
 
-def test_names_that_every_process_would_make_anew(configured: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_every_process_would_make_anew(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     name = "name='run-${now:%Y}'"
     assert "give the run a name with name=NAME" in refusal(configured, "trainer.devices=2", name)

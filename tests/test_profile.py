@@ -23,6 +23,8 @@ def test_a_profile_can_be_opened(
     assert not (tmp_path / "run" / "results.json").exists()
     shown = capsys.readouterr().out
     assert "  profile " in shown
-    assert shown.rstrip().endswith("cstl.evaluate checkpoint=" + str(tmp_path / "run/checkpoints/step-0000005.ckpt"))
+    assert shown.rstrip().endswith(
+        "cstl.evaluate checkpoint=" + str(tmp_path / "run/checkpoints/step-0000005.ckpt")
+    )
     again = ("dataset=tiny", "trainer=cpu", "name=run", "trainer.max_steps=5", "evaluate_every=null")
     assert train(configured("train", *again))["rank1"]  # what was only trained is evaluated later

@@ -33,8 +33,10 @@ def test_a_run_without_a_terminal(
     monkeypatch.setattr(terminal, "EVERY", 0.0)
     first = train(configured("train", *TINY))
     shown, log = capsys.readouterr().out, (tmp_path / "run" / "train.log").read_text()
-    for line in ("run: tiny, 4 training and 2 test subjects; 1 process on cpu; step 0 of 6", "step 5 of 6, loss ",
-                 "evaluation after step 3: rank-1 NM ", "evaluating: 1 of ", "trained for 6 steps"):  # fmt: skip
+    for line in ("run: tiny, 4 training and 2 test subjects; 1 process on cpu; step 0 of 6",
+        "step 5 of 6, loss ",
+                 "evaluation after step 3: rank-1 NM ", "evaluating: 1 of ",
+                 "trained for 6 steps"):  # fmt: skip
         assert line in shown
         assert line in log
     assert "rank-1 NM" in log.splitlines()[-1] or "next:" in log
@@ -51,7 +53,9 @@ def test_a_run_without_a_terminal(
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == rows
 
 
-def test_steps_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.0)
     assert list(progress.steps("abc", "drawing", "walks", True)) == ["a", "b", "c"]
     assert "drawing: 2 of 3 walks\n" in capsys.readouterr().out
@@ -60,7 +64,8 @@ def test_steps_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 @pytest.mark.parametrize(("error", "kind", "words"), [
-    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), ChildProcessError, "data.workers=0"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), ChildProcessError,
+     "data.workers=0"),
     (BrokenProcessPool("A process was terminated abruptly"), ChildProcessError, "workers=1"),
     (MemoryError(), OSError, "memory ran out"),
     (torch.OutOfMemoryError("CUDA out of memory"), OSError, "memory ran out"),
@@ -106,7 +111,9 @@ def test_a_signal_before_training_stops_at_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("excusing", ["the report", "a setting"])
-def test_a_signal_is_no_error_that_is_excused(excusing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_is_no_error_that_is_excused(
+    excusing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A report that fails is a warning, and OmegaConf makes errors anew: neither gets hold of a signal."""
 
     def stop(*arguments: object) -> None:
@@ -138,5 +145,7 @@ def test_every_process_has_an_evaluation_batch(store: Store, protocol: Protocol)
     shares = [batches.TestBatches(store, protocol, ["005", "006"], 2000, None, rank, 9) for rank in range(9)]
     found = [batches.StoreFrames(store)[index] for share in shares for index in share]
     assert len(found) == 9
-    assert sorted(i for batch in found for i in batch.sequence.tolist()) == sorted(shares[0].sequences.tolist())
+    assert sorted(i for batch in found for i in batch.sequence.tolist()) == sorted(
+        shares[0].sequences.tolist()
+    )
     assert found[-1].silhouettes.shape == (0, 1, 64, 44)

@@ -1,4 +1,6 @@
-"""What a method is called, and where the paper's numbers may stand beside a result: only beside what they were of."""
+"""What a method is called, and where the paper's numbers may stand beside a result: only beside
+what they were of.
+"""
 
 import json
 from collections.abc import Callable
@@ -53,14 +55,18 @@ def whole_store(config: dict[str, Any]) -> SimpleNamespace:
 def arguments(config: dict[str, Any]) -> dict[str, Any]:
     dataset = config["dataset"]
     of_store = {"store": dataset["store"], "dataset": dataset["name"], "res": config["res"]}
-    return of_store | {"protocol": protocol_of(dataset), "max_frames": config.get("max_frames")} | config["data"]
+    return (
+        of_store | {"protocol": protocol_of(dataset), "max_frames": config.get("max_frames")} | config["data"]
+    )
 
 
 def decide(config: dict[str, Any], *, trained: Trained | None = None, keep: Any = None, **about: Any) -> Any:
     """The decision on a store with all there is but the sequences that `keep` leaves out."""
     store = whole_store(config)
     if keep is not None:
-        there = np.array([keep(*names) for names in zip(store.subjects, store.conditions, store.views, strict=True)])
+        there = np.array(
+            [keep(*names) for names in zip(store.subjects, store.conditions, store.views, strict=True)]
+        )
         for name in ("subjects", "conditions", "views"):
             setattr(store, name, getattr(store, name)[there])
     store.about |= about
@@ -105,7 +111,8 @@ def test_oumvlp_is_compared_where_its_split_is_whole() -> None:
     lacking = lambda subject, condition, view: (int(subject) + int(view)) % 14 > 0  # noqa: E731  # as many as in life
     assert decide(config, keep=lacking) == ("CSTL", None)
     assert (
-        "sequences of the test subjects" in decide(config, keep=lambda s, c, v: int(s) % 5 != 4 or c == "00").left_out
+        "sequences of the test subjects"
+        in decide(config, keep=lambda s, c, v: int(s) % 5 != 4 or c == "00").left_out
     )
 
 
@@ -133,7 +140,9 @@ def test_oumvlp_is_compared_where_its_split_is_whole() -> None:
         ({"model__network__num_classes": 23}, "trained on 23 subjects"),
     ],
 )
-def test_whatever_differs_leaves_the_rows_out(casiab: dict[str, Any], settings: dict[str, Any], reason: str) -> None:
+def test_whatever_differs_leaves_the_rows_out(
+    casiab: dict[str, Any], settings: dict[str, Any], reason: str
+) -> None:
     found = decide(changed(casiab, **settings))
     assert found.method is None
     with pytest.raises(ValueError, match=reason):
@@ -195,7 +204,9 @@ def test_where_nothing_was_published_nothing_is_left_out() -> None:
         ({"label": "Mine", "model__network__parts": 8}, "Mine"),
     ],
 )  # fmt: skip
-def test_a_method_is_called_as_its_network(casiab: dict[str, Any], settings: dict[str, Any], name: str) -> None:
+def test_a_method_is_called_as_its_network(
+    casiab: dict[str, Any], settings: dict[str, Any], name: str
+) -> None:
     assert method_name(changed(casiab, **settings)) == name
 
 
@@ -237,7 +248,9 @@ def test_every_output_names_the_network(
     assert table.title.endswith(f"; {name}")
 
     again = evaluate(
-        configured("evaluate", f"checkpoint='{report['checkpoint']}'", "trainer=cpu", "label=Mine", folder="again")
+        configured(
+            "evaluate", f"checkpoint='{report['checkpoint']}'", "trainer=cpu", "label=Mine", folder="again"
+        )
     )
     assert again["measures"].keys() == {"Mine", "GEI"}
     (table,), _ = compare([tmp_path / "run", tmp_path / "again"])
@@ -245,7 +258,9 @@ def test_every_output_names_the_network(
     assert "method" in table.settings
 
 
-def test_a_run_of_an_earlier_version_is_shown_without_the_papers_rows(configured: Configure, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_is_shown_without_the_papers_rows(
+    configured: Configure, tmp_path: Path
+) -> None:
     train(configured("train", *TINY, "ablation=mean_pooling", "trainer.max_steps=1"))
     folder = tmp_path / "run"
     results = json.loads((folder / "results.json").read_text())
@@ -254,7 +269,8 @@ def test_a_run_of_an_earlier_version_is_shown_without_the_papers_rows(configured
     old["measures"] = {"CSTL": results["measures"][results["method"]]}
     (folder / "results.json").write_text(json.dumps(old))
     (folder / "table.csv").write_text(
-        "# Tiny 64×44\nprobe,method,000,090,mean\nNM,CSTL,1,1,1\nNM,CSTL (paper),2,2,2\nNM,difference,-1,-1,-1\n"
+        "# Tiny 64×44\nprobe,method,000,090,mean\nNM,CSTL,1,1,1\nNM,CSTL "
+        "(paper),2,2,2\nNM,difference,-1,-1,-1\n"
     )
     found = read_run(folder)
     assert found.method == "CSTL (aggregation: mean)"

@@ -27,14 +27,17 @@ OPTIMIZERS: dict[str, Make] = {
     "fused SGD": lambda p: optim.SGD(p, 1e-2, momentum=0.9, weight_decay=0.1, fused=True),
     **{
         kind.__name__: lambda p, kind=kind: kind(p, 1e-2)
-        for kind in (optim.Adagrad, optim.Adadelta, optim.Adamax, optim.ASGD, optim.NAdam, optim.RAdam, optim.RMSprop,
+        for kind in (optim.Adagrad, optim.Adadelta, optim.Adamax, optim.ASGD, optim.NAdam, optim.RAdam,
+            optim.RMSprop,
                      optim.Rprop, optim.Adafactor)
     },
 }  # fmt: skip
 
 
 class Foreign(nn.Module):
-    """A small network of somebody else: frames folded into the batch, PyTorch's batch norms, a count of its own."""
+    """A small network of somebody else: frames folded into the batch, PyTorch's batch norms, a
+    count of its own.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,11 +88,23 @@ def train(
     recognizer = Recognizer(Foreign(), batch_norm="ghost", **settings)
     data = batches(store, protocol, steps)
     quiet = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"),
+        (
+            "logger",
+            "enable_checkpointing",
+            "enable_progress_bar",
+            "enable_model_summary",
+            "use_distributed_sampler",
+        ),
         False,
     )
     trainer = Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, max_epochs=1, limit_val_batches=0, callbacks=[watch], **quiet
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps,
+        max_epochs=1,
+        limit_val_batches=0,
+        callbacks=[watch],
+        **quiet,
     )
     trainer.fit(recognizer, datamodule=data)
     return recognizer

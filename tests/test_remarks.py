@@ -26,9 +26,13 @@ CONDITIONS, VIEWS = ["nm-01", "nm-02", "bg-01"], ["000", "090", "180"]
 def evaluated(
     subjects: int, embed: Callable[[Tensor, Tensor], Tensor], enrolled: int | None = None
 ) -> tuple[CrossViewResult, Tensor, Tensor]:
-    """Every subject in every condition and view; `embed` makes (N, P, D) of subjects and noise, both (N, P, D)."""
+    """Every subject in every condition and view; `embed` makes (N, P, D) of subjects and noise,
+    both (N, P, D).
+    """
     torch.manual_seed(0)
-    subject, condition, view = torch.cartesian_prod(torch.arange(subjects), torch.arange(3), torch.arange(3)).unbind(1)
+    subject, condition, view = torch.cartesian_prod(
+        torch.arange(subjects), torch.arange(3), torch.arange(3)
+    ).unbind(1)
     kept = (condition > 0) | (subject < (subjects if enrolled is None else enrolled))
     subject, condition, view = subject[kept], condition[kept], view[kept]
     metric = CrossViewAccuracy(CONDITIONS, VIEWS, ["nm-01"], {"NM": ["nm-02"], "BG": ["bg-01"]})
@@ -53,7 +57,10 @@ def test_nothing_is_said_of_a_result_that_means_what_it_says(scale: float, offse
     assert 50 < result.mean("NM") < 100
     baseline, *_ = evaluated(20, lambda own, noise: own + 2 * noise)
     logged = [{"step": 1.0, "train/loss": 3.0, "train/gradient_norm": 1.0, "train/triplet": 0.2}] * 5
-    assert found(20, lambda own, noise: scale * good(own, noise) + offset, baseline=baseline, logged=logged) == []
+    assert (
+        found(20, lambda own, noise: scale * good(own, noise) + offset, baseline=baseline, logged=logged)
+        == []
+    )
 
 
 @pytest.mark.parametrize("embed", [
@@ -83,7 +90,10 @@ def test_one_subject() -> None:
 
 def test_guessing() -> None:
     (guess,) = found(40, lambda own, noise: noise)
-    assert "cannot be told from guessing, which gives 2.5 ± 1.7 % with 40 subjects in the gallery and 80 walks" in guess
+    assert (
+        "cannot be told from guessing, which gives 2.5 ± 1.7 % with 40 subjects in the gallery and 80 walks"
+        in guess
+    )
     (few,) = found(2, lambda own, noise: own + 1e-3 * noise)  # 100 % of four walks of two subjects
     assert "cannot be told from guessing" in few
 
@@ -92,7 +102,9 @@ def test_a_baseline_that_is_better() -> None:
     baseline, *_ = evaluated(20, good)
     worse = found(20, lambda own, noise: own + 2 * noise, baseline=baseline)
     assert len(worse) == 1
-    assert worse[0].startswith("Below the baseline: gait energy images, which learn nothing, reach a mean of ")
+    assert worse[0].startswith(
+        "Below the baseline: gait energy images, which learn nothing, reach a mean of "
+    )
     assert found(20, good, baseline=baseline) == []  # as good as it
 
 
@@ -127,7 +139,9 @@ def test_steps_that_changed_nothing() -> None:
 
 def test_nothing_to_count() -> None:
     (nobody,) = found(3, good, enrolled=0)
-    assert nobody.startswith("Nothing could be counted: rank of NM: nothing to average: no gallery sequence was seen")
+    assert nobody.startswith(
+        "Nothing could be counted: rank of NM: nothing to average: no gallery sequence was seen"
+    )
     metric = CrossViewAccuracy(CONDITIONS, VIEWS, ["nm-01"], {"NM": ["nm-02"]})
     (nothing,) = remarks(metric.compute(), *metric.mean_embeddings(), gallery=[0])
     assert "no probe sequence was seen" in nothing
@@ -162,7 +176,9 @@ def test_they_are_in_the_terminal_the_results_the_report_and_the_comparison(
     assert all(one in text for one in said)
 
 
-@pytest.mark.parametrize("found", [None, "text", 3, {"a": 1}, [1, None, ["x"]], ["\x1b[31mred"], ["x" * 10_000] * 99])
+@pytest.mark.parametrize(
+    "found", [None, "text", 3, {"a": 1}, [1, None, ["x"]], ["\x1b[31mred"], ["x" * 10_000] * 99]
+)
 def test_those_of_somebody_elses_file(found: Any) -> None:
     texts = remarks_of({"remarks": found})
     assert len(texts) <= 10

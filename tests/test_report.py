@@ -1,4 +1,6 @@
-"""The report: what it says of a run, what it does where something is missing, and how it behaves in a browser."""
+"""The report: what it says of a run, what it does where something is missing, and how it
+behaves in a browser.
+"""
 
 import json
 import re
@@ -65,7 +67,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, user_conf: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def mistaken(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy in which the first probes of each set are taken for another; on blobs the network may make no mistake."""
+    """A copy in which the first probes of each set are taken for another; on blobs the network
+    may make no mistake.
+    """
     folder = tmp_path_factory.mktemp("mistaken") / "first"
     shutil.copytree(finished, folder)
     with np.load(folder / "probes.npz") as file:
@@ -147,7 +151,9 @@ def test_one_file_says_everything(page: Path, finished: Path) -> None:
 
 
 def test_the_verdict_comes_first(page: Path, finished: Path, spoilt: Path) -> None:
-    """The result, an interval, what guessing and GEI give, what the network costs, and whether something is wrong."""
+    """The result, an interval, what guessing and GEI give, what the network costs, and whether
+    something is wrong.
+    """
     results = json.loads((finished / "results.json").read_text())
     text = read_page(page).text.partition("How it was made ")[2].partition(" Results ")[0]
     mean = np.mean([row["mean"] for row in results["rank1"].values()])
@@ -163,7 +169,9 @@ def test_the_verdict_comes_first(page: Path, finished: Path, spoilt: Path) -> No
         assert fact in text
     cost = results["network"]
     assert (cost["frames"], cost["flops"] > 1e5, cost["seconds_a_sequence"] > 0) == (4, True, True)
-    change(spoilt / "results.json", remarks=["It cannot be told from guessing."], network={"parameters": 12345})
+    change(
+        spoilt / "results.json", remarks=["It cannot be told from guessing."], network={"parameters": 12345}
+    )
     text = read_page(report_run(spoilt)).text
     assert "What looks wrong It cannot be told from guessing." in text
     assert "Nothing looks wrong" not in text
@@ -186,7 +194,9 @@ def test_heat_maps_and_table_agree(finished: Path) -> None:
 
 
 def hand_made() -> ShownRun:
-    """Three probes of three subjects in two gallery views; lines 10, 11, 12 are the gallery's of subjects 0, 1, 2."""
+    """Three probes of three subjects in two gallery views; lines 10, 11, 12 are the gallery's
+    of subjects 0, 1, 2.
+    """
     view = np.array([0, 0, 0])
     nearest = np.array([[10, 11], [11, 10], [12, 12]])
     probes = Probes(
@@ -225,7 +235,9 @@ def test_an_interval_is_that_of_a_slow_loop_over_drawn_subjects() -> None:
 
 
 def test_who_is_taken_for_whom() -> None:
-    """Only the other view counts: a is taken for b, b for a; c, nearest to itself and no match, is left out."""
+    """Only the other view counts: a is taken for b, b for a; c, nearest to itself and no match,
+    is left out.
+    """
     found = findings.confusion(hand_made())
     assert found is not None
     assert found.subjects == ["a", "b"]
@@ -235,7 +247,8 @@ def test_who_is_taken_for_whom() -> None:
 
 def test_the_hardest_come_first() -> None:
     first, second = findings.hardest(hand_made(), "nm-02", 5)
-    assert (first.subject, first.gallery_view, first.nearest, first.match) == ("b", "090", 10, 11)  # by 6, not by 1
+    # by 6, not by 1
+    assert (first.subject, first.gallery_view, first.nearest, first.match) == ("b", "090", 10, 11)
     assert (first.taken_for, first.right, first.missed, first.compared) == ("a nm-01", "b nm-01", 1, 1)
     assert second.subject == "a"
 
@@ -247,7 +260,9 @@ def test_many_subjects_show_the_most_confused(monkeypatch: pytest.MonkeyPatch) -
     assert (found.subjects, found.of) == (["a"], 2)
 
 
-@pytest.mark.parametrize("settings", [{}, {"ssfl": "none"}, {"aggregation": "mean"}, {"parts": 8, "scales": ["frame"]}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"ssfl": "none"}, {"aggregation": "mean"}, {"parts": 8, "scales": ["frame"]}]
+)
 def test_what_the_network_looks_at(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     network = AblatedCSTL(num_classes=2, channels=(2, 4, 16), embedding_dim=4, **settings).eval()
@@ -288,11 +303,15 @@ def change(path: Path, **values: Any) -> None:
 @pytest.mark.parametrize(("spoil", "note", "gone"), [
     (lambda f: (f / "results.json").unlink(), "not finished: 6 of 6 iterations are logged", "Other means"),
     (lambda f: cut(f / "results.json"), "results.json cannot be read", "NM rank-1"),
-    (lambda f: (f / "probes.npz").unlink(), "probes.npz is not there, as in runs of older versions", "Hardest probes"),
-    (lambda f: cut(f / "probes.npz"), "probes.npz cannot be read .*no whole .npz file", "Who is taken for whom"),
+    (lambda f: (f / "probes.npz").unlink(), "probes.npz is not there, as in runs of older versions",
+     "Hardest probes"),
+    (lambda f: cut(f / "probes.npz"), "probes.npz cannot be read .*no whole .npz file",
+     "Who is taken for whom"),
     (lambda f: (f / "embeddings.npz").unlink(), "", "Map of the embeddings"),
-    (lambda f: shutil.rmtree(f / "checkpoints"), "the checkpoint .* is not there any more", "What the network looks"),
-    (lambda f: cut(f / "checkpoints" / "step-0000006.ckpt"), "step-0000006.ckpt cannot be read", "What the network"),
+    (lambda f: shutil.rmtree(f / "checkpoints"), "the checkpoint .* is not there any more",
+     "What the network looks"),
+    (lambda f: cut(f / "checkpoints" / "step-0000006.ckpt"), "step-0000006.ckpt cannot be read",
+     "What the network"),
     (lambda f: (f / "config.yaml").write_text("a: [b"), "config.yaml cannot be read", "not recorded"),
     (lambda f: (f / "metrics.csv").unlink(), "", "Smoothing"),
     (lambda f: change(f / "results.json", rank1={"NM": NOTHING}), "NM has no result", "BG rank-1"),
@@ -390,7 +409,8 @@ def test_several_runs(spoilt: Path, finished: Path, tmp_path: Path) -> None:
     assert "2 tables, since data sets differ" in text
     assert page.count('<section id="results-') == 2  # the unfinished one is among its like
     assert "stopped at step 6 of 6" in text
-    gained = f"{(after['NM']['mean'] + after['BG']['mean'] - before['NM']['mean'] - before['BG']['mean']) / 2:+.1f}"
+    old, new = (sum(row[probe]["mean"] for probe in ("NM", "BG")) / 2 for row in (before, after))
+    gained = f"{new - old:+.1f}"
     assert gained.replace("-", "−").replace("+0.0", "0.0") in text
     assert re.search(r"# margin NM BG mean difference .* 1 0.[24] ", text)
     assert f"{after['NM']['mean']:.1f}" in text
@@ -448,7 +468,13 @@ def browser() -> Iterator[Any]:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("there is no Chromium here to open the report in (Debian: apt-get install chromium)")
-    quiet = ("no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update", "disable-sync")
+    quiet = (
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+    )
     with playwright.sync_playwright() as started:
         launched = started.chromium.launch(executable_path=chromium, args=[f"--{flag}" for flag in quiet])
         yield launched
@@ -465,7 +491,9 @@ def compared(finished: Path, page: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Any]:
-    """The function (path, **context) → the page, ready; no message of the console, no request but for the file."""
+    """The function (path, **context) → the page, ready; no message of the console, no request
+    but for the file.
+    """
     contexts, said = [], []
 
     def open_page(path: Path, **settings: Any) -> Any:
@@ -475,7 +503,8 @@ def opened(browser: Any) -> Iterator[Any]:
         tab.on("console", lambda message: said.append(message.text))
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.on(
-            "request", lambda it: said.append(it.url) if not it.url.startswith(("file:", "data:", "blob:")) else None
+            "request",
+            lambda it: said.append(it.url) if not it.url.startswith(("file:", "data:", "blob:")) else None,
         )
         tab.goto(path.as_uri())
         if settings.get("java_script_enabled", True):
@@ -504,7 +533,9 @@ def test_every_width_and_every_picture(opened: Any, page: Path, compared: Path, 
         for width in (1440, 768, 360):
             tab.set_viewport_size({"width": width, "height": 800})
             until(tab, "document.documentElement.scrollWidth === innerWidth")
-        pictures_of_it = tab.evaluate("[...document.images].map((i) => [i.alt, i.complete && i.naturalWidth])")
+        pictures_of_it = tab.evaluate(
+            "[...document.images].map((i) => [i.alt, i.complete && i.naturalWidth])"
+        )
         assert pictures_of_it
         assert all(alt and width > 0 for alt, width in pictures_of_it)
         plots = tab.evaluate(
@@ -520,7 +551,8 @@ def test_screen_readers(opened: Any, page: Path, compared: Path, scheme: str) ->
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for path in (page, compared)[: 2 if scheme == "light" else 1]:
         tab = opened(path, color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
-        found = axe.run(tab, context={"exclude": [[".plot > *"]]})  # what is in a plot is one picture with a text
+        # what is in a plot is one picture with a text
+        found = axe.run(tab, context={"exclude": [[".plot > *"]]})
         assert [(it["id"], it["nodes"][0]["html"][:200]) for it in found.response["violations"]] == []
 
 
@@ -570,7 +602,10 @@ def test_controls(opened: Any, page: Path) -> None:
     assert zoom.get_attribute("aria-pressed") == "false"
     assert tab.evaluate("document.getElementById('curve-1').layout.dragmode") is False
 
-    colour = "[getComputedStyle(document.body).backgroundColor, document.getElementById('curve-1').layout.font.color]"
+    colour = (
+        "[getComputedStyle(document.body).backgroundColor, "
+        "document.getElementById('curve-1').layout.font.color]"
+    )
     light = tab.evaluate(colour)
     tab.locator("[data-theme-button]").click()
     dark = tab.evaluate(colour)
@@ -580,7 +615,9 @@ def test_controls(opened: Any, page: Path) -> None:
 
 
 def test_fingers_scroll_and_rest_is_respected(opened: Any, page: Path) -> None:
-    tab = opened(page, has_touch=True, is_mobile=True, viewport={"width": 360, "height": 700}, reduced_motion="reduce")
+    tab = opened(
+        page, has_touch=True, is_mobile=True, viewport={"width": 360, "height": 700}, reduced_motion="reduce"
+    )
     assert tab.locator("#curves [data-zoom]").get_attribute("aria-pressed") == "false"
     assert tab.locator("#hardest [data-play]").inner_text() == "Play"
 

@@ -1,4 +1,6 @@
-"""A run that was killed goes on as if nothing had happened; a damaged checkpoint is noticed; signals are obeyed."""
+"""A run that was killed goes on as if nothing had happened; a damaged checkpoint is noticed;
+signals are obeyed.
+"""
 
 import json
 import multiprocessing
@@ -74,7 +76,9 @@ class Killed:
     @staticmethod
     def putting_a_checkpoint_in_its_place() -> None:
         replace = os.replace
-        os.replace = lambda part, target: kill() if target.name == "step-0000004.ckpt" else replace(part, target)
+        os.replace = lambda part, target: (
+            kill() if target.name == "step-0000004.ckpt" else replace(part, target)
+        )
 
     @staticmethod
     def evaluating() -> None:
@@ -89,7 +93,9 @@ class Killed:
         from cstl.recognizer import GaitRecognizer
 
         step = GaitRecognizer.validation_step
-        GaitRecognizer.validation_step = lambda self, *rest: kill() if self.global_step == 6 else step(self, *rest)
+        GaitRecognizer.validation_step = lambda self, *rest: (
+            kill() if self.global_step == 6 else step(self, *rest)
+        )
 
     @staticmethod
     def after_the_last_evaluation() -> None:
@@ -184,7 +190,9 @@ Start = Callable[..., BaseProcess]
 
 @pytest.fixture(scope="module")
 def start(user_conf: Path, folder: Path) -> Start:
-    """Starts a run of that name in a process forked from one that has imported everything, and waits for its end."""
+    """Starts a run of that name in a process forked from one that has imported everything, and
+    waits for its end.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cstl.train"])
 
@@ -211,7 +219,9 @@ def whole(start: Start, folder: Path) -> Path:
 
 def assert_same(one: Path, other: Path) -> None:
     """The same weights, optimiser state, log and results, bit by bit."""
-    ours, theirs = (torch.load(checkpoints(run / "checkpoints")[-1], weights_only=True) for run in (one, other))
+    ours, theirs = (
+        torch.load(checkpoints(run / "checkpoints")[-1], weights_only=True) for run in (one, other)
+    )
     assert list(_tensors(ours["state_dict"])) == list(_tensors(theirs["state_dict"]))
     assert list(_tensors(ours["optimizer_states"])) == list(_tensors(theirs["optimizer_states"]))
     assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
@@ -259,13 +269,18 @@ def test_signals_leave_a_checkpoint_first(name: str, start: Start, whole: Path) 
     assert start(name, AtStep(4, number)).exitcode == 128 + number
     run = whole.parent / name
     assert f"stopped by {name} with a checkpoint after 5 steps" in (whole.parent / f"{name}.log").read_text()
-    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-0000004.ckpt", "step-0000005.ckpt"]
+    assert [path.name for path in checkpoints(run / "checkpoints")] == [
+        "step-0000004.ckpt",
+        "step-0000005.ckpt",
+    ]
     assert start(name, None).exitcode == 0
     assert_same(whole, run)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage: str, start: Start, whole: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    damage: str, start: Start, whole: Path
+) -> None:
     name = f"damaged-{damage}"
     assert start(name, AtStep(5)).exitcode == -signal.SIGKILL
     last = checkpoints(whole.parent / name / "checkpoints")[-1]
@@ -323,7 +338,10 @@ def test_a_finished_run_is_prolonged(start: Start, folder: Path) -> None:
     assert not (folder / "more" / "results.json").exists()
     assert start("more", None, "extend=12").exitcode == 0, (folder / "more.log").read_text()
     said = (folder / "more.log").read_text()
-    assert "goes on from 6 iterations to 12; the learning rate is cut at [4], as before; its results so far are" in said
+    assert (
+        "goes on from 6 iterations to 12; the learning rate is cut at [4], as before; its results so far are"
+        in said
+    )
 
     ours, theirs = (torch.load(checkpoints(folder / name / "checkpoints")[-1]) for name in ("long", "more"))
     assert ours["global_step"] == theirs["global_step"] == 12
@@ -345,7 +363,9 @@ def test_a_finished_run_is_prolonged(start: Start, folder: Path) -> None:
 def test_a_stopped_run_is_prolonged(start: Start, folder: Path) -> None:
     assert start("stopped", AtStep(4, signal.SIGTERM)).exitcode == 128 + signal.SIGTERM
     assert start("stopped", None, "extend=12").exitcode == 0, (folder / "stopped.log").read_text()
-    ours, theirs = (torch.load(checkpoints(folder / name / "checkpoints")[-1]) for name in ("long", "stopped"))
+    ours, theirs = (
+        torch.load(checkpoints(folder / name / "checkpoints")[-1]) for name in ("long", "stopped")
+    )
     assert list(_tensors(ours["state_dict"])) == list(_tensors(theirs["state_dict"]))
     assert (folder / "long" / "metrics.csv").read_bytes() == (folder / "stopped" / "metrics.csv").read_bytes()
 

@@ -48,10 +48,20 @@ def test_a_run_leaves_what_it_promises(
     report = train(configured("train", *TINY, "report=true"))
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"config.yaml", "metrics.csv", "checkpoints", "results.json", "cross_view.png", "curves.png"}
+    assert names >= {
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints",
+        "results.json",
+        "cross_view.png",
+        "curves.png",
+    }
     assert names >= {"table.md", "table.tex", "table.csv", "probes.npz", "report.html", "figures"}
     assert "embeddings.npz" not in names  # templates, which only keep_embeddings=true writes
-    assert [path.name for path in checkpoints(folder / "checkpoints")] == ["step-0000004.ckpt", "step-0000006.ckpt"]
+    assert [path.name for path in checkpoints(folder / "checkpoints")] == [
+        "step-0000004.ckpt",
+        "step-0000006.ckpt",
+    ]
     assert report == json.loads((folder / "results.json").read_text())
     assert (report["dataset"], report["resolution"]) == ("tiny", [64, 44])
     assert (report["train_subjects"], report["test_subjects"]) == (4, 2)
@@ -65,7 +75,10 @@ def test_a_run_leaves_what_it_promises(
 
     shown = capsys.readouterr().out
     assert "Tiny 64×44" in shown
-    assert [line.split()[:2] for line in shown.splitlines() if " CSTL " in line] == [["NM", "CSTL"], ["BG", "CSTL"]]
+    assert [line.split()[:2] for line in shown.splitlines() if " CSTL " in line] == [
+        ["NM", "CSTL"],
+        ["BG", "CSTL"],
+    ]
     assert str(folder) in shown.replace("\n", "")
 
     with (folder / "metrics.csv").open() as file:
@@ -113,14 +126,20 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
             train(configured("train", *TINY, folder="cut"))
     train(configured("train", *TINY, folder="cut"))
 
-    whole, cut = (torch.load(tmp_path / name / "checkpoints" / "step-0000006.ckpt") for name in ("whole", "cut"))
+    whole, cut = (
+        torch.load(tmp_path / name / "checkpoints" / "step-0000006.ckpt") for name in ("whole", "cut")
+    )
     assert whole["state_dict"].keys() == cut["state_dict"].keys()
     assert all(torch.equal(value, cut["state_dict"][key]) for key, value in whole["state_dict"].items())
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "cut" / "metrics.csv").read_text()
 
 
 def test_a_run_does_not_go_on_with_another_store(
-    configured: Configure, raw_tree: Path, protocol: Protocol, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    configured: Configure,
+    raw_tree: Path,
+    protocol: Protocol,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     raw, store = Path(shutil.copytree(raw_tree, tmp_path / "raw")), tmp_path / "store"
     typed = (*TINY, f"dataset.store={store}")
@@ -132,7 +151,9 @@ def test_a_run_does_not_go_on_with_another_store(
     shutil.move(store, tmp_path / "first")
     shutil.move(tmp_path / "other", store)
     before = (tmp_path / "run/metrics.csv").read_text()
-    with pytest.raises(ValueError, match=r"run was trained on a store with the fingerprint .*dataset\.store=PATH"):
+    with pytest.raises(
+        ValueError, match=r"run was trained on a store with the fingerprint .*dataset\.store=PATH"
+    ):
         train(configured("train", *typed))
     assert (tmp_path / "run/metrics.csv").read_text() == before
     result = train(configured("train", *TINY, f"dataset.store={tmp_path / 'first'}"))
@@ -140,7 +161,9 @@ def test_a_run_does_not_go_on_with_another_store(
     capsys.readouterr()
     checkpoint = f"checkpoint='{tmp_path / 'run' / result['checkpoint']}'"
     for other, said in ((store, True), (tmp_path / "first", False)):
-        again = evaluate(configured("evaluate", checkpoint, "trainer=cpu", f"store={other}", folder=f"on-{other.name}"))
+        again = evaluate(
+            configured("evaluate", checkpoint, "trainer=cpu", f"store={other}", folder=f"on-{other.name}")
+        )
         assert again["store"] == open_store(other).fingerprint
         assert ("is not the store that" in capsys.readouterr().out) == said
 
@@ -161,14 +184,18 @@ def test_walkers_that_another_run_makes_at_this_moment_are_waited_for(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     make_missing_walkers(config)
     assert calls == ["synthesize"] * 3
-    assert capsys.readouterr().out == "waiting: raw/.part is in use: process 7 on here since noon writes there\n"
+    assert (
+        capsys.readouterr().out == "waiting: raw/.part is in use: process 7 on here since noon writes there\n"
+    )
 
 
 def test_a_name_is_taken_once(configured: Configure) -> None:
     train(configured("train", *TINY, "trainer.max_steps=2"))
     with pytest.raises(ValueError, match=r"finished.*results\.json.*choose another name="):
         train(configured("train", *TINY, "trainer.max_steps=2", "logger=csv"))
-    with pytest.raises(ValueError, match=r"(?s)other settings.*model\.triplet\.margin: 0\.2 before, 0\.3 now"):
+    with pytest.raises(
+        ValueError, match=r"(?s)other settings.*model\.triplet\.margin: 0\.2 before, 0\.3 now"
+    ):
         train(configured("train", *TINY, "trainer.max_steps=2", "model.triplet.margin=0.3"))
 
 
@@ -184,7 +211,9 @@ def test_every_choice_trains(overrides: tuple[str, ...], configured: Configure) 
     assert report["rank1"]["NM"]["mean"] is not None
 
 
-def test_walkers_are_made_on_first_use(configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walkers_are_made_on_first_use(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     few = (
         "dataset.protocol.train=[001-002]", "dataset.protocol.test=[003-004]", "dataset.synthesis.frames=5",
@@ -196,7 +225,9 @@ def test_walkers_are_made_on_first_use(configured: Configure, tmp_path: Path, mo
     assert (tmp_path / "data" / "synthetic-64" / "store.json").is_file()
 
 
-def test_gradients_that_stay_infinite_stop_the_run(configured: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_that_stay_infinite_stop_the_run(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step, weights = GaitRecognizer.training_step, []
 
     def overflow(self: GaitRecognizer, batch: object, batch_idx: int) -> torch.Tensor:
@@ -214,9 +245,13 @@ def test_missing_stores_say_how_to_prepare_them(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"python -m cstl\.prepare dataset=casiab res=128 dataset\.raw=PATH"):
+    with pytest.raises(
+        FileNotFoundError, match=r"python -m cstl\.prepare dataset=casiab res=128 dataset\.raw=PATH"
+    ):
         train(configured("train", "dataset=casiab", "res=128"))
-    with pytest.raises(ValueError, match=r"(?s)where are the raw frames.*dataset=oumvlp res=64 dataset\.raw=PATH"):
+    with pytest.raises(
+        ValueError, match=r"(?s)where are the raw frames.*dataset=oumvlp res=64 dataset\.raw=PATH"
+    ):
         prepare_command(configured("prepare", "dataset=oumvlp"))
 
 
@@ -227,7 +262,9 @@ def test_missing_stores_say_how_to_prepare_them(
     (("data.subjects=9",), r"a batch needs 9 subjects, the store has .* 4"),
     (("model.triplet.mining=semi",), r"model\.triplet\.mining=semi: expected one of all, hard"),
 ])  # fmt: skip
-def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], message: str, configured: Configure) -> None:
+def test_settings_that_cannot_work_are_refused(
+    overrides: tuple[str, ...], message: str, configured: Configure
+) -> None:
     with pytest.raises(Exception, match=message):
         train(configured("train", *TINY, *overrides))
 
@@ -253,7 +290,9 @@ def test_checkpoints_that_do_not_fit_are_refused(configured: Configure, tmp_path
     with pytest.raises(ValueError, match="cannot be read"):
         tested(tmp_path / "cut.ckpt")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"other\.ckpt is refused: these weights are not those of the paper's"):
+    with pytest.raises(
+        ValueError, match=r"other\.ckpt is refused: these weights are not those of the paper's"
+    ):
         tested(tmp_path / "other.ckpt")
     checkpoint = torch.load(last)
     checkpoint["config"]["model"]["network"]["num_classes"] += 1
@@ -265,14 +304,20 @@ def test_checkpoints_that_do_not_fit_are_refused(configured: Configure, tmp_path
 def test_the_authors_weights_go_in_and_out(configured: Configure, tmp_path: Path) -> None:
     """Our checkpoint written for the authors, evaluated from their file: the same numbers."""
     trained = train(configured("train", *TINY, "trainer.max_steps=2"))
-    export_official(configured("export_official", f"checkpoint='{trained['checkpoint']}'", f"out={tmp_path}/a.ptm"))
+    export_official(
+        configured("export_official", f"checkpoint='{trained['checkpoint']}'", f"out={tmp_path}/a.ptm")
+    )
     theirs = torch.load(tmp_path / "a.ptm", weights_only=True)
     assert all(key.startswith("module.") for key in theirs)
     with pytest.raises(FileExistsError, match="there already"):
-        export_official(configured("export_official", f"checkpoint={tmp_path}/a.ptm", f"out={tmp_path}/a.ptm"))
+        export_official(
+            configured("export_official", f"checkpoint={tmp_path}/a.ptm", f"out={tmp_path}/a.ptm")
+        )
 
     def tested(*overrides: str) -> dict:
-        return evaluate(configured("evaluate", f"checkpoint={tmp_path}/a.ptm", "trainer=cpu", *overrides, folder="b"))
+        return evaluate(
+            configured("evaluate", f"checkpoint={tmp_path}/a.ptm", "trainer=cpu", *overrides, folder="b")
+        )
 
     with pytest.raises(ValueError, match="does not say which data set"):
         tested()
@@ -304,7 +349,9 @@ def test_a_checkpoint_is_evaluated_on_another_data_set(
     checkpoint["config"]["dataset"]["name"] = "elsewhere"
     torch.save(checkpoint, tmp_path / "elsewhere.ckpt")
     path = tmp_path / "elsewhere.ckpt"
-    report = evaluate(configured("evaluate", f"checkpoint={path}", "dataset=tiny", "trainer=cpu", folder="labelled"))
+    report = evaluate(
+        configured("evaluate", f"checkpoint={path}", "dataset=tiny", "trainer=cpu", folder="labelled")
+    )
     assert (report["dataset"], report["trained_on"]) == ("tiny", "elsewhere")
     assert "trained on elsewhere" in (tmp_path / "labelled" / "table.md").read_text()
 
@@ -340,14 +387,19 @@ def test_a_checkpoint_is_selected_on_held_out_training_subjects(
     assert report["checkpoint"].endswith("best.ckpt")
     assert (report["train_subjects"], report["test_subjects"]) == (2, 2)
     with (tmp_path / "run" / "metrics.csv").open() as file:
-        scores = [float(row["validation/rank1/mean"]) for row in csv.DictReader(file) if row["validation/rank1/mean"]]
+        scores = [
+            float(row["validation/rank1/mean"])
+            for row in csv.DictReader(file)
+            if row["validation/rank1/mean"]
+        ]
     best = torch.load(report["checkpoint"], weights_only=True)
     assert best["callbacks"]["Checkpoints"]["best_score"] == pytest.approx(max(scores))
 
 
 @pytest.mark.parametrize(("override", "message"), [
     ("dataset.protocol.validation=0", r"two held-out training subjects.*; 0 of .*protocol\.validation=10"),
-    ("dataset.protocol.validation=1", r"two held-out training subjects.*; 1 of "),  # right whatever the network
+    # right whatever the network
+    ("dataset.protocol.validation=1", r"two held-out training subjects.*; 1 of "),
     ("evaluate_every=null", r"evaluate_every=null the 6 iterations have none: set evaluate_every=1"),
     ("evaluate_every=7", r"evaluate_every=7 the 6 iterations have none"),
 ])  # fmt: skip
@@ -363,9 +415,14 @@ def test_a_best_checkpoint_that_nothing_chooses_is_refused_at_the_start(
 def test_a_checkpoint_cannot_choose_what_is_called(where: str, configured: Configure, tmp_path: Path) -> None:
     report = train(configured("train", *TINY, "trainer.max_steps=1"))
     checkpoint = torch.load(report["checkpoint"])
-    checkpoint["config"][where]["extra"] = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "touched")}
+    checkpoint["config"][where]["extra"] = {
+        "_target_": "pathlib.Path.touch",
+        "self": str(tmp_path / "touched"),
+    }
     torch.save(checkpoint, tmp_path / "evil.ckpt")
-    with pytest.raises(ValueError, match=r"evil\.ckpt is refused: its (model has the unknown key |data\.)extra"):
+    with pytest.raises(
+        ValueError, match=r"evil\.ckpt is refused: its (model has the unknown key |data\.)extra"
+    ):
         evaluate(configured("evaluate", f"checkpoint={tmp_path}/evil.ckpt", "trainer=cpu", folder="again"))
     assert not (tmp_path / "touched").exists()
 
@@ -377,7 +434,9 @@ def test_a_split_file_becomes_part_of_the_checkpoint(configured: Configure, tmp_
     report = train(configured("train", *TINY, *key, "trainer.max_steps=1"))
     assert (report["train_subjects"], report["test_subjects"]) == (3, 2)
     split.unlink()
-    again = evaluate(configured("evaluate", f"checkpoint='{report['checkpoint']}'", "trainer=cpu", folder="again"))
+    again = evaluate(
+        configured("evaluate", f"checkpoint='{report['checkpoint']}'", "trainer=cpu", folder="again")
+    )
     assert again["measures"] == report["measures"]
 
 

@@ -1,4 +1,6 @@
-"""A run's folder belongs to one run: what it may be called, what is refused there, and what a name that is free is."""
+"""A run's folder belongs to one run: what it may be called, what is refused there, and what a
+name that is free is.
+"""
 
 import json
 import shutil
@@ -57,8 +59,10 @@ def never(*arguments: object, **named: object) -> None:
 
 
 @pytest.mark.parametrize("name", [
-    None, "", ".", "..", "../x", "a/b", "/tmp/x", "a\\b", "x.", "x ", " x", ".hidden", "a\nb", "a\x1b[2Jb", "a\u202eb",
-    "a\u200bb", "a\udcffb", "con", "NUL.txt", "LPT1", "a:b", "a*", "a?", 'a"b', "a|b", "x" * 201, "é" * 101, True, 0.1,
+    None, "", ".", "..", "../x", "a/b", "/tmp/x", "a\\b", "x.", "x ", " x", ".hidden", "a\nb", "a\x1b[2Jb",
+    "a\u202eb",
+    "a\u200bb", "a\udcffb", "con", "NUL.txt", "LPT1", "a:b", "a*", "a?", 'a"b', "a|b", "x" * 201, "é" * 101,
+    True, 0.1,
     1e3, ["a"], {"a": 1},
 ], ids=repr)  # fmt: skip
 def test_names_that_are_no_folder_in_runs(name: object) -> None:
@@ -68,16 +72,23 @@ def test_names_that_are_no_folder_in_runs(name: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["first", "a b", "casiab-64", "seed=1,model.triplet.margin=0.2", 7, "café", "it's", "console", "1e3"]
+    "name",
+    ["first", "a b", "casiab-64", "seed=1,model.triplet.margin=0.2", 7, "café", "it's", "console", "1e3"],
 )
 def test_names_that_can_be(name: object) -> None:
     check_name(name)
 
 
 @pytest.mark.parametrize("name", ["null", "''", "../x", "a/b", "'x '"])
-@pytest.mark.parametrize("words", [("train",), ("train", "-m"), ("evaluate", "checkpoint=x.ckpt")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [("train",), ("train", "-m"), ("evaluate", "checkpoint=x.ckpt")], ids=" ".join
+)
 def test_a_command_refuses_such_a_name_and_makes_nothing(
-    name: str, words: tuple[str, ...], typed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    words: tuple[str, ...],
+    typed: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit, match="1"):
         typed(*words, f"name={name}")
@@ -105,7 +116,10 @@ def test_commands_of_the_same_second_have_folders_of_their_own(
 
 
 def test_runs_evaluations_and_sweeps_keep_apart(
-    typed: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def leave(name: str, **settings: object) -> Path:
         folder = tmp_path / "runs" / name
@@ -139,7 +153,10 @@ def test_runs_evaluations_and_sweeps_keep_apart(
 
 
 def test_a_sweep_that_is_started_twice_at_once(
-    typed: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "runs" / "twice").mkdir(parents=True)
     instead(monkeypatch, "train", never)
@@ -168,10 +185,16 @@ def test_folders_that_cannot_be_made(
         (tmp_path / "runs" / "x").write_text("mine")
     else:
         (tmp_path / "runs").symlink_to(tmp_path / "nowhere")
-    for words in (["train", "name=x"], ["train", "-m", "name=x"], ["evaluate", "checkpoint=x.ckpt", "name=x"]):
+    for words in (
+        ["train", "name=x"],
+        ["train", "-m", "name=x"],
+        ["evaluate", "checkpoint=x.ckpt", "name=x"],
+    ):
         with pytest.raises(SystemExit, match="1"):
             typed(*words)
-        assert capsys.readouterr().err.startswith("error: the folder runs/x cannot be made: File exists: runs")
+        assert capsys.readouterr().err.startswith(
+            "error: the folder runs/x cannot be made: File exists: runs"
+        )
     if place == "dangling":
         with pytest.raises(SystemExit, match="1"):
             typed("train")  # named after the time
@@ -179,7 +202,10 @@ def test_folders_that_cannot_be_made(
 
 
 def test_a_read_only_folder(
-    typed: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse(*arguments: object, **keywords: object) -> None:
         raise PermissionError(13, "Permission denied", "runs")
@@ -219,7 +245,9 @@ def test_a_start_that_came_to_nothing_leaves_its_name_free(
 def test_a_run_that_was_begun_is_not_written_over(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its configuration and its results are damaged; another evaluation, more or fewer iterations are asked for."""
+    """Its configuration and its results are damaged; another evaluation, more or fewer
+    iterations are asked for.
+    """
     train(configured("train", *TINY))
     folder = tmp_path / "run"
     with pytest.raises(AlreadyFinishedError, match=r"finished.*extend=N with more than 2"):
@@ -253,7 +281,9 @@ def test_a_run_that_was_begun_is_not_written_over(
     (folder / "config.yaml").write_text(config)
 
     # a copy from another machine, where its process may still run
-    (folder / "owner.json").write_text(json.dumps({"host": "node7", "process": 7, "since": "now", "machine": "x"}))
+    (folder / "owner.json").write_text(
+        json.dumps({"host": "node7", "process": 7, "since": "now", "machine": "x"})
+    )
     assert Entry(folder).state == "finished"
     assert report_run(folder).exists()
     again = configured("evaluate", checkpoint, "trainer=cpu", "baseline=false", folder="again")

@@ -16,7 +16,9 @@ OLD = Path(__file__).parent / "data" / "runs_0.1"
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder `runs` with two trainings and an evaluation as version 0.1 left them; checkpoints are not kept."""
+    """A folder `runs` with two trainings and an evaluation as version 0.1 left them;
+    checkpoints are not kept.
+    """
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(OLD, tmp_path / "runs")
 
@@ -80,7 +82,9 @@ def test_each_run_has_a_line_with_its_state(old: Path, capsys: pytest.CaptureFix
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["0", "1", "10"]
 
 
-def test_no_run_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_run_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert runs.main([]) == 0
     assert capsys.readouterr().out == "no run in runs yet; python -m cstl.train experiment=demo makes one\n"
@@ -97,6 +101,9 @@ def test_runs_lie_where_the_configuration_says(configured: Callable[..., DictCon
         for command in ("train", "evaluate"):
             config = compose(command, overrides=["runs=/elsewhere", "name=one"], return_hydra_config=True)
             assert config.hydra.run.dir == "/elsewhere/one"
-        assert compose("train", overrides=["runs=x", "name=s"], return_hydra_config=True).hydra.sweep.dir == "x/s"
+        assert (
+            compose("train", overrides=["runs=x", "name=s"], return_hydra_config=True).hydra.sweep.dir
+            == "x/s"
+        )
     settings = [plain(configured("train", "dataset=tiny", f"runs={folder}")) for folder in ("a", "b")]
     assert digest(settings[0]) == digest(settings[1])  # where it lies does not change a run

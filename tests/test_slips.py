@@ -1,4 +1,6 @@
-"""What people mistype ends in one sentence before anything starts: what was expected and found, and what to type."""
+"""What people mistype ends in one sentence before anything starts: what was expected and found,
+and what to type.
+"""
 
 import io
 import os
@@ -61,7 +63,8 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SLIPS = [  # what is typed, what is answered
     # choices
-    ("train experiment=dmo", r"no experiment=dmo; did you mean demo\? There are: ablation, .*demo, .*profile"),
+    ("train experiment=dmo",
+     r"no experiment=dmo; did you mean demo\? There are: ablation, .*demo, .*profile"),
     ("train -m hparams_search=optnua", r"did you mean optuna\?"),
     ("evaluate dataset=casib", r"did you mean casiab\? There are: casiab, oumvlp"),
     ("train dataset=CASIA-B", r"did you mean casiab\?"),
@@ -71,19 +74,24 @@ SLIPS = [  # what is typed, what is answered
     ("train -m model=cstl,frame_only", r"another group: type ablation=frame_only$"),
     ("train hydra/launcher=jolib", r"did you mean joblib\?"),
     ("train +experiment=demo", r"type experiment=demo, once and without the \+"),
-    ("train model=null", r"model=null: a group is set to the name of one of its files; model takes base, cstl$"),
+    ("train model=null",
+     r"model=null: a group is set to the name of one of its files; model takes base, cstl$"),
     ("train --config-dir={conf} dataset=mien", r"did you mean mine\?.*casiab.*mine"),
     ("train --config-dir={conf} experiment=choice", r"no dataset=casiba.*did you mean casiab\?"),
     ("train --config-dir=nowhere", r"no such folder"),
     ("train dataset=CASIA", r"did you mean casiab\?"),
     ("train dataset=my/dataset/tiny.yaml", r"expected a name, found a path.*--config-dir=my dataset=tiny$"),
-    ("train dataset=[casiab,oumvlp]", r"dataset takes one name.*python -m cstl\.train -m dataset=casiab,oumvlp"),
-    ("train ablation=none,frame_only", r"has a comma: each .* python -m cstl\.train -m ablation=none,frame_only$"),
+    ("train dataset=[casiab,oumvlp]",
+     r"dataset takes one name.*python -m cstl\.train -m dataset=casiab,oumvlp"),
+    ("train ablation=none,frame_only",
+     r"has a comma: each .* python -m cstl\.train -m ablation=none,frame_only$"),
     ("train -m model=glob(x*)", r"model=glob\(x\*\) names nothing to try"),
     ("train --config-path=nowhere", r"--config-path=nowhere: no such folder"),
-    ("train --config-dir={conf} experiment=group", r"experiment/group\.yaml overrides datset.*did you mean dataset\?"),
+    ("train --config-dir={conf} experiment=group",
+     r"experiment/group\.yaml overrides datset.*did you mean dataset\?"),
     ("train --config-dir={conf} experiment=slash", r"experiment/slash\.yaml: .*override /dataset: NAME"),
-    ("train --config-dir={conf} experiment=twice", r"chosen twice.*experiment=twice: .*type override /dataset: NAME"),
+    ("train --config-dir={conf} experiment=twice",
+     r"chosen twice.*experiment=twice: .*type override /dataset: NAME"),
     ("train --config-dir={conf} experiment=package", r"would change nothing: .*'# @package _global_'"),
     ("train +experiment.seed=3", r"experiment would change nothing"),
     # keys
@@ -102,38 +110,49 @@ SLIPS = [  # what is typed, what is answered
     ("train trainer.gradient_clip_val=1.0", r"type \+trainer\.gradient_clip_val=1\.0$"),
     ("train datset=casiab", r"no key datset; did you mean dataset\? There are: .*baseline, .*seed"),
     ("train +datset=casiab", r"no key datset: nothing reads it.*did you mean dataset\?"),
-    ("train model.margn=0.3", r"model has no key margn; did you mean model\.triplet\.margin\? There are: .*triplet"),
-    ("train ++model.margn=0.3", r"model has no key margn: nothing reads it.*did you mean model\.triplet\.margin\?"),
+    ("train model.margn=0.3",
+     r"model has no key margn; did you mean model\.triplet\.margin\? There are: .*triplet"),
+    ("train ++model.margn=0.3",
+     r"model has no key margn: nothing reads it.*did you mean model\.triplet\.margin\?"),
     ("train margin=0.3", r"did you mean model\.triplet\.margin\?"),
-    ("train dataset.recipe.frames=5", r"dataset\.recipe\.frames is data\.frames since 0\.2: type data\.frames=5$"),
-    ("train +model.margin=0.3", r"model\.margin is model\.triplet\.margin since 0\.2: type model\.triplet\.margin"),
+    ("train dataset.recipe.frames=5",
+     r"dataset\.recipe\.frames is data\.frames since 0\.2: type data\.frames=5$"),
+    ("train +model.margin=0.3",
+     r"model\.margin is model\.triplet\.margin since 0\.2: type model\.triplet\.margin"),
     ("train data=prepared", r"data=prepared: expected keys with values, as data\.frames=30"),
     ("train +data.frame=5", r"data has no key frame: nothing reads it.*did you mean frames\?"),
     ("train data.clips=thinned", r"data has no key clips; did you mean clip\?"),
-    ("train +dataset.protocol.galery=[nm-01]", r"dataset\.protocol has no key galery.*did you mean gallery\?"),
+    ("train +dataset.protocol.galery=[nm-01]",
+     r"dataset\.protocol has no key galery.*did you mean gallery\?"),
     ("train +dataset.protocol.splits.XL.trian=[1]", r"splits\.XL: expected train and test.*found trian"),
     ("train +model.network.chanels=[1]", r"model\.network has no key chanels.*did you mean channels\?"),
     ("train +trainer.max_step=4", r"trainer has no key max_step.*did you mean max_steps\?"),
     ("train trainer.strategy=ddp", r"type \+trainer\.strategy=ddp"),
-    ("train +trainer.limit_test_batches=2", r"would not be heeded; in its place type dataset\.protocol\.test"),
+    ("train +trainer.limit_test_batches=2",
+     r"would not be heeded; in its place type dataset\.protocol\.test"),
     ("train +callbacks.chekpoints.every=5", r"callbacks has no key chekpoints.*did you mean checkpoints\?"),
     ("train +callbacks.checkpoints.evry=5", r"callbacks\.checkpoints has no key evry.*did you mean every\?"),
     ("train +logger.mode=offline", r"logger has no key mode: nothing reads it"),
     ("train hydra.run.dri=x", r"hydra\.run has no key dri; did you mean dir\?"),
     ("train seed.x=5", r"seed is a single value"),
     ("train ~seeed", r"no key seeed to delete"),
-    ("train -m hparams_search=optuna model.margn=interval(0.1,0.4)", r"no key margn; did you mean .*margin\?"),
+    ("train -m hparams_search=optuna model.margn=interval(0.1,0.4)",
+     r"no key margn; did you mean .*margin\?"),
     ("prepare datasets=casiab", r"did you mean dataset\?"),
     ("export_official checkpont=x", r"did you mean checkpoint\? There are: checkpoint, out"),
     ("train --config-dir={conf} dataset=recipe", r"dataset\.recipe is a file of its own since 0\.2"),
     ("prepare --config-dir={conf} dataset=recipe", r"dataset\.recipe is a file of its own"),
     ("train --config-dir={conf} experiment=old", r"model\.margin is model\.triplet\.margin since 0\.2"),
     ("train --config-dir={conf} ablation=mine", r"lacks the first line '# @package model\.network'"),
-    ("train --config-dir={conf} dataset=mine", r"recipe would change nothing: .* first line '# @package _global_'"),
-    ("train --config-dir={conf} dataset=protocol", r"dataset\.protocol has no key galery.*did you mean gallery\?"),
+    ("train --config-dir={conf} dataset=mine",
+     r"recipe would change nothing: .* first line '# @package _global_'"),
+    ("train --config-dir={conf} dataset=protocol",
+     r"dataset\.protocol has no key galery.*did you mean gallery\?"),
     ("train --config-dir={conf} dataset=top", r"dataset has no key titel.*did you mean title\?"),
-    ("train --config-dir={conf} experiment=key", r"model has no key margn.*did you mean model\.triplet\.margin\?"),
-    ("train --config-dir={conf} model=nowhere", r"model\.network\._target_=nowhere\.Network cannot be imported"),
+    ("train --config-dir={conf} experiment=key",
+     r"model has no key margn.*did you mean model\.triplet\.margin\?"),
+    ("train --config-dir={conf} model=nowhere",
+     r"model\.network\._target_=nowhere\.Network cannot be imported"),
     # words
     ("train casiab", r"'casiab' is no setting: expected KEY=VALUE; did you mean dataset=casiab\?"),
     ("evaluate x.ckpt", r"did you mean checkpoint=x\.ckpt\?"),
@@ -147,7 +166,8 @@ SLIPS = [  # what is typed, what is answered
     ("train dataset = casiab", r"one word, without spaces around =: dataset=casiab"),
     ("train dataset= casiab", r"without spaces around =: dataset=casiab"),
     ("train dataset =casiab", r"without spaces around =: dataset=casiab"),
-    ("train seed=1,2", r"a list is typed 'seed=\[1,2\]', each value in turn python -m cstl\.train -m seed=1,2"),
+    ("train seed=1,2",
+     r"a list is typed 'seed=\[1,2\]', each value in turn python -m cstl\.train -m seed=1,2"),
     ("train seed=choice(1,2)", r"add -m, python -m cstl\.train -m seed=choice\(1,2\)"),
     ("train model.network.channels=[16,32", r"cannot be read: it has 1 \[ and 0 \]"),
     ("train dataset.title='abc", r"a ' is not closed"),
@@ -157,9 +177,11 @@ SLIPS = [  # what is typed, what is answered
     ("train name=x${{nwo:%Y}}", r"name cannot be worked out: Unsupported interpolation type nwo"),
     ("train -m seed=1, 2", r"one word, without spaces after commas: seed=1,2"),
     ("train -m seed=range(1,b)", r"range takes other values, such as 'seed=range\(1,4\)'"),
-    ("train -m model.triplet.margin=interval(0.1,0.4)", r"an interval by a search alone: add hparams_search=optuna"),
+    ("train -m model.triplet.margin=interval(0.1,0.4)",
+     r"an interval by a search alone: add hparams_search=optuna"),
     ("train -m hparams_search=optuna model.triplet.margin=interval(0.4,0.1)", r"begins above its end"),
-    ("train -m hparams_search=optuna model.triplet.margin=tag(log,interval(0.4,0.1))", r"begins above its end"),
+    ("train -m hparams_search=optuna model.triplet.margin=tag(log,interval(0.4,0.1))",
+     r"begins above its end"),
     ("train -m model.triplet.margin=interval(a,b)", r"interval takes other values"),
     ("train –config-dir=my", r"begins with a dash that is no hyphen: type --config-dir=my"),
     ("train −m", r"type -m$"),
@@ -170,22 +192,27 @@ SLIPS = [  # what is typed, what is answered
     ("train --config-dir={conf} dataset=latin", r"dataset/latin\.yaml: expected a text in UTF-8"),
     ("train --config-dir={conf} dataset=cut", r"cannot be worked out: it has no end: '\$\{foo'"),
     ("train --config-dir={conf} dataset=round", r"cannot be worked out: Recursive interpolation"),
-    ("train --config-dir={conf} experiment=list", r"experiment/list\.yaml: expected KEY: VALUE.*found a list"),
-    ("train --config-dir={conf} dataset=tabs", r"tabs\.yaml, line 3, column 1: a tab; YAML is indented with spaces"),
+    ("train --config-dir={conf} experiment=list",
+     r"experiment/list\.yaml: expected KEY: VALUE.*found a list"),
+    ("train --config-dir={conf} dataset=tabs",
+     r"tabs\.yaml, line 3, column 1: a tab; YAML is indented with spaces"),
     ("train --config-dir={conf} dataset=open", r"open\.yaml, line 2.*expected KEY: VALUE"),
     ("train --config-dir={conf} dataset=short", r"dataset\.protocol=null: expected keys with values"),
     ("train --config-dir={conf} dataset=untitled", r"dataset\.title: expected a text, found nothing"),
     # values
     *((f"train {key}={value}", rf"{key}=\S*: expected .*whole number") for key, value in [
         ("data.frames", -3), ("data.frames", 8.5), ("data.subjects", "four"),
-        ("trainer.max_steps", 0), ("evaluate_every", 0), ("evaluate_every", -1), ("callbacks.checkpoints.every", 0),
-        ("data.workers", -1), ("data.eval_frames", 0), ("trainer.log_every_n_steps", 0), ("seed", -1), ("seed", 2**32),
+        ("trainer.max_steps", 0), ("evaluate_every", 0), ("evaluate_every", -1),
+         ("callbacks.checkpoints.every", 0),
+        ("data.workers", -1), ("data.eval_frames", 0), ("trainer.log_every_n_steps", 0), ("seed", -1),
+         ("seed", 2**32),
         ("dataset.synthesis.frames", 0), ("callbacks.checkpoints.keep", 0), ("data.frames", ""),
     ]),
     *((f"train {key}={value}", rf"{key}=\S+: expected a number") for key, value in [
         ("model.triplet.margin", -1), ("model.triplet.margin", "abc"), ("model.optimizer.lr", 0),
         ("model.optimizer.lr", "nan"), ("model.optimizer.lr", -1e-4),
-        ("model.cross_entropy.label_smoothing", 1.5), ("model.optimizer.lr", "inf"), ("model.scheduler.gamma", 2),
+        ("model.cross_entropy.label_smoothing", 1.5), ("model.optimizer.lr", "inf"),
+         ("model.scheduler.gamma", 2),
         ("model.triplet.margin", "true"), ("model.triplet.weight", "null"),
     ]),
     ("train trainer.max_steps=-1", r"expected at least 1 iteration"),
@@ -235,7 +262,8 @@ def test_a_slip_is_answered(line: str, answer: str, conf: Path) -> None:
     ("train name=1e3", "name", "1e3"),
     ("train name=步态", "name", "步态"),
     ("train dataset.title=日本", "dataset.title", "日本"),
-    ("train dataset.protocol.train=[é,001-004] dataset.protocol.test=[ö]", "dataset.protocol.train", ["é", "001-004"]),
+    ("train dataset.protocol.train=[é,001-004] dataset.protocol.test=[ö]", "dataset.protocol.train",
+     ["é", "001-004"]),
     ("train init_from=null", "init_from", None),
     ("train -m name=é,b seed=3", "name", "b"),
     ("train seed=3 --config-dir={conf} experiment=own -m name=a,b", "model.optimizer.lr", 0.001),
@@ -257,7 +285,8 @@ def test_what_can_be_meant_works(line: str, key: str, value: object, conf: Path)
 
 
 @pytest.mark.parametrize("entry", [
-    "001-0x4", "001-", "001 - 074", "001–074", "001..074", "001:074", "a01-a10", "a01..a10", "001-074:x", "1-2-3",
+    "001-0x4", "001-", "001 - 074", "001–074", "001..074", "001:074", "a01-a10", "a01..a10", "001-074:x",
+    "1-2-3",
 ])  # fmt: skip
 def test_a_range_that_is_none_is_no_name(entry: str, protocol: Protocol) -> None:
     with pytest.raises(ValueError, match=r"train: .* looks like a range and is none"):
@@ -278,11 +307,15 @@ def test_an_evaluation_names_the_newest_checkpoint(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = configured("evaluate", "trainer=cpu")
-    with pytest.raises(ValueError, match=r"which checkpoint\?.*\n  python -m cstl\.evaluate checkpoint=runs/NAME"):
+    with pytest.raises(
+        ValueError, match=r"which checkpoint\?.*\n  python -m cstl\.evaluate checkpoint=runs/NAME"
+    ):
         evaluate(config)
     (tmp_path / "runs" / "é b" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "é b" / "checkpoints" / "step-0000001.ckpt").touch()
-    with pytest.raises(ValueError, match=r"cstl\.evaluate 'checkpoint=runs/é b/checkpoints/step-0000001\.ckpt'"):
+    with pytest.raises(
+        ValueError, match=r"cstl\.evaluate 'checkpoint=runs/é b/checkpoints/step-0000001\.ckpt'"
+    ):
         evaluate(config)
     for folder in ("runs/é b", "runs/é b/checkpoints"):
         with pytest.raises(
@@ -293,11 +326,15 @@ def test_an_evaluation_names_the_newest_checkpoint(
         evaluate(configured("evaluate", "trainer=cpu", "checkpoint=runs"))
 
 
-def test_split_files_with_test_subjects_only_are_for_evaluation(configured: Configure, tmp_path: Path) -> None:
+def test_split_files_with_test_subjects_only_are_for_evaluation(
+    configured: Configure, tmp_path: Path
+) -> None:
     split = tmp_path / "split.json"
     split.write_text('{"TRAIN_SET": [], "TEST_SET": ["005", "006"]}')
     key = (f"+dataset.split_file={split}",)
-    with pytest.raises(ValueError, match=r"split\.json names no training subject, only 2.*python -m cstl\.evaluate"):
+    with pytest.raises(
+        ValueError, match=r"split\.json names no training subject, only 2.*python -m cstl\.evaluate"
+    ):
         train(configured("train", "dataset=tiny", "trainer=cpu", *key))
     assert not (tmp_path / "run" / "config.yaml").exists()
 
@@ -355,16 +392,26 @@ def test_errors_that_hydra_wraps_are_told_without_its_account(configured: Config
 def test_a_state_dict_of_our_own_network_is_a_checkpoint(configured: Configure, tmp_path: Path) -> None:
     network = CSTL(height=64, num_classes=3, channels=(2, 4, 16))
     torch.save(network.state_dict(), tmp_path / "a.pt")
-    torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, tmp_path / "parallel.pt")
+    torch.save(
+        {f"module.{key}": value for key, value in network.state_dict().items()}, tmp_path / "parallel.pt"
+    )
     for name in ("a.pt", "parallel.pt"):
         weights = load_weights(tmp_path / name)
         assert weights.config is None
         assert all(torch.equal(value, network.state_dict()[key]) for key, value in weights.state_dict.items())
-    config = configured("evaluate", f"checkpoint={tmp_path}/a.pt", "dataset=tiny", "trainer=cpu", folder="own")
+    config = configured(
+        "evaluate", f"checkpoint={tmp_path}/a.pt", "dataset=tiny", "trainer=cpu", folder="own"
+    )
     found = evaluate(config)
     assert found["trained_on"] == "weights without a configuration"
     assert (tmp_path / "own" / "command.txt").read_text().startswith("python -m cstl.evaluate ")
-    given = ("dataset=tiny", "trainer=cpu", "trainer.max_steps=1", "data.workers=0", f"init_from={tmp_path}/a.pt")
+    given = (
+        "dataset=tiny",
+        "trainer=cpu",
+        "trainer.max_steps=1",
+        "data.workers=0",
+        f"init_from={tmp_path}/a.pt",
+    )
     train(configured("train", *given))
     small = AblatedCSTL(height=64, num_classes=3, channels=(2, 4, 16), scales=["frame"])
     torch.save(small.state_dict(), tmp_path / "ablated.pt")
@@ -385,7 +432,8 @@ def test_the_command_is_that_of_the_first_start(configured: Configure, tmp_path:
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["dataset.protocol.test=['077']"], r"no gallery sequence of the protocol's test subjects: of 1 it has 0"),
+    (["dataset.protocol.test=['077']"],
+     r"no gallery sequence of the protocol's test subjects: of 1 it has 0"),
     (["dataset.protocol.views=['045']"], r"no gallery sequence"),
 ])  # fmt: skip
 def test_nobody_to_test_on_is_said_before_training(

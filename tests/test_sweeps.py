@@ -44,11 +44,14 @@ def test_a_job_that_fails_does_not_end_the_sweep(
 ) -> None:
     arguments = (f"--config-dir={user_conf}", *TINY, "name=sweep", "data.subjects=2,9,3")
     done = subprocess.run(
-        [sys.executable, "-m", "cstl.train", "-m", *arguments], cwd=tmp_path, env=os.environ | {"COLUMNS": "100"},
+        [sys.executable, "-m", "cstl.train", "-m", *arguments], cwd=tmp_path,
+         env=os.environ | {"COLUMNS": "100"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    message = "a batch needs 9 subjects, the store has training sequences of 4; ask for fewer (data.subjects=4) "
+    message = (
+        "a batch needs 9 subjects, the store has training sequences of 4; ask for fewer (data.subjects=4) "
+    )
     message += "or prepare more"
     assert done.stderr.splitlines() == [
         f"error: job 1: {message}",
@@ -84,7 +87,8 @@ def test_jobs_side_by_side_in_one_folder(
             "hydra/launcher=joblib",
             "hydra.launcher.n_jobs=2",
         )
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["side-None"]  # whatever a job's own name is
+    # whatever a job's own name is
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["side-None"]
     assert (tmp_path / "runs" / "side-None" / "0" / "results.json").exists()
     assert (tmp_path / "runs" / "side-None" / "1" / "error.txt").exists()
     assert "runs/side-None: 1 of 2 jobs failed: 1" in capfd.readouterr().err
@@ -128,7 +132,9 @@ def test_a_search_chooses_by_held_out_training_subjects(train: Callable[..., Non
         assert OmegaConf.load(folder / "config.yaml").model.triplet.mining == "hard"
         with (folder / "metrics.csv").open() as file:
             scores += [
-                float(row["validation/rank1/mean"]) for row in csv.DictReader(file) if row["validation/rank1/mean"]
+                float(row["validation/rank1/mean"])
+                for row in csv.DictReader(file)
+                if row["validation/rank1/mean"]
             ]
     assert len(scores) == 2  # once a trial, at its end
     assert found.best_value == max(scores)
@@ -155,13 +161,19 @@ def test_a_stop_ends_the_whole_sweep(configured: Configure, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("override", "message"), [
-    ("dataset.protocol.validation=0", "never by the test subjects, and dataset.protocol.validation=0 holds none out"),
+    ("dataset.protocol.validation=0",
+     "never by the test subjects, and dataset.protocol.validation=0 holds none out"),
     ("dataset.protocol.validation=1", "dataset.protocol.validation=1 holds one out"),
-    ("evaluate_every=null", "evaluate_every=None has none in the 2 iterations of a trial: leave it out, or set"),
+    ("evaluate_every=null",
+     "evaluate_every=None has none in the 2 iterations of a trial: leave it out, or set"),
     ("evaluate_every=3", "evaluate_every=3 has none in the 2 iterations"),
 ])  # fmt: skip
 def test_a_search_without_held_out_subjects_is_refused(
-    override: str, message: str, train: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    override: str,
+    message: str,
+    train: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit, match="1"):
         train(*SEARCH, override)

@@ -32,7 +32,9 @@ CONDITIONS = ["nm-01", "nm-02", "bg-01"]
 
 
 def result(views: Sequence[str] = CASIAB, probes: Sequence[str] = ("NM", "BG"), wrong: Sequence[str] = ()):
-    """Twenty subjects on a line. At views in `wrong`, the first probes of NM stand where somebody else does."""
+    """Twenty subjects on a line. At views in `wrong`, the first probes of NM stand where
+    somebody else does.
+    """
     members = dict(zip(probes, (["nm-02"], ["bg-01"]), strict=False))
     metric = CrossViewAccuracy(
         CONDITIONS, views, ["nm-01"], members, cross_view_gallery=["nm-01"], cross_view_probes=members
@@ -46,7 +48,9 @@ def result(views: Sequence[str] = CASIAB, probes: Sequence[str] = ("NM", "BG"), 
     return metric.compute()
 
 
-def table(found: CrossViewResult, dataset: str | None = "casiab", size: tuple[int, int] = (64, 44), **options):
+def table(
+    found: CrossViewResult, dataset: str | None = "casiab", size: tuple[int, int] = (64, 44), **options
+):
     return paper_table({"CSTL": found}, "CASIA-B", dataset, size, published_as="CSTL", **options)
 
 
@@ -95,7 +99,10 @@ def test_ours_theirs_and_the_difference() -> None:
     assert made.title == "CASIA-B 64×44: rank-1 (%), every probe, identical views excluded"
     assert made.views == tuple(CASIAB)
     names = ["CSTL", "CSTL (paper)", "difference", "GEI"]
-    assert [(row.probe, row.method) for row in made.rows] == [*(("NM", n) for n in names), *(("BG", n) for n in names)]
+    assert [(row.probe, row.method) for row in made.rows] == [
+        *(("NM", n) for n in names),
+        *(("BG", n) for n in names),
+    ]
     ours, theirs, difference, _ = made.rows[:4]
     assert ours.values[:3] == pytest.approx([100, 95, 100])
     assert theirs.values[:3] == (97.2, 99.0, 99.2)
@@ -187,7 +194,9 @@ def test_long_names_and_markup_are_shown_as_they_are() -> None:
 
 def test_markdown() -> None:
     made = Table(
-        "T|1", ("000", "018"), (Row("NM", "a_b", (99.96, None), 3.14159), Row("NM", "difference", (-0.5, 0.0), 2.0))
+        "T|1",
+        ("000", "018"),
+        (Row("NM", "a_b", (99.96, None), 3.14159), Row("NM", "difference", (-0.5, 0.0), 2.0)),
     )
     assert to_text(made, "md") == (
         "**T\\|1**\n\n"
@@ -216,9 +225,9 @@ def test_latex() -> None:
     )
     text = to_text(made, "tex")
     assert (
-        r"\caption{50\% of \{A\} \& B\_1 \#2 \$3 C:\textbackslash{}x \textasciitilde{} \textasciicircum{} 64$\times$44}"
-        in text
-    )
+        r"\caption{50\% of \{A\} \& B\_1 \#2 \$3 C:\textbackslash{}x \textasciitilde{} "
+        r"\textasciicircum{} 64$\times$44}"
+    ) in text
     lines = [line.strip() for line in text.splitlines()]
     assert r"NM & CSTL & 1.0 & 2.0 & 1.5 \\" in lines
     assert r"& difference & $-$1.0 & +1.0 & +0.5 \\" in lines
@@ -254,11 +263,15 @@ def test_any_table_in_any_format(format: str) -> None:
 
 
 def test_an_unknown_format() -> None:
-    with pytest.raises(ValueError, match=r"unknown format 'html' of a table; there are terminal, md, tex, csv"):
+    with pytest.raises(
+        ValueError, match=r"unknown format 'html' of a table; there are terminal, md, tex, csv"
+    ):
         render(["a"], [], "html")
 
 
-def test_shipped_values_are_read_without_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_values_are_read_without_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert published_rows("casiab", (64, 44))
 

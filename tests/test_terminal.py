@@ -52,7 +52,9 @@ def test_the_overview_lists_every_command() -> None:
     assert too_wide(text) == []
 
 
-def test_a_command_is_a_word_after_cstl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_is_a_word_after_cstl(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["cstl", "train", "model.margn=1"])
     with pytest.raises(SystemExit) as ended:
         cstl.__main__.main()
@@ -94,7 +96,9 @@ def test_every_command_answers_help(
     assert [key.name for key in keys_of(file) if "." not in key.name and f"  {key.name}=" not in shown] == []
     for group in choices(name):
         part = shown.split(f"  {group}=")[1]
-        assert [path.stem for path in CONF.glob(f"{group}/*.yaml") if not re.search(rf"\b{path.stem}\b", part)] == []
+        assert [
+            path.stem for path in CONF.glob(f"{group}/*.yaml") if not re.search(rf"\b{path.stem}\b", part)
+        ] == []
 
 
 def test_help_knows_the_users_files_and_explains_a_group(
@@ -128,14 +132,18 @@ def lines_of(shown: str) -> list[str]:
 
 def test_a_long_run_is_one_line_of_80_columns(screen: None, capsys: pytest.CaptureFixture[str]) -> None:
     progress, now = terminal.RunProgress(), [0.0]
-    trainer = Trainer(callbacks=[progress], logger=False, enable_checkpointing=False, max_epochs=1, accelerator="cpu")
+    trainer = Trainer(
+        callbacks=[progress], logger=False, enable_checkpointing=False, max_epochs=1, accelerator="cpu"
+    )
     progress.setup(trainer, LightningModule(), "fit")
     trainer.state.fn, trainer.training = TrainerFn.FITTING, True
     progress.on_train_start(trainer, LightningModule())
     bars = progress.progress
     bars.get_time = lambda: now[0]
     progress.train_progress_bar_id = bars.add_task("train", total=150_000, completed=120_000)
-    trainer.callback_metrics.update({"train/loss": torch.tensor(12.345), "test/rank1/mean": torch.tensor(100.0)})
+    trainer.callback_metrics.update(
+        {"train/loss": torch.tensor(12.345), "test/rank1/mean": torch.tensor(100.0)}
+    )
     for step in range(120_000, 120_040):
         now[0] += 2.5
         progress.on_train_batch_end(trainer, LightningModule(), None, None, step)
@@ -200,7 +208,8 @@ def test_closing_words(
     table = Table("CASIA-B", ("000",), (*rows, Row("CL", "CSTL", (None,), None)))
     told = terminal.closing(tmp_path / "run", table, 50, {"evaluation": 3700.9}, tmp_path / "other.ckpt")
     assert told.startswith(
-        "rank-1 NM 90.0, CL – % on 50 test subjects\npaper  NM 98.0 %; difference NM −8.0\nevaluation 1:01:40\n\nrun/\n"
+        "rank-1 NM 90.0, CL – % on 50 test subjects\npaper  NM 98.0 %; difference NM −8.0\nevaluation "
+        "1:01:40\n\nrun/\n"
     )
     assert "  other.ckpt" in told
     assert "  report.html" in told
@@ -260,7 +269,9 @@ def test_ctrl_c_in_a_terminal(user_conf: Path, tmp_path: Path) -> None:
     last = max((tmp_path / "runs" / name / "checkpoints").glob("*.ckpt"))
     step = int(last.stem.removeprefix("step-"))
     told = shown[shown.rindex("stopped by SIGINT") :].split()
-    words = f"stopped by SIGINT with a checkpoint after {step} steps; go on with: python -m cstl.train".split()
+    words = (
+        f"stopped by SIGINT with a checkpoint after {step} steps; go on with: python -m cstl.train".split()
+    )
     assert told == [*words, *arguments, f"name={name}"]
 
 

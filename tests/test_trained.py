@@ -19,7 +19,8 @@ from cstl.walkers.traits import subject_traits
 
 Configure = Callable[..., DictConfig]
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu", "trainer.max_steps=1", "baseline=false")
-OTHER = ("dataset.protocol.train=[001-002]", "dataset.protocol.test=[003-006]")  # of them, 003 and 004 were trained on
+# of them, 003 and 004 were trained on
+OTHER = ("dataset.protocol.train=[001-002]", "dataset.protocol.test=[003-006]")
 
 
 def of(path: str) -> Trained:
@@ -36,11 +37,15 @@ def test_an_evaluation_refuses_whom_it_meets_again(
     kept = torch.load(first["checkpoint"], weights_only=True)
     assert kept["trained_subjects"] == {"tiny": ["001", "002", "003", "004"]}
 
-    def tested(*overrides: str, checkpoint: str = first["checkpoint"], folder: str = "again") -> dict[str, Any]:
+    def tested(
+        *overrides: str, checkpoint: str = first["checkpoint"], folder: str = "again"
+    ) -> dict[str, Any]:
         typed = (f"checkpoint='{checkpoint}'", "dataset=tiny", "trainer=cpu", "baseline=false")
         return evaluate(configured("evaluate", *typed, *overrides, folder=folder))
 
-    with pytest.raises(ValueError, match=r"was trained on 2 of the 4 test subjects of Tiny: 003, 004\..*allow_seen"):
+    with pytest.raises(
+        ValueError, match=r"was trained on 2 of the 4 test subjects of Tiny: 003, 004\..*allow_seen"
+    ):
         tested(*OTHER)
     # by its store, under another name
     with pytest.raises(ValueError, match="2 of the 4 test subjects"):
@@ -83,7 +88,9 @@ def test_weights_pass_on_whom_they_know(configured: Configure, tmp_path: Path) -
         train(configured("train", *TINY, *again, f"init_from='{second['checkpoint']}'", folder="third"))
 
 
-def test_a_run_that_goes_on_still_knows(configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_goes_on_still_knows(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = train(configured("train", *TINY, folder="first"))
     typed = ("train", *TINY, *OTHER, f"init_from='{first['checkpoint']}'", "allow_seen=true")
     train(configured(*typed, folder="second"))
@@ -95,11 +102,24 @@ def test_a_run_that_goes_on_still_knows(configured: Configure, tmp_path: Path, m
 
 
 def test_held_out_subjects_that_chose_are_told(configured: Configure, tmp_path: Path) -> None:
-    typed = ("dataset=tiny", "data.workers=0", "trainer=cpu", "callbacks=best", "dataset.protocol.validation=2")
+    typed = (
+        "dataset=tiny",
+        "data.workers=0",
+        "trainer=cpu",
+        "callbacks=best",
+        "dataset.protocol.validation=2",
+    )
     best = train(configured("train", *typed, "trainer.max_steps=3", "baseline=false"))
     assert of(best["checkpoint"]).held_out == {"tiny": ["003", "004"]}
     found = evaluate(
-        configured("evaluate", f"checkpoint='{best['checkpoint']}'", "dataset=tiny", "trainer=cpu", *OTHER, folder="b")
+        configured(
+            "evaluate",
+            f"checkpoint='{best['checkpoint']}'",
+            "dataset=tiny",
+            "trainer=cpu",
+            *OTHER,
+            folder="b",
+        )
     )
     assert found["seen_test_subjects"]["subjects"] == 0
     assert found["chosen_by_test_subjects"] == {"subjects": 2, "names": ["003-004"]}

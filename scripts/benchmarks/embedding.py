@@ -18,7 +18,9 @@ PRECISIONS = {"float32": False, "bf16": True}  # autocast
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Loading, masked batches and the metric's update are in it; the encoder's frames are float and without padding."""
+    """Loading, masked batches and the metric's update are in it; the encoder's frames are float
+    and without padding.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data = _data(Path(folder), quick)
         network = CSTL(height=64, channels=(4, 8, 16) if quick else (32, 64, 128)).eval()
@@ -37,7 +39,9 @@ def curves(quick: bool) -> Iterator[Curve]:
 
 
 def _data(folder: Path, quick: bool) -> GaitDataModule:
-    """Short, middle and long sequences. A large test set has many of every length, so that a batch hardly varies."""
+    """Short, middle and long sequences. A large test set has many of every length, so that a
+    batch hardly varies.
+    """
     lengths = np.arange(6) % 3 + 4 if quick else np.concatenate([np.arange(n, n + 5) for n in (40, 78, 116)])
     names = [name for name in sequence_names(110) if name[1] in ("nm-01", "nm-05")][: len(lengths)]
     write_store(folder / "store", names, lengths, 64)

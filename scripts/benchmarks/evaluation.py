@@ -28,12 +28,18 @@ def rows(quick: bool) -> Iterator[Row]:
     if wanted(name := "evaluation time"):
         metric = _filled(number, parts)
         figures = paired_ratio(metric.compute, _products(metric), pairs=1 if quick else 5)
-        yield Row(name, figures[0], 1.25, AT_MOST, *figures[1:], f"{detail}, {torch.get_num_threads()} threads")
+        yield Row(
+            name, figures[0], 1.25, AT_MOST, *figures[1:], f"{detail}, {torch.get_num_threads()} threads"
+        )
         del metric
     if wanted(name := "evaluation beside one busy process, over its own quiet time"):
         metric = _filled(number, parts)
-        figures = paired_ratio(_beside_a_busy_process(metric.compute), metric.compute, pairs=1 if quick else 5)
-        yield Row(name, figures[0], 2.0, AT_MOST, *figures[1:], f"{detail}, {torch.get_num_threads()} threads")
+        figures = paired_ratio(
+            _beside_a_busy_process(metric.compute), metric.compute, pairs=1 if quick else 5
+        )
+        yield Row(
+            name, figures[0], 2.0, AT_MOST, *figures[1:], f"{detail}, {torch.get_num_threads()} threads"
+        )
         del metric
     if wanted(name := "evaluation memory"):
         peak, embeddings = peak_memory(evaluate, number, parts), number * parts * VALUES * 4
@@ -51,7 +57,11 @@ def curves(quick: bool) -> Iterator[Curve]:
             seconds = median_seconds(metric.compute)
             del metric
             beyond = peak_memory(evaluate, number, 16) - number * 16 * VALUES * 4
-            figures = {"probes × gallery": comparisons, "seconds": seconds, "MB beyond embeddings": beyond / 1e6}
+            figures = {
+                "probes × gallery": comparisons,
+                "seconds": seconds,
+                "MB beyond embeddings": beyond / 1e6,
+            }
             curve.points.append({"sequences": number, **figures})
         yield curve
 
@@ -65,7 +75,9 @@ def _beside_a_busy_process(work: Callable[[], Any]) -> Callable[[], None]:
     """Do the work while another process computes, which is there before it begins."""
 
     def call() -> None:
-        busy = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+        busy = subprocess.Popen(
+            [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+        )
         try:
             assert busy.stdout
             busy.stdout.readline()
@@ -88,7 +100,9 @@ def _filled(number: int, parts: int) -> CrossViewAccuracy:
         compute_with_cache=False,
     )
     generator = torch.Generator().manual_seed(0)
-    labels = torch.tensor([(int(s), CONDITIONS.index(c), VIEWS.index(v)) for s, c, v in sequence_names(number)])
+    labels = torch.tensor(
+        [(int(s), CONDITIONS.index(c), VIEWS.index(v)) for s, c, v in sequence_names(number)]
+    )
     for some in labels.split(25):  # a test batch
         metric.update(torch.randn(len(some), parts, VALUES, generator=generator), *some.T)
     return metric
@@ -100,7 +114,9 @@ def _rows(metric: CrossViewAccuracy, conditions: Sequence[str]) -> torch.Tensor:
 
 
 def _products(metric: CrossViewAccuracy) -> Callable[[], None]:
-    """Part by part, blocks of probes with the whole gallery, into the same place, everything in order beforehand."""
+    """Part by part, blocks of probes with the whole gallery, into the same place, everything in
+    order beforehand.
+    """
     embeddings = torch.cat(metric.embeddings).transpose(0, 1)  # (P, N, D)
     pairs = [
         (embeddings[:, _rows(metric, probes)].split(1024, 1), embeddings[:, _rows(metric, gallery)].mT)

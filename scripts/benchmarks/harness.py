@@ -1,7 +1,9 @@
-"""How benchmarks measure: in alternating pairs with a floor, medians only, so that a noisy machine does little harm.
+"""How benchmarks measure: in alternating pairs with a floor, medians only, so that a noisy machine does
+little harm.
 
-A module of benchmarks has two generators, `rows(quick) -> Iterator[Row]` and `curves(quick) -> Iterator[Curve]`; with
-`quick` they take tiny sizes. They measure what is `wanted` and nothing else:
+A module of benchmarks has two generators, `rows(quick) -> Iterator[Row]` and
+`curves(quick) -> Iterator[Curve]`; with `quick` they take tiny sizes. They measure what is `wanted` and
+nothing else:
 
     if wanted(name := "evaluation, one thread"):
         yield Row(name, *paired_ratio(ours, floor), …)
@@ -27,9 +29,9 @@ AT_LEAST: Literal["at least"] = "at least"
 class Row:
     """A figure beside its floor.
 
-    `ratio` is how many times the floor it takes ("at most" `ask`), or how many times faster it is ("at least" `ask`).
-    `seconds` and `floor_seconds` are of one call; NaN where the row is not about time, and `detail` then has the
-    figures.
+    `ratio` is how many times the floor it takes ("at most" `ask`), or how many times faster it is
+    ("at least" `ask`). `seconds` and `floor_seconds` are of one call; NaN where the row is not about time,
+    and `detail` then has the figures.
     """
 
     name: str
@@ -42,7 +44,9 @@ class Row:
 
     def __post_init__(self) -> None:
         if self.direction not in (AT_MOST, AT_LEAST):
-            raise ValueError(f"{self.name}: direction is {self.direction!r}, expected {AT_MOST!r} or {AT_LEAST!r}")
+            raise ValueError(
+                f"{self.name}: direction is {self.direction!r}, expected {AT_MOST!r} or {AT_LEAST!r}"
+            )
 
     @property
     def met(self) -> bool:
@@ -52,7 +56,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """A cost over a size: points such as `{"frames": 30, "seconds": 1.2, "MB": 410}`; `axis` is the size's key."""
+    """A cost over a size: points such as `{"frames": 30, "seconds": 1.2, "MB": 410}`; `axis` is
+    the size's key.
+    """
 
     name: str
     axis: str
@@ -76,8 +82,8 @@ def paired_ratio(
 ) -> tuple[float, float, float]:
     """Time two functions in turn, one directly after the other, and compare them pair by pair.
 
-    What slows the machine down for a while slows both of a pair, so the median of the pairs' ratios holds where the
-    ratio of the medians would not. Which of a pair comes first alternates.
+    What slows the machine down for a while slows both of a pair, so the median of the pairs' ratios holds
+    where the ratio of the medians would not. Which of a pair comes first alternates.
 
     Args:
         ours, floor: what to call.
@@ -101,7 +107,10 @@ def paired_ratio(
 
 
 def median_seconds(
-    function: Callable[[], Any], repeats: int = 3, warmup: int = 1, clock: Callable[[], float] = time.perf_counter
+    function: Callable[[], Any],
+    repeats: int = 3,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """The median time of some calls, for curves."""
     return median([_seconds(function, clock) for _ in range(warmup + repeats)][warmup:])
@@ -116,7 +125,8 @@ def _seconds(function: Callable[[], Any], clock: Callable[[], float]) -> float:
 def peak_memory(function: Callable[..., Any], *arguments: Any) -> int:
     """Run a function alone in a fresh process: by how many bytes its resident memory grew at the most.
 
-    The function is one of a module, imported before the measurement starts; its arguments are small and can be pickled.
+    The function is one of a module, imported before the measurement starts; its arguments are small and can
+    be pickled.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_growth, function, arguments).result()
@@ -179,5 +189,7 @@ def replace_marked(page: Path, name: str, text: str) -> None:
     before, found, rest = page.read_text(encoding="utf-8").partition(first)
     _, ended, after = rest.partition(last)
     if not (found and ended):
-        raise ValueError(f"{page}: expected a line {first} and, after it, a line {last}; put them where the table goes")
+        raise ValueError(
+            f"{page}: expected a line {first} and, after it, a line {last}; put them where the table goes"
+        )
     page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")

@@ -27,7 +27,8 @@ def rows(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         raw, out = Path(folder) / "raw", Path(folder) / "store"
         views, conditions = (VIEWS[:2], CONDITIONS[:1]) if quick else (VIEWS, CONDITIONS)
-        subjects = 1 if quick else 4  # what is done once for a tree should weigh little, as it does in a real one
+        # what is done once for a tree should weigh little, as it does in a real one
+        subjects = 1 if quick else 4
         synthesize(raw, subjects=subjects, views=views, conditions=conditions, workers=1, progress=False)
         files = sorted(raw.rglob("*.png"))
         protocol = casiab(["002"], ["001", "003", "004"])

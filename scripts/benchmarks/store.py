@@ -33,7 +33,9 @@ def casiab(train: Sequence[str], test: Sequence[str]) -> Protocol:
 
 
 def sequence_names(number: int) -> list[tuple[str, str, str]]:
-    """Subject, condition and view of the first sequences of subjects "001", "002", … of 110 sequences each."""
+    """Subject, condition and view of the first sequences of subjects "001", "002", … of 110
+    sequences each.
+    """
     subjects = [f"{subject:03d}" for subject in range(1, number // 110 + 2)]
     return list(product(subjects, CONDITIONS, VIEWS))[:number]
 
@@ -43,7 +45,10 @@ def write_store(folder: Path, names: Sequence[tuple[str, str, str]], lengths: np
     height, width = frame_size(res)
     starts = np.cumsum(lengths) - lengths
     folder.mkdir(parents=True)
-    rows = (f"{','.join(name)},{start},{length}\n" for name, start, length in zip(names, starts, lengths, strict=True))
+    rows = (
+        f"{','.join(name)},{start},{length}\n"
+        for name, start, length in zip(names, starts, lengths, strict=True)
+    )
     (folder / "sequences.csv").write_text(f"{COLUMNS}\n{''.join(rows)}", encoding="utf-8")
     about = {"format": FORMAT, "dataset": "casiab", "height": height, "width": width}
     (folder / "store.json").write_text(json.dumps(about), encoding="utf-8")

@@ -1,4 +1,5 @@
-"""Training: a step beside its four convolutions and beside a plain version; memory; cost over frames, batch, parts.
+"""Training: a step beside its four convolutions and beside a plain version; memory; cost over frames, batch,
+parts.
 
 torch.compile and channels-last are measured both ways; what they are compared with is the step as it is.
 """
@@ -10,7 +11,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.harness import AT_LEAST, AT_MOST, Curve, Row, median_seconds, paired_ratio, peak_memory, wanted
+from benchmarks.harness import (
+    AT_LEAST,
+    AT_MOST,
+    Curve,
+    Row,
+    median_seconds,
+    paired_ratio,
+    peak_memory,
+    wanted,
+)
 from cstl.models import CSTL
 from cstl.models.layers import gradients
 from cstl.models.reference import Reference
@@ -71,16 +81,23 @@ def forward_and_backward(function: Callable, inputs: list[torch.Tensor], more: t
 
 
 def curves(quick: bool = False) -> Iterator[Curve]:
-    """Seconds and memory of a bf16 step over frames, sequences and parts (32 parts at 64×44, 64 at 128×88)."""
+    """Seconds and memory of a bf16 step over frames, sequences and parts
+    (32 parts at 64×44, 64 at 128×88).
+    """
     if wanted(name := "what hand-written gradients gain"):
         curve = Curve(name, "function")
         sequences, frames, pairs = (2, 4, 1) if quick else (16, 30, 7)
         for function, (inputs, more) in written_by_hand(sequences, frames).items():
             fast, plain = (
-                forward_and_backward(getattr(gradients, how), inputs, more) for how in (function, f"{function}_plainly")
+                forward_and_backward(getattr(gradients, how), inputs, more)
+                for how in (function, f"{function}_plainly")
             )
             ratio, of_formula, by_hand = paired_ratio(plain, fast, pairs)
-            figures = {"formula over by hand": ratio, "seconds of the formula": of_formula, "seconds by hand": by_hand}
+            figures = {
+                "formula over by hand": ratio,
+                "seconds of the formula": of_formula,
+                "seconds by hand": by_hand,
+            }
             curve.points.append({"function": function, **figures})
         yield curve
     if wanted(name := "what other choices cost in a training step"):
@@ -166,9 +183,10 @@ def one_training(dtype: torch.dtype, sequences: int, frames: int, height: int = 
 def activations(dtype: torch.dtype, sequences: int, frames: int, height: int = 64) -> int:
     """Bytes that a training step cannot do without, counted from the network's sizes.
 
-    Every convolution's output and the pooled map, kept for backward; the gradient of the largest of them; the places
-    of the pooled maxima, int64; of each part ten vectors a frame (f, windows of three for both short-term
-    convolutions, u's three); the weights in float32 with gradient and both of Adam's means.
+    Every convolution's output and the pooled map, kept for backward; the gradient of the largest of them; the
+    places of the pooled maxima, int64; of each part ten vectors a frame
+    (f, windows of three for both short-term convolutions, u's three); the weights in float32 with gradient
+    and both of Adam's means.
     """
     first, second, last = CHANNELS
     pixels, parts = height * (height * 11 // 16), height // 2

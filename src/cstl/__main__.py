@@ -11,7 +11,9 @@ from cstl.running.streams import never_fail
 
 
 def main() -> None:
-    """Run the command that the first word names, as `python -m cstl.NAME` does; without one prints the overview."""
+    """Run the command that the first word names, as `python -m cstl.NAME` does; without one
+    prints the overview.
+    """
     never_fail()
     asked = sys.argv[1:]
     if not asked or asked[0] in ("-h", "--help", "help"):

@@ -1,4 +1,5 @@
-"""Everything from Python and in a notebook: `run = train(compose("experiment=demo", "trainer.max_steps=20"))`.
+"""Everything from Python and in a notebook:
+`run = train(compose("experiment=demo", "trainer.max_steps=20"))`.
 
 No global state of Hydra is needed or left; a run has one process. What comes back shows itself in a notebook.
 """
@@ -24,7 +25,9 @@ from cstl.running.folder import check_name
 __all__ = ["Run", "compose", "evaluate", "load_network", "train"]
 
 
-def compose(*overrides: str, command: str | None = None, config_dir: str | PathLike[str] | None = None) -> DictConfig:
+def compose(
+    *overrides: str, command: str | None = None, config_dir: str | PathLike[str] | None = None
+) -> DictConfig:
     """Compose a command's configuration as its command line does.
 
     Args:
@@ -71,7 +74,9 @@ def evaluate(config: DictConfig | str | PathLike[str], *overrides: str) -> "Run"
 
 
 def _named(config: DictConfig) -> tuple[DictConfig, Path]:
-    """Return a copy of the configuration whose name is settled, and the run's folder; a time's name is taken once."""
+    """Return a copy of the configuration whose name is settled, and the run's folder; a time's
+    name is taken once.
+    """
     unresolved = OmegaConf.to_container(config, resolve=False)
     assert isinstance(unresolved, dict)
     name, config = config.name, config.copy()

@@ -1,4 +1,6 @@
-"""Weights in and out: files read as tensors only, the authors' keys beside ours, and starting from other weights."""
+"""Weights in and out: files read as tensors only, the authors' keys beside ours, and starting
+from other weights.
+"""
 
 from collections.abc import Collection, Mapping
 from inspect import signature
@@ -43,9 +45,10 @@ class Weights(NamedTuple):
 
     Attributes:
         state_dict: under the keys of `CSTL`.
-        config: the settings of the run that wrote the file, plain containers; None for a file of the authors, whose
-            network is `CSTL(**network_settings(state_dict))`.
-        origin: whose weights a file without settings holds, for tables: nobody knows of ours who was trained on.
+        config: the settings of the run that wrote the file, plain containers; None for a file of the authors,
+            whose network is `CSTL(**network_settings(state_dict))`.
+        origin: whose weights a file without settings holds, for tables: nobody knows of ours who was trained
+            on.
         kept: what the file says of the training subjects, for `cstl.trained.training_of`; not looked at yet.
     """
 
@@ -71,14 +74,19 @@ class Transfer(NamedTuple):
 def load_weights(path: str | Path) -> Weights:
     """The network's weights in a checkpoint of `cstl.train`, or in one of the authors' `*-encoder.ptm`.
 
-    Nothing but tensors and plain containers is read, so that no file can run code; all tensors are on the CPU.
+    Nothing but tensors and plain containers is read, so that no file can run code; all tensors are on the
+    CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a damaged file, or one that holds anything else; the message says what.
     """
     content = load_tensors(path)
-    if isinstance(content, dict) and isinstance(content.get("config"), dict) and _is_weights(content.get("state_dict")):
+    if (
+        isinstance(content, dict)
+        and isinstance(content.get("config"), dict)
+        and _is_weights(content.get("state_dict"))
+    ):
         state_dict = content["state_dict"]
         ours = {key.removeprefix(_NETWORK): state_dict[key] for key in state_dict if key.startswith(_NETWORK)}
         if ours:
@@ -88,7 +96,9 @@ def load_weights(path: str | Path) -> Weights:
             except ValueError as error:
                 raise ValueError(f"{path} is refused: its configuration is no plain data: {error}") from None
     if isinstance(content, dict) and "config" not in content:  # as other tools save weights
-        content = next((content[key] for key in ("state_dict", "model") if _is_weights(content.get(key))), content)
+        content = next(
+            (content[key] for key in ("state_dict", "model") if _is_weights(content.get(key))), content
+        )
     if not _is_weights(content):
         raise ValueError(
             f"{path} holds {_described(content)}; expected a checkpoint of cstl.train, which has config and "
@@ -99,8 +109,8 @@ def load_weights(path: str | Path) -> Weights:
         name = key.removeprefix(PREFIX).removeprefix(_NETWORK)
         if name in own:
             raise ValueError(
-                f"{path} is refused: it holds {shown(name, 100)} twice, with and without the prefix {PREFIX} or "
-                f"{_NETWORK}; expected one state_dict"
+                f"{path} is refused: it holds {shown(name, 100)} twice, with and without the prefix "
+                f"{PREFIX} or {_NETWORK}; expected one state_dict"
             )
         own[name] = value
     if any(key.removeprefix(PREFIX) in ("fc_bin", "conv2d_1.forward_block.conv2d.weight") for key in content):
@@ -108,14 +118,15 @@ def load_weights(path: str | Path) -> Weights:
             return Weights(from_official(content), None)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    return Weights(own, None, "weights without a configuration")  # torch.save(network.state_dict(), …), any network's
+    # torch.save(network.state_dict(), …), any network's
+    return Weights(own, None, "weights without a configuration")
 
 
 def load_network(path: str | Path, network: nn.Module | None = None) -> nn.Module:
     """Return the network of a checkpoint, on the CPU and in evaluation mode, without Hydra and Lightning.
 
-    A file does not choose what is called: it makes `CSTL` or an ablation of it, and any other network is made by its
-    user and filled here.
+    A file does not choose what is called: it makes `CSTL` or an ablation of it, and any other network is made
+    by its user and filled here.
 
     Args:
         path: of a checkpoint of `cstl.train`, or of a file of the authors.
@@ -140,8 +151,8 @@ def build_network(weights: Weights) -> CSTL:
     """Make the network of a file, with its weights in it; no more memory is asked for than these take.
 
     Raises:
-        ValueError: a network of another class, settings that are not its, or weights that do not fit it or are no
-            finite numbers.
+        ValueError: a network of another class, settings that are not its, or weights that do not fit it or
+            are no finite numbers.
     """
     settings = network_settings(weights.state_dict) if weights.config is None else _settings(weights.config)
     kind = AblatedCSTL if settings.keys() - signature(CSTL).parameters else CSTL
@@ -179,8 +190,8 @@ def check_numbers(weights: Mapping[str, Tensor]) -> None:
             wrong.append(f"{key}, a variance, has {value.min():.3g}")
     if wrong:
         raise ValueError(
-            f"its weights are not all finite numbers: {first_of(wrong)}. A diverged training or a damaged file writes "
-            "such; take an earlier checkpoint"
+            f"its weights are not all finite numbers: {first_of(wrong)}. A diverged training or a damaged "
+            "file writes such; take an earlier checkpoint"
         )
 
 
@@ -196,20 +207,22 @@ def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
         plain_keys(config, place)
     if (target := config.get("_target_")) not in OURS[place]:
         raise ValueError(
-            f"its {place} is {shown(target or 'not named', 100)}, and what is called is not read from a file: only "
-            f"{' and '.join(OURS[place])} are made from one. For a network of your own say model=NAME, its own "
-            "file: the class is then yours, and the weights are the checkpoint's"
+            f"its {place} is {shown(target or 'not named', 100)}, and what is called is not read from a "
+            f"file: only {' and '.join(OURS[place])} are made from one. For a network of your own say "
+            "model=NAME, its own file: the class is then yours, and the weights are the checkpoint's"
         )
     return {key: value for key, value in config.items() if key != "_target_"}
 
 
 def plain_keys(content: Any, place: str) -> None:
-    """Refuse keys such as _target_ that would call something, but for the one that names one of `OURS`: ValueError."""
+    """Refuse keys such as _target_ that would call something, but for the one that names one of
+    `OURS`: ValueError.
+    """
     for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
         if isinstance(key, str) and key.startswith("_") and not (key == "_target_" and place in OURS):
             raise ValueError(
-                f"its {shown(place, 100)}.{shown(key, 60)} is {shown(value, 100)}, and what is called is not read "
-                "from a file"
+                f"its {shown(place, 100)}.{shown(key, 60)} is {shown(value, 100)}, and what is called is "
+                "not read from a file"
             )
         if isinstance(value, Mapping | list):
             plain_keys(value, f"{place}.{key}")
@@ -236,11 +249,15 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
                 expected = f"a whole number from 1 to {most:,}"
                 raise ValueError(f"model.network.{key} is {shown(values, 60)}, expected {expected}")
     if "channels" in settings and (type(settings["channels"]) is not list or len(settings["channels"]) != 3):
-        raise ValueError(f"model.network.channels is {shown(settings['channels'], 60)}, expected three numbers")
+        raise ValueError(
+            f"model.network.channels is {shown(settings['channels'], 60)}, expected three numbers"
+        )
     return settings
 
 
-def transfer(network: nn.Module, state_dict: Mapping[str, Tensor], fresh: Collection[str] = (CLASSES,)) -> Transfer:
+def transfer(
+    network: nn.Module, state_dict: Mapping[str, Tensor], fresh: Collection[str] = (CLASSES,)
+) -> Transfer:
     """Starts a network from other weights: all that have a place in it are loaded, except the classes'.
 
     The class matrix is always left as it was initialised, since class k is another subject elsewhere.
@@ -251,25 +268,28 @@ def transfer(network: nn.Module, state_dict: Mapping[str, Tensor], fresh: Collec
         fresh: the tensors of the classes, which are left as they are.
 
     Raises:
-        ValueError: a tensor of the same name has another shape, kind or no finite numbers, or no name is the same;
-            nothing is loaded then.
+        ValueError: a tensor of the same name has another shape, kind or no finite numbers, or no name is the
+            same; nothing is loaded then.
     """
     before = network.state_dict()
     shared = [key for key in before if key in state_dict and key not in fresh]
     wrong = different_tensors({key: state_dict[key] for key in shared}, {key: before[key] for key in shared})
     if wrong or not shared:
         raise ValueError(
-            f"these weights do not fit the network: {first_of(wrong) or 'no tensor has the same name'}. They must "
-            "agree in res and the sizes under model.network; the number of classes may differ"
+            f"these weights do not fit the network: {first_of(wrong) or 'no tensor has the same name'}. "
+            "They must agree in res and the sizes under model.network; the number of classes may differ"
         )
-    check_numbers({key: state_dict[key] for key in shared if before[key].isfinite().all()})  # not a mask of −∞
+    # not a mask of −∞
+    check_numbers({key: state_dict[key] for key in shared if before[key].isfinite().all()})
     network.load_state_dict({key: state_dict[key] for key in shared}, strict=False)
     new = tuple(key for key in before if key not in shared)
     return Transfer(tuple(shared), new, tuple(key for key in state_dict if key not in shared))
 
 
 def _is_weights(content: object) -> bool:
-    """Names with tensors whose numbers are all in the file: a stretched one has any shape and takes no place."""
+    """Names with tensors whose numbers are all in the file: a stretched one has any shape and
+    takes no place.
+    """
     return (
         isinstance(content, Mapping)
         and bool(content)

@@ -3,8 +3,8 @@
 python -m cstl.compare runs/SWEEP
 python -m cstl.compare runs/A runs/B
 
-Runs that differ in nothing but the seed are one row: mean ± standard deviation, best first, the difference to a
-baseline with an interval from resampling the test subjects, and of the settings only those that differ.
+Runs that differ in nothing but the seed are one row: mean ± standard deviation, best first, the difference to
+a baseline with an interval from resampling the test subjects, and of the settings only those that differ.
 """
 
 import sys
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or sweeps: runs/NAME")
     parser.add_argument(
         "--baseline", action="append", default=[], metavar="WHICH",
-        help="what is compared with: settings such as 'model.triplet.margin=0.2', or a run's folder; without it the "
-        "first row with the paper's model, else the first",
+        help="what is compared with: settings such as 'model.triplet.margin=0.2', or a run's folder; "
+        "without it the first row with the paper's model, else the first",
     )  # fmt: skip
     parser.add_argument("--resamples", type=int, default=2000, help="of the test subjects (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
@@ -48,12 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         states = Counter(row.runs[0].state for table in tables for row in table.rows)
         if not states["finished"]:
             there = ", ".join(f"{count} {state}" for state, count in states.items())
-            raise ValueError(f"no finished run in {', '.join(map(str, given.runs))}: {there}; nothing to compare yet")
+            raise ValueError(
+                f"no finished run in {', '.join(map(str, given.runs))}: {there}; nothing to compare yet"
+            )
         one = given.runs[0]
         out = given.out or (one if len(given.runs) == 1 and find_runs(one) != [one] else Path())
         write(tables, remarks, out)
         write_page(tables, remarks, out / "comparison.html")
-        console.print(f"\nwritten: {out / 'comparison.html'}, .csv, .md, .png, .pdf", highlight=False, soft_wrap=True)
+        console.print(
+            f"\nwritten: {out / 'comparison.html'}, .csv, .md, .png, .pdf", highlight=False, soft_wrap=True
+        )
     except (ValueError, OSError) as error:
         print(f"error: {shown_lines(error)}", file=sys.stderr)
         return 1

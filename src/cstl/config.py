@@ -26,7 +26,8 @@ _FREE = (
     "store_fingerprint",  # compared by `open_run`, with what to do
     "dataset.raw",
     "dataset.layout",
-    *(f"dataset.{key}" for key in ("files", "threshold", "clean", "drop_cut", "aligned")),  # the fingerprint tells
+    # the fingerprint tells
+    *(f"dataset.{key}" for key in ("files", "threshold", "clean", "drop_cut", "aligned")),
     "dataset.store",
     "callbacks",
     "label",
@@ -121,13 +122,15 @@ def plain(config: DictConfig) -> Plain:
 
 
 def checked(content: Any, resolved: bool = True) -> Plain:
-    """Return settings that were read from a file, all of them plain data and those that are used of their kind.
+    """Return settings that were read from a file, all of them plain data and those that are used of their
+    kind.
 
     Those of a file of 0.1 have the names of this version.
 
     Args:
         content: what the file holds.
-        resolved: refuse interpolations and values that are to come; else `${…}` is left as the text that it is.
+        resolved: refuse interpolations and values that are to come; else `${…}` is left as the text that it
+            is.
 
     Raises:
         ValueError: anything else; the message says where.
@@ -145,14 +148,19 @@ def checked(content: Any, resolved: bool = True) -> Plain:
             continue
         value = inside[last]
         if type(value) not in kinds and (resolved or not _is_open(value)):
-            raise ValueError(f"{place} is {shown(repr(value), 60)}, expected {' or '.join(k.__name__ for k in kinds)}")
+            raise ValueError(
+                f"{place} is {shown(repr(value), 60)}, expected {' or '.join(k.__name__ for k in kinds)}"
+            )
     if resolved and (found := next(_open(content), None)):
-        raise ValueError(f"{shown(found[0], 100)} is {shown(found[1], 60)}, expected values and no interpolation")
+        raise ValueError(
+            f"{shown(found[0], 100)} is {shown(found[1], 60)}, expected values and no interpolation"
+        )
     return content
 
 
 def translated(settings: Plain) -> Plain:
-    """Return settings under the names of this version: those of a file of 0.1 are renamed, others are as they were.
+    """Return settings under the names of this version: those of a file of 0.1 are renamed, others are as they
+    were.
 
     Raises:
         ValueError: keys of both versions that do not go together.
@@ -188,9 +196,11 @@ def _parent(settings: Plain, key: str) -> Any:
 
 
 def followed(config: Plain) -> Plain:
-    """A composed configuration with the values that `${key.of.another}` stands for; whatever else is in `${…}` stays.
+    """A composed configuration with the values that `${key.of.another}` stands for; whatever else is in
+    `${…}` stays.
 
-    Of Hydra's and OmegaConf's resolvers, which read the environment or make what they are told, none is called.
+    Of Hydra's and OmegaConf's resolvers, which read the environment or make what they are told, none is
+    called.
     """
     left = 10_000  # places to look at: a few lines can stand for ever more of each other
 

@@ -15,8 +15,8 @@ def world_size() -> int:
 def of_all_processes(x: Tensor) -> Tensor:
     """Concatenate the tensors of all ranks, in their order: (B, …) on each → (ranks · B, …).
 
-    The gradient of a rank's own share is the sum of the gradients that all ranks have for it. All ranks must call this
-    together, with one shape.
+    The gradient of a rank's own share is the sum of the gradients that all ranks have for it. All ranks must
+    call this together, with one shape.
     """
     if world_size() == 1:
         return x

@@ -73,7 +73,9 @@ def take_from_training(config: DictConfig, path: Path, trained: Plain) -> None:
         )
     with open_dict(config):
         config.res = trained["res"]
-        config.trainer.precision = config.trainer.precision or trained.get("trainer", {}).get("precision", "32-true")
+        config.trainer.precision = config.trainer.precision or trained.get("trainer", {}).get(
+            "precision", "32-true"
+        )
         config.logger = config.callbacks = {}
         config.pop("model", None)
         if dataset is not None:
@@ -87,8 +89,14 @@ def take_from_training(config: DictConfig, path: Path, trained: Plain) -> None:
 def say_if_other_store(path: Path, trained: Plain, settings: Plain, data: GaitDataModule) -> None:
     """Say where a data set's store is not the one that the checkpoint was trained on."""
     trained_on, store = trained.get("store_fingerprint"), data.store.fingerprint
-    if trained_on not in (None, store) and trained.get("dataset", {}).get("name") == settings["dataset"]["name"]:
-        say(f"{data.path} is not the store that {path} was trained on (fingerprint {store}, not {shown(trained_on)})")
+    if (
+        trained_on not in (None, store)
+        and trained.get("dataset", {}).get("name") == settings["dataset"]["name"]
+    ):
+        say(
+            f"{data.path} is not the store that {path} was trained on (fingerprint {store}, not "
+            f"{shown(trained_on)})"
+        )
 
 
 def open_evaluation(folder: Path, settings: Plain) -> None:

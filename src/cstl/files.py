@@ -37,7 +37,8 @@ MEMBERS = 1000  # arrays in a .npz file, at most
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that appears under its name once it is complete and on the disk, or not at all."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PART}")  # processes of several machines may write here
+    # processes of several machines may write here
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PART}")
     try:
         with open(part, "wb") as file:
             yield file
@@ -48,7 +49,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             part.unlink()
         if isinstance(error, OSError):
-            error.filename, error.filename2 = os.fspath(path), None  # a full disk names none, the others the part
+            # a full disk names none, the others the part
+            error.filename, error.filename2 = os.fspath(path), None
         raise
 
 
@@ -78,7 +80,8 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file atomically."""
     with replacing(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # names that are not UTF-8 come back
+        # names that are not UTF-8 come back
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
@@ -101,7 +104,9 @@ def read_text(path: str | os.PathLike[str], most: int = 2**24, errors: str = "st
     with open(path, "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise ValueError(f"{shown(path)} has {max(found.st_size, len(data)):,} bytes, expected at most {most:,}")
+        raise ValueError(
+            f"{shown(path)} has {max(found.st_size, len(data)):,} bytes, expected at most {most:,}"
+        )
     try:
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
@@ -134,7 +139,8 @@ def read_json(path: str | os.PathLike[str], most: int = 2**23) -> Any:
 def read_yaml(path: str | os.PathLike[str], most: int = 2**20) -> Any:
     """Read a YAML file: mappings with text as keys, lists, text, numbers, true, false, null.
 
-    What looks like an interpolation, `${…}`, stays the text that it is. Tags, anchors and aliases are refused.
+    What looks like an interpolation, `${…}`, stays the text that it is. Tags, anchors and aliases are
+    refused.
 
     Raises:
         FileNotFoundError, OSError: as `read_text`.
@@ -152,7 +158,8 @@ def plain_data(content: Any, finite: bool = True) -> Any:
     """Return the content itself once all of it is known to be plain and of bounded depth, number and size.
 
     Raises:
-        ValueError: something else than dict with text as keys, list, str, int, float, bool, None; and what is too much.
+        ValueError: something else than dict with text as keys, list, str, int, float, bool, None; and what is
+            too much.
     """
     waiting, count = [(content, 1)], 0
     while waiting:
@@ -183,7 +190,9 @@ def plain_data(content: Any, finite: bool = True) -> Any:
     return content
 
 
-def read_rows(path: str | os.PathLike[str], most: int = 2**28, whole_lines: bool = False) -> Iterator[dict[str, str]]:
+def read_rows(
+    path: str | os.PathLike[str], most: int = 2**28, whole_lines: bool = False
+) -> Iterator[dict[str, str]]:
     """Read the rows of a CSV file by its first line: column → cell, of the columns that a row has.
 
     Args:
@@ -199,7 +208,9 @@ def read_rows(path: str | os.PathLike[str], most: int = 2**28, whole_lines: bool
     reader = csv.DictReader(lines)
     try:
         if len(reader.fieldnames or ()) > 1000:
-            raise ValueError(f"{shown(path)} has {len(reader.fieldnames or ()):,} columns, expected at most 1,000")
+            raise ValueError(
+                f"{shown(path)} has {len(reader.fieldnames or ()):,} columns, expected at most 1,000"
+            )
         for row in reader:
             yield {name: cell for name, cell in row.items() if name is not None and cell is not None}
     except csv.Error as error:
@@ -214,13 +225,14 @@ def read_npz(
     What the file says of itself is compared with its size and the bound before any array is read.
 
     Args:
-        expected: name → the letters of the kinds it may be of, as `numpy.dtype.kind` has them, and its dimensions:
-            {"subject": ("iu", 1)}.
+        expected: name → the letters of the kinds it may be of, as `numpy.dtype.kind` has them, and its
+            dimensions: {"subject": ("iu", 1)}.
         most: bytes of all of them, at most.
 
     Raises:
         FileNotFoundError, OSError: no such file, or one that cannot be read.
-        ValueError: an array is missing or another one than expected, too large, or damaged; the message has the path.
+        ValueError: an array is missing or another one than expected, too large, or damaged; the message has
+            the path.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait
         raise ValueError(f"{shown(path)} is no plain file")
@@ -229,11 +241,14 @@ def read_npz(
             with zipfile.ZipFile(file) as archive:
                 return _arrays(archive, expected, most)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a place before the file's beginning: the zip's directory is damaged
+            # a place before the file's beginning: the zip's directory is damaged
+            if error.errno != errno.EINVAL:
                 raise
             raise ValueError(f"{shown(path)} is no whole .npz file: it is damaged") from None
         except (*DAMAGED_ZIP, ValueError, EOFError) as error:
-            raise ValueError(f"{shown(path)} is no whole .npz file of the expected arrays: {shown(error)}") from None
+            raise ValueError(
+                f"{shown(path)} is no whole .npz file of the expected arrays: {shown(error)}"
+            ) from None
 
 
 def check_npy(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.dtype]:
@@ -253,7 +268,9 @@ def check_npy(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.dtype]:
             raise ValueError(str(error)) from None
         if found.st_size != file.tell() + size:
             length = file.tell() + size
-            raise ValueError(f"it has {found.st_size:,} bytes, expected {length:,} for {dtype} {shown(shape, 80)}")
+            raise ValueError(
+                f"it has {found.st_size:,} bytes, expected {length:,} for {dtype} {shown(shape, 80)}"
+            )
     return shape, dtype
 
 
@@ -267,7 +284,9 @@ def shown(text: object, most: int = 300) -> str:
     if cut.isprintable():
         return cut
     return "".join(
-        sign if sign.isprintable() or sign in " \u00a0\u202f\u2009" else sign.encode("unicode_escape").decode()
+        sign
+        if sign.isprintable() or sign in " \u00a0\u202f\u2009"
+        else sign.encode("unicode_escape").decode()
         for sign in cut
     )
 
@@ -338,7 +357,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no finite number")
 
 
-def _arrays(archive: zipfile.ZipFile, expected: Mapping[str, tuple[str, int]], most: int) -> dict[str, np.ndarray]:
+def _arrays(
+    archive: zipfile.ZipFile, expected: Mapping[str, tuple[str, int]], most: int
+) -> dict[str, np.ndarray]:
     members = archive.infolist()
     if len(members) > MEMBERS:
         raise ValueError(f"{len(members):,} arrays, expected at most {MEMBERS:,}")
@@ -354,7 +375,9 @@ def _arrays(archive: zipfile.ZipFile, expected: Mapping[str, tuple[str, int]], m
             if file.tell() + size != chosen[name].file_size:
                 raise ValueError(f"{name} is not as long as its header says")
         if dtype.kind not in kinds or len(shape) != dimensions:
-            raise ValueError(f"{name} is {dtype} {shown(shape, 80)}, expected kind {kinds}, {dimensions} dimension(s)")
+            raise ValueError(
+                f"{name} is {dtype} {shown(shape, 80)}, expected kind {kinds}, {dimensions} dimension(s)"
+            )
     arrays = {}
     for name, member in chosen.items():
         with archive.open(member) as file:

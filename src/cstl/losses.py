@@ -1,6 +1,8 @@
-"""What trains a network: the triplet loss of the embeddings, batch-all or batch-hard, and the cross-entropy of logits.
+"""What trains a network: the triplet loss of the embeddings, batch-all or batch-hard, and the cross-entropy
+of logits.
 
-Both work part by part. A loss has a `weight`, by which it enters the sum of a training step, and which it leaves out.
+Both work part by part. A loss has a `weight`, by which it enters the sum of a training step, and which it
+leaves out.
 """
 
 from typing import Literal, NamedTuple
@@ -16,8 +18,10 @@ class TripletLossOutput(NamedTuple):
     Attributes:
         loss: float (), the mean of `per_part`: what to call `backward` on.
         per_part: float (P,), the loss of each part.
-        active: float (P,), how many terms of the part are not zero: triplets (batch-all) or anchors (batch-hard).
-        mean_distance: float (P,), the mean over all B × B pairs of the part, the diagonal included; without gradient.
+        active: float (P,), how many terms of the part are not zero: triplets (batch-all) or anchors
+            (batch-hard).
+        mean_distance: float (P,), the mean over all B × B pairs of the part, the diagonal included; without
+            gradient.
     """
 
     loss: Tensor
@@ -29,14 +33,16 @@ class TripletLossOutput(NamedTuple):
 class TripletLoss(nn.Module):
     """Triplet loss over the pairwise Euclidean distances d of a batch, averaged over the parts.
 
-    An anchor a, a positive p of the same subject and a negative n of another one cost relu(margin + d(a, p) − d(a, n)).
-    The anchor counts as one of its own positives, as in the authors' code.
+    An anchor a, a positive p of the same subject and a negative n of another one cost
+    relu(margin + d(a, p) − d(a, n)). The anchor counts as one of its own positives, as in the authors' code.
 
     - ``mining="all"`` (CSTL's): all triplets, averaged over those that are not zero; 0 where there are none.
-    - ``mining="hard"``: the farthest positive and the nearest negative of each anchor, averaged over the anchors.
+    - ``mining="hard"``: the farthest positive and the nearest negative of each anchor, averaged over the
+      anchors.
 
-    Distances are computed in float32, float64 for float64 embeddings, also under autocast. Where two embeddings are
-    equal their distance has gradient 0. Memory is a few (P, B, B) tensors, whatever the number of triplets.
+    Distances are computed in float32, float64 for float64 embeddings, also under autocast. Where two
+    embeddings are equal their distance has gradient 0. Memory is a few (P, B, B) tensors, whatever the number
+    of triplets.
 
     Args:
         margin: how much farther than every positive a negative has to be, in units of the distance.
@@ -46,12 +52,12 @@ class TripletLoss(nn.Module):
     Raises:
         ValueError: `mining` is neither.
 
-    Source: Hermans, Beyer, Leibe, *In Defense of the Triplet Loss for Person Re-Identification*, 2017 (both minings);
-    Huang et al., ICCV 2021 (batch-all, margin 0.2, part by part).
+    Source: Hermans, Beyer, Leibe, *In Defense of the Triplet Loss for Person Re-Identification*, 2017
+    (both minings); Huang et al., ICCV 2021 (batch-all, margin 0.2, part by part).
 
     Example:
-        Two subjects at 0, 1 and 1.5, 4 on a line, one part. Three triplets are not zero, (1, 0, 1.5), (1.5, 4, 1) and
-        (1.5, 4, 0), and cost 0.7, 2.2 and 1.2.
+        Two subjects at 0, 1 and 1.5, 4 on a line, one part. Three triplets are not zero, (1, 0, 1.5),
+        (1.5, 4, 1) and (1.5, 4, 0), and cost 0.7, 2.2 and 1.2.
 
         >>> import torch
         >>> embeddings = torch.tensor([0.0, 1.0, 1.5, 4.0]).reshape(4, 1, 1)
@@ -60,7 +66,9 @@ class TripletLoss(nn.Module):
         (1.3667, 3)
     """
 
-    def __init__(self, margin: float = 0.2, mining: Literal["all", "hard"] = "all", weight: float = 1.0) -> None:
+    def __init__(
+        self, margin: float = 0.2, mining: Literal["all", "hard"] = "all", weight: float = 1.0
+    ) -> None:
         super().__init__()
         if mining not in ("all", "hard"):
             raise ValueError(
@@ -143,29 +151,34 @@ class CrossEntropy(nn.Module):
 
 def _pairwise_distances(embeddings: Tensor) -> Tensor:
     """Compute distances sqrt(relu(|x|² + |y|² − 2x·y)), at least float32: (B, P, D) → (P, B, B)."""
-    # Under autocast the product would be in 16 bit even of float32 factors, and the difference would lose everything.
+    # Under autocast the product would be in 16 bit even of float32 factors, and the difference would lose
+    # everything.
     with torch.autocast(embeddings.device.type, enabled=False):
         x = embeddings.transpose(0, 1).to(torch.promote_types(embeddings.dtype, torch.float32))  # (P, B, D)
         square = x.square().sum(-1)  # (P, B)
         squared = torch.baddbmm(square[:, :, None] + square[:, None, :], x, x.mT, alpha=-2)
         same = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-        squared = squared.masked_fill(same, 0)  # exactly: through the root, rounding would become a random gradient
-        return squared.relu().sqrt()  # relu, not clamp: its gradient at 0 is 0, that of sqrt would make it NaN
+        # exactly: through the root, rounding would become a random gradient
+        squared = squared.masked_fill(same, 0)
+        # relu, not clamp: its gradient at 0 is 0, that of sqrt would make it NaN
+        return squared.relu().sqrt()
 
 
 def _batch_all(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """Return the mean of the non-zero terms, and their number: (P, B, B), (B, B) → (P,), (P,).
 
     The sum of the non-zero terms margin + d(a, p) − d(a, n) holds d(a, p) once for each negative nearer than
-    d(a, p) + margin, and −d(a, n) once for each positive that n is too near for. Both numbers are found by sorting the
-    distances of an anchor, so the B × B × B terms are never written out; they are constants to the gradient.
+    d(a, p) + margin, and −d(a, n) once for each positive that n is too near for. Both numbers are found by
+    sorting the distances of an anchor, so the B × B × B terms are never written out; they are constants to
+    the gradient.
     """
     with torch.no_grad():
         reach = distances + margin
         negatives = distances.masked_fill(positive, torch.inf).sort(-1).values
         reaches = reach.masked_fill(~positive, -torch.inf).sort(-1).values
         nearer = torch.searchsorted(negatives, reach)  # number of negatives with d(a, n) < reach
-        up_to = torch.searchsorted(reaches, distances, right=True)  # number of reaches ≤ d(a, n), −inf ones included
+        # number of reaches ≤ d(a, n), −inf ones included
+        up_to = torch.searchsorted(reaches, distances, right=True)
         terms = torch.where(positive, nearer, up_to - len(positive)).to(distances.dtype)
         active = (terms * positive).sum((1, 2))
     return ((terms * distances).sum((1, 2)) + margin * active) / active.clamp(min=1), active
@@ -174,6 +187,7 @@ def _batch_all(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tens
 def _batch_hard(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """Return the mean over the anchors, and the number of non-zero ones: (P, B, B), (B, B) → (P,), (P,)."""
     farthest = distances.masked_fill(~positive, -torch.inf).amax(-1)  # (P, B)
-    nearest = distances.masked_fill(positive, torch.inf).amin(-1)  # inf, hence a term of 0, where there is no negative
+    # inf, hence a term of 0, where there is no negative
+    nearest = distances.masked_fill(positive, torch.inf).amin(-1)
     terms = (margin + farthest - nearest).relu()
     return terms.mean(1), (terms > 0).sum(1).to(terms.dtype)

@@ -16,8 +16,10 @@ from cstl.files import shown
 
 NOTE = "owner.json"
 BEAT = 20.0  # seconds between two signs of life
-_PLAIN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # a named pipe is not waited for
-PATIENCE = 120.0  # seconds without one until a process on another machine counts as gone; NFS may hide one for 60
+# a named pipe is not waited for
+_PLAIN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+# seconds without one until a process on another machine counts as gone; NFS may hide one for 60
+PATIENCE = 120.0
 
 
 class InUseError(ValueError):
@@ -28,10 +30,11 @@ class InUseError(ValueError):
 def owner(folder: str | Path) -> Iterator[None]:
     """Make this process the only one that writes into a folder, until the block ends.
 
-    `FOLDER/owner.json` says which one that is: host, process, when it was started. The file is made by one process
-    alone, touched every `BEAT` seconds, and taken away at the end. What a killed process left is recognised: on the
-    same machine its process is gone, at once; on another machine it is watched for `PATIENCE` seconds, during which a
-    process that lives gives a sign. So no clocks are compared. Of several processes of one run, rank 0 is the owner.
+    `FOLDER/owner.json` says which one that is: host, process, when it was started. The file is made by one
+    process alone, touched every `BEAT` seconds, and taken away at the end. What a killed process left is
+    recognised: on the same machine its process is gone, at once; on another machine it is watched for
+    `PATIENCE` seconds, during which a process that lives gives a sign. So no clocks are compared. Of several
+    processes of one run, rank 0 is the owner.
 
     Raises:
         InUseError: another process is the owner; the message says which, and what to do.
@@ -49,7 +52,9 @@ def owner(folder: str | Path) -> Iterator[None]:
         _take(note, mine)
     except OSError as error:
         reason = "it is no folder" if error.errno == errno.ENOTDIR else error.strerror or str(error)
-        raise type(error)(f"{shown(folder)} cannot be written to: {reason[:1].lower()}{reason[1:]}") from error
+        raise type(error)(
+            f"{shown(folder)} cannot be written to: {reason[:1].lower()}{reason[1:]}"
+        ) from error
     over = threading.Event()
     beat = threading.Thread(target=_give_signs, args=(note, mine, over), name="owner", daemon=True)
     beat.start()
@@ -111,7 +116,9 @@ def _give_signs(note: Path, mine: str, over: threading.Event) -> None:
             elif content[0] == mine:
                 os.utime(note)
             elif content[0]:
-                print(f"error: {_in_use(note, content[0])}. This process was silent and ends", file=sys.stderr)
+                print(
+                    f"error: {_in_use(note, content[0])}. This process was silent and ends", file=sys.stderr
+                )
                 sys.stderr.flush()
                 os._exit(1)  # at once: whatever it would still write belongs to the other now
 
@@ -136,7 +143,10 @@ def _look(note: Path) -> tuple[str, int] | None:
 
 def _wait_for_sign(note: Path, content: tuple[str, int]) -> bool:
     """Say whether somebody touches the note within `PATIENCE`."""
-    line = f"{_in_use(note, content[0])}\nwaiting {PATIENCE:g} s for a sign of life; without one this process goes on"
+    line = (
+        f"{_in_use(note, content[0])}\nwaiting {PATIENCE:g} s for a sign of life; without one this process "
+        "goes on"
+    )
     print(line, file=sys.stderr, flush=True)
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -174,7 +184,10 @@ def _in_use(note: Path, text: str) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         who = "another process"
     note = note.with_name(NOTE)
-    return f"{shown(note.parent)} is in use: {shown(who)} writes there. Wait for it or stop it, or take another folder"
+    return (
+        f"{shown(note.parent)} is in use: {shown(who)} writes there. Wait for it or stop it, or take "
+        "another folder"
+    )
 
 
 def _machine() -> str | None:

@@ -30,19 +30,20 @@ class GaitRecognizer(LightningModule):
         network: any with the contract of `cstl.models`.
         triplet: of the embeddings, or what returns the same; None: none.
         cross_entropy: (logits (B, P, K), labels (B,)) → loss (), where the network has logits; None: none.
-        losses: further ones, each {"loss": function, "weight": 1.0}, with a function (embeddings (B, P, D), labels
-            (B,), logits (B, P, K) or None) → loss (). They see the batch of all processes; a module's parameters are
-            trained, too.
+        losses: further ones, each {"loss": function, "weight": 1.0}, with a function
+            (embeddings (B, P, D), labels (B,), logits (B, P, K) or None) → loss (). They see the batch of all
+            processes; a module's parameters are trained, too.
         optimizer: parameters → optimiser; by default Adam with a rate of 1e-4.
         scheduler: optimiser → schedule, which steps at each iteration; None: the rate stays.
         augment: transforms of training sequences, one after the other, see `cstl.data.augment`.
         augment_together: what happens is drawn once for the whole batch, in place of once a sequence.
         batch_norm, ghosts: over which sequences batch statistics are taken, see `cstl.models.set_batch_norm`;
             None: as the network was made.
-        max_nonfinite_steps: in a row before training stops. A step whose gradient is not finite changes nothing,
-            neither parameters nor running statistics nor what the optimiser remembers, whichever optimiser it is: a
-            float16 scaler makes a few of them on purpose while it searches its scale.
-        half_embeddings: keep the embeddings of an evaluation in float16, half the memory; means move by 0.01 points.
+        max_nonfinite_steps: in a row before training stops. A step whose gradient is not finite changes
+            nothing, neither parameters nor running statistics nor what the optimiser remembers, whichever
+            optimiser it is: a float16 scaler makes a few of them on purpose while it searches its scale.
+        half_embeddings: keep the embeddings of an evaluation in float16, half the memory; means move by 0.01
+            points.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class GaitRecognizer(LightningModule):
         super().__init__()
         self.network = network if batch_norm is None else set_batch_norm(network, batch_norm, ghosts)
         self.triplet, self.cross_entropy, self.losses = triplet, cross_entropy, list(losses)
-        self.trained_losses = nn.ModuleList(each["loss"] for each in losses if isinstance(each["loss"], nn.Module))
+        self.trained_losses = nn.ModuleList(
+            each["loss"] for each in losses if isinstance(each["loss"], nn.Module)
+        )
         self.optimizer = optimizer or partial(torch.optim.Adam, lr=1e-4, fused=True)
         self.scheduler = scheduler
         self.half_embeddings = half_embeddings
@@ -71,7 +74,8 @@ class GaitRecognizer(LightningModule):
         self.max_nonfinite_steps, self.bad_steps = max_nonfinite_steps, torch.tensor(0)
         self.buffers_before: list[Tensor] = []  # as they were when the step began
         self.evaluated_step = -1  # the last step whose gradient was made
-        self.metrics: dict[str, CrossViewAccuracy] = {}  # of the test subjects and of held-out training subjects
+        # of the test subjects and of held-out training subjects
+        self.metrics: dict[str, CrossViewAccuracy] = {}
         self.result: CrossViewResult | None = None  # of the test subjects
         self.result_step = -1  # the iteration it is of
         self.mean_embeddings: tuple[Tensor, Tensor]  # theirs, see CrossViewAccuracy.mean_embeddings
@@ -100,7 +104,9 @@ class GaitRecognizer(LightningModule):
         return self.network(silhouettes.to(self.dtype) / 255, lengths)
 
     def augmented(self, silhouettes: Tensor) -> Tensor:
-        """Change uint8 silhouettes (B, T, H, W) of this process as the step has it → float (B, T, H, W) in [0, 1]."""
+        """Change uint8 silhouettes (B, T, H, W) of this process as the step has it → float
+        (B, T, H, W) in [0, 1].
+        """
         x = silhouettes.to(self.dtype) / 255
         if not self.augment:
             return x
@@ -114,14 +120,17 @@ class GaitRecognizer(LightningModule):
         self.evaluated_step = -1
 
     def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
-        """Lets Lightning log at every so many iterations of the run: its own count is one ahead after a resumption."""
+        """Lets Lightning log at every so many iterations of the run: its own count is one ahead
+        after a resumption.
+        """
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         self.buffers_before = [buffer.clone() for buffer in self.network.buffers()]
         embeddings, logits = self.network(self.augmented(batch.silhouettes), batch.lengths)
-        # Every process has the triplets of the whole batch, and the gradients of all processes are averaged: with the
-        # gradient that the gathering passes on, that is the gradient of one process with the whole batch.
+        # Every process has the triplets of the whole batch, and the gradients of all processes are averaged:
+        # with the gradient that the gathering passes on, that is the gradient of one process with the whole
+        # batch.
         labels = of_all_processes(batch.labels)
         everybodys = of_all_processes(embeddings) if self.triplet or self.losses else embeddings
         terms: dict[str, tuple[float, Tensor]] = {}  # name → weight, loss
@@ -141,24 +150,30 @@ class GaitRecognizer(LightningModule):
         if "cross_entropy" in values:
             values["cross_entropy"] = of_all_processes(values["cross_entropy"][None]).mean()
         self.log("step", self.global_step + 1.0)  # the iteration is every log's axis, also after a resumption
-        self.log("train/loss", _sum(weight * values[name] for name, (weight, _) in terms.items()), prog_bar=True)
+        self.log(
+            "train/loss", _sum(weight * values[name] for name, (weight, _) in terms.items()), prog_bar=True
+        )
         for name, value in values.items():
             self.log(f"train/{name}", value)
         if self.triplet is not None:  # of all triplets, 0 … 1, as a mean over the parts
-            self.log("train/active_triplets", triplet.active.mean() / self.triplet.num_terms(labels).clamp(min=1))
+            self.log(
+                "train/active_triplets", triplet.active.mean() / self.triplet.num_terms(labels).clamp(min=1)
+            )
             self.log("train/mean_distance", triplet.mean_distance.mean())
         return _sum(weight * loss for weight, loss in terms.values())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Skips a step whose gradient is not finite, and stops when there were `max_nonfinite_steps` of them in a row.
+        """Skips a step whose gradient is not finite, and stops when there were `max_nonfinite_steps` of them
+        in a row.
 
-        With fused Adam a GPU is asked for the number of such steps only when there is something to log, so that it need
-        not wait; with another optimiser it is asked at every step.
+        With fused Adam a GPU is asked for the number of such steps only when there is something to log, so
+        that it need not wait; with another optimiser it is asked at every step.
         """
         if self.evaluated_step == self.global_step:
             raise ValueError(
-                f"{type(optimizer).__name__} makes the loss of a batch several times in one step, and running "
-                "statistics and logs with it: expected an optimiser that does so once, such as torch.optim.AdamW"
+                f"{type(optimizer).__name__} makes the loss of a batch several times in one step, and "
+                "running statistics and logs with it: expected an optimiser that does so once, such as "
+                "torch.optim.AdamW"
             )
         self.evaluated_step = self.global_step
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -167,7 +182,8 @@ class GaitRecognizer(LightningModule):
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         bad = ~torch.isfinite(norm)
         for buffer, before in zip(self.network.buffers(), self.buffers_before, strict=True):
-            lost = bad | (before.isfinite() & ~buffer.isfinite())  # a variance may overflow where the gradient does not
+            # a variance may overflow where the gradient does not
+            lost = bad | (before.isfinite() & ~buffer.isfinite())
             buffer.copy_(torch.where(lost, before, buffer))
         self.bad_steps = (self.bad_steps.to(bad.device) + 1) * bad
         fused = isinstance(optimizer, torch.optim.Adam) and bool(optimizer.defaults.get("fused"))
@@ -179,9 +195,11 @@ class GaitRecognizer(LightningModule):
             first = self.global_step - count + 2  # counted from 1
             raise FloatingPointError(
                 f"the gradient was not finite for {count} steps in a row, first at step {first}; the weights "
-                "are those before it. Try a lower model.optimizer.lr or trainer.precision=bf16-mixed or 32-true"
+                "are those before it. Try a lower model.optimizer.lr or trainer.precision=bf16-mixed or "
+                "32-true"
             )
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16, which skips such a step by itself
+        # of float16, which skips such a step by itself
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if count and not fused and scaler is None:
             raise _SkippedStep
 
@@ -198,7 +216,9 @@ class GaitRecognizer(LightningModule):
         metric.update(embeddings, batch.subject, batch.condition, batch.view, batch.sequence)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `test/rank1/…` and `validation/rank1/…`: each probe and, as `mean`, all; keeps `self.result`."""
+        """Logs `test/rank1/…` and `validation/rank1/…`: each probe and, as `mean`, all; keeps
+        `self.result`.
+        """
         for split, metric in self.metrics.items():
             result = metric.compute()
             if split == "test":
@@ -213,7 +233,9 @@ class GaitRecognizer(LightningModule):
         self.log("step", float(self.global_step))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration, so that a checkpoint alone is enough to rebuild the network, and whom it knows."""
+        """Adds the configuration, so that a checkpoint alone is enough to rebuild the network,
+        and whom it knows.
+        """
         checkpoint["config"] = self.config
         checkpoint.update(to_plain(self.trained))
 
@@ -225,8 +247,11 @@ class GaitRecognizer(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
 
-def warmup_cosine(optimizer: torch.optim.Optimizer, warmup: int, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return the schedule that raises the rate evenly over `warmup` steps and lowers it to 0 by a half cosine.
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, warmup: int, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the schedule that raises the rate evenly over `warmup` steps and lowers it to 0 by a half
+    cosine.
 
     Args:
         optimizer: whose rate it is.
@@ -251,7 +276,9 @@ class _SkippedStep(Exception):  # not an error
     """Ends an optimiser's step after its gradient was made and before it is used."""
 
 
-def cross_view_accuracy(protocol: Protocol, half_embeddings: bool = False, **settings: Any) -> CrossViewAccuracy:
+def cross_view_accuracy(
+    protocol: Protocol, half_embeddings: bool = False, **settings: Any
+) -> CrossViewAccuracy:
     """The metric of a protocol; `settings` are torchmetrics' own."""
     return CrossViewAccuracy(
         protocol.conditions,

@@ -2,8 +2,8 @@
 
 python -m cstl.report runs/NAME
 
-The page is one file that needs no network. Of a single run the same plots are written as figures for papers, PDF and
-PNG, into its folder.
+The page is one file that needs no network. Of a single run the same plots are written as figures for papers,
+PDF and PNG, into its folder.
 """
 
 import sys
@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="example: python -m cstl.report runs/demo",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or the folder of a sweep")
-    parser.add_argument("--out", metavar="FILE", help="where it goes; RUN/report.html, of several runs report.html")
+    parser.add_argument(
+        "--out", metavar="FILE", help="where it goes; RUN/report.html, of several runs report.html"
+    )
     given = parser.parse_args(arguments)
     folders = [Path(folder) for folder in given.runs]
     try:

@@ -1,6 +1,8 @@
-"""A run's folder, as `Store` is for frames: the names of its files, writing them, and reading them with suspicion.
+"""A run's folder, as `Store` is for frames: the names of its files, writing them, and reading them with
+suspicion.
 
-Reading asks nothing of the network or the data set, and never fails: `Run` holds what there is, and says what is not.
+Reading asks nothing of the network or the data set, and never fails: `Run` holds what there is, and says what
+is not.
 """
 
 import os
@@ -41,14 +43,17 @@ HELD_OUT = "validation/rank1/mean"  # the column of metrics.csv
 LINES = 10**7  # of a store's table, at most
 LARGEST = 1e30  # value in a curve
 SETS = 100  # sets of probes, at most
-LIMITS = {"views": 200, "conditions": 10**6, "subjects": 10**6, "sequence": 2 * 10**6}  # of probes.npz, at most
+# of probes.npz, at most
+LIMITS = {"views": 200, "conditions": 10**6, "subjects": 10**6, "sequence": 2 * 10**6}
 
 T = TypeVar("T")
 Curve = tuple[list[int], list[float]]  # iterations and values
 
 
 class Probes(NamedTuple):
-    """`probes.npz`: what N probe sequences found in the gallery of each of V views, see `cstl.metrics.probes`."""
+    """`probes.npz`: what N probe sequences found in the gallery of each of V views, see
+    `cstl.metrics.probes`.
+    """
 
     sequence: np.ndarray  # int64 (N,), line of the store's table
     subject: np.ndarray  # int64 (N,), position in `subjects`
@@ -63,11 +68,13 @@ class Probes(NamedTuple):
     conditions: list[str]
     views: list[str]
     gallery_sequences: np.ndarray  # int64 (V,)
-    labels: np.ndarray = np.empty((0, 4), np.int64)  # subject, condition, view, line of M sequences; () in older files
+    # subject, condition, view, line of M sequences; () in older files
+    labels: np.ndarray = np.empty((0, 4), np.int64)
 
 
 class Embeddings(NamedTuple):
-    """`embeddings.npz`, where `keep_embeddings` asked for it: of every tested sequence the mean over the parts.
+    """`embeddings.npz`, where `keep_embeddings` asked for it: of every tested sequence the mean over the
+    parts.
 
     That is float16 (M, D), a biometric template of a sequence in a row; and which sequence it is.
     """
@@ -100,7 +107,8 @@ class Run:
                 for inside in (path, *([path.parent] if "/" in name else [])):
                     check_inside(inside)
             return reader(path)
-        except Exception as error:  # a cut or foreign file fails in many ways, and the rest can still be shown
+        # a cut or foreign file fails in many ways, and the rest can still be shown
+        except Exception as error:
             self.problems[name] = shown(" ".join(str(error).split()), 200)
             return absent
 
@@ -149,7 +157,11 @@ class Run:
     def command(self) -> str | None:
         """The command that made the run, under another name: a name is taken once."""
         words: list[str] = self._read(COMMAND, lambda path: shlex.split(read_text(path)), [])
-        if not words and (job := self._hydra("job", "name")) and (self.folder / HYDRA / "overrides.yaml").is_file():
+        if (
+            not words
+            and (job := self._hydra("job", "name"))
+            and (self.folder / HYDRA / "overrides.yaml").is_file()
+        ):
             words = ["python", "-m", f"cstl.{job}", *self.overrides]
         return shlex.join(f"{word}-again" if word.startswith("name=") else word for word in words) or None
 
@@ -196,7 +208,11 @@ class Run:
             return {name: list(conditions) for name, conditions in protocol["probes"].items()}
         if self.probes is None:
             return {}
-        return {name: [name] for i, name in enumerate(self.probes.conditions) if (self.probes.condition == i).any()}
+        return {
+            name: [name]
+            for i, name in enumerate(self.probes.conditions)
+            if (self.probes.condition == i).any()
+        }
 
     @property
     def probe_names(self) -> list[str]:
@@ -219,7 +235,9 @@ class Run:
 
     @cached_property
     def held_out(self) -> float | None:
-        """Mean rank-1 on held-out training subjects, percent, of the checkpoint that it reports; None: not measured."""
+        """Mean rank-1 on held-out training subjects, percent, of the checkpoint that it
+        reports; None: not measured.
+        """
         _, scores = self.curves.get(HELD_OUT, ([], []))
         scores = [score for score in scores if 0 <= score <= 100]
         if not scores:
@@ -227,7 +245,9 @@ class Run:
         return max(scores) if (self.folder / CHECKPOINTS / BEST).exists() else scores[-1]
 
     def candidates(self, path: str) -> Iterator[Path]:
-        """Where a path of the configuration may lead: from here, from where it was started, from beside the run."""
+        """Where a path of the configuration may lead: from here, from where it was started,
+        from beside the run.
+        """
         yield Path(path)
         if isinstance(cwd := self._hydra("runtime", "cwd"), str):
             yield Path(cwd) / path
@@ -247,7 +267,9 @@ def is_run(folder: Path) -> bool:
 
 
 def find_runs(folder: Path, depth: int = 2) -> list[Path]:
-    """Return the run folders in a folder: itself, or those it holds (a sweep's jobs), in the order of their names."""
+    """Return the run folders in a folder: itself, or those it holds (a sweep's jobs), in the
+    order of their names.
+    """
     if is_run(folder):
         return [folder]
     if depth == 0 or not folder.is_dir():
@@ -256,7 +278,7 @@ def find_runs(folder: Path, depth: int = 2) -> list[Path]:
     return [run for child in children if child.is_dir() for run in find_runs(child, depth - 1)]
 
 
-# --- Reading: what is used of a file is known to be of its kind -----------------------------------------------------
+# --- Reading: what is used of a file is known to be of its kind ---------------------------------------------
 
 
 def shown_settings(content: Any) -> Plain:
@@ -270,7 +292,9 @@ def shown_settings(content: Any) -> Plain:
 
 def _read_composed(path: Path) -> Plain:
     config = shown_settings(read_yaml(path))
-    return checked(followed({key: config[key] for key in config if key not in ("name", "logger", "callbacks")}), False)
+    return checked(
+        followed({key: config[key] for key in config if key not in ("name", "logger", "callbacks")}), False
+    )
 
 
 def _are_names(value: Any) -> bool:
@@ -278,7 +302,8 @@ def _are_names(value: Any) -> bool:
 
 
 def read_results(path: Path) -> Plain:
-    """Return what a `results.json` says, once what is used of it is of its kind: numbers, names, lists of them.
+    """Return what a `results.json` says, once what is used of it is of its kind: numbers, names, lists of
+    them.
 
     Raises:
         ValueError: something else; the message says where.
@@ -286,7 +311,9 @@ def read_results(path: Path) -> Plain:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("rank1"), dict):
         raise ValueError("expected rank1 in it")
-    if missing := [key for key in ("dataset", "resolution", "test_subjects", "trained_on") if content.get(key) is None]:
+    if missing := [
+        key for key in ("dataset", "resolution", "test_subjects", "trained_on") if content.get(key) is None
+    ]:
         raise ValueError(f"expected {', '.join(missing)} in it")
     if len(content["rank1"]) > SETS:
         raise ValueError(f"rank1 of {len(content['rank1']):,} probes, expected {SETS} at most")
@@ -296,29 +323,41 @@ def read_results(path: Path) -> Plain:
         **dict.fromkeys(("method", "published", "published_left_out"), str),
         **dict.fromkeys(("coverage", "trained_subjects", "seen_test_subjects"), dict),
         **dict.fromkeys(("train_subjects", "test_subjects", "gallery_sequences"), int),
-        **dict.fromkeys(("probe_sequences", "rank1_matched", "measures", "seconds", "versions", "network"), dict),
+        **dict.fromkeys(
+            ("probe_sequences", "rank1_matched", "measures", "seconds", "versions", "network"), dict
+        ),
     }
     for key, kind in expected.items():
         if type(content.get(key)) not in (kind, type(None)):
             raise ValueError(f"{key} is {shown(content[key], 60)}")
-    content = {key: value for key, value in content.items() if value is not None or key not in expected}  # as absent
+    # as absent
+    content = {key: value for key, value in content.items() if value is not None or key not in expected}
     for name, counts in content.get("coverage", {}).items():
         if not isinstance(counts, dict) or any(type(count) is not int for count in counts.values()):
             raise ValueError(f"the coverage of {shown(name, 40)} is {shown(counts, 60)}")
     size = content.get("resolution", [1, 1])
-    if type(size) is not list or len(size) != 2 or any(type(side) is not int or not 0 < side < 10**5 for side in size):
+    if (
+        type(size) is not list
+        or len(size) != 2
+        or any(type(side) is not int or not 0 < side < 10**5 for side in size)
+    ):
         raise ValueError(f"resolution is {shown(size, 60)}")
     for probe, row in content["rank1"].items():
         if not isinstance(row, dict) or "mean" not in row or not _is_percent(row["mean"]):
             raise ValueError(f"the rank-1 of {shown(probe, 40)} is {shown(row, 60)}")
-    for method, groups in (content.get("measures") or {}).items():  # group → probe → measure → percent, or of ranks
+    # group → probe → measure → percent, or of ranks
+    for method, groups in (content.get("measures") or {}).items():
         for group in groups.values() if isinstance(groups, dict) else [None]:
             for measures in group.values() if isinstance(group, dict) else [None]:
                 for value in measures.values() if isinstance(measures, dict) else [""]:
-                    if value == [] or not all(map(_is_percent, value if isinstance(value, list) else [value])):
+                    if value == [] or not all(
+                        map(_is_percent, value if isinstance(value, list) else [value])
+                    ):
                         raise ValueError(f"the measures of {shown(method, 40)} are no percentages")
     for what, number in content.get("network", {}).items():
-        fits = type(number) is str if what == "left_out" else type(number) in (int, float) and 0 <= number < 1e18
+        fits = (
+            type(number) is str if what == "left_out" else type(number) in (int, float) and 0 <= number < 1e18
+        )
         if not fits:
             raise ValueError(f"the {shown(what, 40)} of the network is {shown(number, 40)}")
     for what, seconds in (content.get("seconds") or {}).items():
@@ -332,7 +371,9 @@ def _is_percent(value: Any) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a `metrics.csv`, each with the values it has; a last line that was cut short is left out."""
+    """Return the rows of a `metrics.csv`, each with the values it has; a last line that was cut
+    short is left out.
+    """
     if not path.exists():
         return []
     rows = read_rows(path, whole_lines=True)
@@ -340,7 +381,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def curves_of(rows: Iterable[Mapping[str, float]]) -> dict[str, Curve]:
-    """Return the columns of a run's log, without what is not finite; of two rows of one iteration the last counts."""
+    """Return the columns of a run's log, without what is not finite; of two rows of one
+    iteration the last counts.
+    """
     points: dict[str, dict[int, float]] = {}
     for row in rows:
         for name, value in row.items():
@@ -357,8 +400,14 @@ def read_probes(path: Path) -> Probes:
     """
     one, two = ("sequence", "subject", "condition", "view"), ("nearest", "match")
     names = {"subject": "subjects", "condition": "conditions", "view": "views"}
-    kinds = dict.fromkeys(one, ("iu", 1)) | dict.fromkeys(("wrong", *(f"{name}_distance" for name in two)), ("fiu", 2))
-    kinds |= dict.fromkeys(two, ("iu", 2)) | dict.fromkeys(names.values(), ("U", 1)) | {"gallery_sequences": ("iu", 1)}
+    kinds = dict.fromkeys(one, ("iu", 1)) | dict.fromkeys(
+        ("wrong", *(f"{name}_distance" for name in two)), ("fiu", 2)
+    )
+    kinds |= (
+        dict.fromkeys(two, ("iu", 2))
+        | dict.fromkeys(names.values(), ("U", 1))
+        | {"gallery_sequences": ("iu", 1)}
+    )
     arrays: dict[str, Any] = read_npz(path, kinds)
     probes, views = len(arrays["sequence"]), len(arrays["views"])
     shapes = dict.fromkeys(one, (probes,)) | {"gallery_sequences": (views,)}
@@ -373,13 +422,17 @@ def read_probes(path: Path) -> Probes:
     with suppress(ValueError):  # an older file has none
         labels = read_npz(path, {"labels": ("iu", 2)})["labels"]
         if labels.shape[1] == 4 and labels.size:
-            for column, end in zip(labels.T, (*(len(arrays[of]) for of in names.values()), LINES), strict=True):
+            for column, end in zip(
+                labels.T, (*(len(arrays[of]) for of in names.values()), LINES), strict=True
+            ):
                 _check_range("labels", column, 0, end)
             arrays["labels"] = labels.astype(np.int64)
     for name, most in LIMITS.items():
         if len(arrays[name]) > most:
             raise ValueError(f"{name} has {len(arrays[name]):,} entries, more than can be shown")
-    return Probes(**arrays | {name: [shown(text) for text in arrays[name].tolist()] for name in names.values()})
+    return Probes(
+        **arrays | {name: [shown(text) for text in arrays[name].tolist()] for name in names.values()}
+    )
 
 
 def read_embeddings(path: Path) -> Embeddings:
@@ -399,7 +452,9 @@ def read_embeddings(path: Path) -> Embeddings:
 
 def _check_range(name: str, array: np.ndarray, least: int, end: int) -> None:
     if array.size and (int(array.min()) < least or int(array.max()) >= end):
-        raise ValueError(f"{name} has {int(array.min())} to {int(array.max())}, expected {least} to {end - 1}")
+        raise ValueError(
+            f"{name} has {int(array.min())} to {int(array.max())}, expected {least} to {end - 1}"
+        )
 
 
 def _last_line(path: Path) -> str:
@@ -409,12 +464,20 @@ def _last_line(path: Path) -> str:
     return shown(next((line for line in reversed(lines) if line.strip()), ""), 1000)
 
 
-# --- Writing --------------------------------------------------------------------------------------------------------
+# --- Writing ------------------------------------------------------------------------------------------------
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that a result depends on."""
-    names = ("cstl", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "opencv-python-headless")
+    names = (
+        "cstl",
+        "torch",
+        "pytorch-lightning",
+        "torchmetrics",
+        "hydra-core",
+        "numpy",
+        "opencv-python-headless",
+    )
     return {name: version(name) for name in names}
 
 
@@ -423,15 +486,19 @@ def write_probes(path: Path, arrays: Mapping[str, np.ndarray], **names: Sequence
 
     Args:
         path: of `probes.npz`.
-        arrays: those of `cstl.metrics.probes.to_arrays`, in which `subject`, `condition` and `view` are positions in
-            the names and a sequence number is the line of the store's table; `gallery_sequences` int64 (V,); and
-            `labels` int64 (M, 4), subject, condition, view and line of every tested sequence.
+        arrays: those of `cstl.metrics.probes.to_arrays`, in which `subject`, `condition` and `view` are
+            positions in the names and a sequence number is the line of the store's table; `gallery_sequences`
+            int64 (V,); and `labels` int64 (M, 4), subject, condition, view and line of every tested sequence.
         names: subjects, conditions, views.
     """
-    write_npz(path, {**arrays, **{name: np.array(list(values), dtype=np.str_) for name, values in names.items()}})
+    write_npz(
+        path, {**arrays, **{name: np.array(list(values), dtype=np.str_) for name, values in names.items()}}
+    )
 
 
 def write_embeddings(path: Path, embedding: np.ndarray, labels: np.ndarray) -> None:
-    """Write a vector for each sequence, for maps, with its subject, condition, view and number: int64 (M, 4)."""
+    """Write a vector for each sequence, for maps, with its subject, condition, view and number:
+    int64 (M, 4).
+    """
     columns = dict(zip(("subject", "condition", "view", "sequence"), labels.T, strict=True))
     write_npz(path, {"embedding": embedding, **columns})

@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for folder in map(Path, given.folders or ["runs"]):
             if not folder.is_dir() and given.folders:
-                raise FileNotFoundError(f"{folder} is no folder (from {Path.cwd()}); name one with runs in it")
+                raise FileNotFoundError(
+                    f"{folder} is no folder (from {Path.cwd()}); name one with runs in it"
+                )
             if lines := list_runs(folder):
                 console.print(render(COLUMNS, lines, "terminal", words=(0, 1, 2, 3, 5)))
             else:
@@ -49,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def list_runs(folder: Path) -> list[list[str]]:
-    """Return a line of cells for each run in a folder, and for each sweep; of a sweep's folder, for each job."""
+    """Return a line of cells for each run in a folder, and for each sweep; of a sweep's folder,
+    for each job.
+    """
     if not folder.is_dir():
         return []
     children = [folder] if is_run(folder) else sorted(child for child in folder.iterdir() if child.is_dir())
@@ -67,7 +71,9 @@ def _sweep(folder: Path) -> list[list[str]]:
     lines = [_line(run) for run in runs]
     networks, datasets = (_all(line[i] for line in lines) for i in (2, 3))
     best = max((mean for run in runs if (mean := _mean(run)) is not None), default=None)
-    return [[f"{shown(folder.name)}/", states, networks, datasets, decimal(best), max(line[5] for line in lines)]]
+    return [
+        [f"{shown(folder.name)}/", states, networks, datasets, decimal(best), max(line[5] for line in lines)]
+    ]
 
 
 def _all(names: Iterable[str]) -> str:

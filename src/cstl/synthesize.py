@@ -23,7 +23,9 @@ def synthesize(config: DictConfig) -> None:
     """Draw the data set's synthetic walkers as raw frames."""
     dataset = config.dataset
     if "synthesis" not in dataset:
-        raise ValueError(f"dataset={dataset.name} is not synthetic; synthesize makes synthetic and synthetic_large")
+        raise ValueError(
+            f"dataset={dataset.name} is not synthetic; synthesize makes synthetic and synthetic_large"
+        )
     protocol = protocol_of(plain(dataset))
     write_walkers(
         dataset.raw,

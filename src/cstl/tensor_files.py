@@ -24,7 +24,9 @@ _TENSORS = {  # how PyTorch makes tensors that are not loaded
     "qtensor": "quantised",
     "meta_tensor_no_storage": "without numbers",
 }
-_NAMES = re.compile(r"torch\.(\w+Storage|float\w+|bfloat16|u?int\d+|bool)|torch\.storage\.(Un)?[tT]ypedStorage")
+_NAMES = re.compile(
+    r"torch\.(\w+Storage|float\w+|bfloat16|u?int\d+|bool)|torch\.storage\.(Un)?[tT]ypedStorage"
+)
 
 
 class DamagedError(ValueError):
@@ -88,7 +90,8 @@ class _Inert(pickle._Unpickler):
     """An unpickler of tensors and plain containers that makes none of them; anything else is refused.
 
     PyTorch's own reading of tensors only calls what a file names out of some fifty classes and functions:
-    `bytearray(10**11)` is among them. It is the one written in Python, with the operations that PyTorch reads.
+    `bytearray(10**11)` is among them. It is the one written in Python, with the operations that PyTorch
+    reads.
 
     Args:
         file: where the pickle begins.
@@ -98,9 +101,12 @@ class _Inert(pickle._Unpickler):
     dispatch = {  # noqa: RUF012
         code[0]: pickle._Unpickler.dispatch[code[0]]
         for code in (
-            pickle.PROTO, pickle.STOP, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID, pickle.MARK,
-            pickle.NONE, pickle.NEWFALSE, pickle.NEWTRUE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1,
-            pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINSTRING, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1,
+            pickle.PROTO, pickle.STOP, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID,
+            pickle.MARK,
+            pickle.NONE, pickle.NEWFALSE, pickle.NEWTRUE, pickle.BININT, pickle.BININT1, pickle.BININT2,
+            pickle.LONG1,
+            pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINSTRING, pickle.EMPTY_TUPLE, pickle.TUPLE,
+            pickle.TUPLE1,
             pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT,
             pickle.BINGET, pickle.LONG_BINGET, pickle.BINPUT, pickle.LONG_BINPUT,
         )
@@ -183,12 +189,14 @@ def _not_loaded(path: str | Path, error: Exception) -> ValueError:
     if found := re.search(r"GLOBAL torch\._utils\._rebuild_(\w+)", str(error)):
         return ValueError(
             f"{path} is refused: it holds a tensor of a kind that no network of ours has: "
-            f"{_TENSORS.get(found[1], shown(found[1], 60))}; expected plain ones of {first_of(map(str, FLOATS), 4)}"
+            f"{_TENSORS.get(found[1], shown(found[1], 60))}; expected plain ones of "
+            f"{first_of(map(str, FLOATS), 4)}"
         )
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         return ValueError(
-            f"{path} is refused: besides tensors it holds {shown(found[1], 100)}, and loading that could run code; "
-            "expected tensors and plain containers only, as torch.save(network.state_dict(), …) writes"
+            f"{path} is refused: besides tensors it holds {shown(found[1], 100)}, and loading that could "
+            "run code; expected tensors and plain containers only, as torch.save(network.state_dict(), …) "
+            "writes"
         )
     reason = shown(re.split(r"\. |\n", str(error))[0])  # the rest advises to load it without looking
     return DamagedError(

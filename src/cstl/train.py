@@ -37,7 +37,8 @@ from cstl.trained import NOBODY, Trained, met, refuse_seen, trained_by, training
 
 @naming_what_was_lost()
 def train(config: DictConfig) -> Plain:
-    """Train the configured run, or go on with it, and evaluate its last model; return what `results.json` says.
+    """Train the configured run, or go on with it, and evaluate its last model; return what `results.json`
+    says.
 
     Args:
         config: `conf/train.yaml`, composed; the run goes to its `folder`.

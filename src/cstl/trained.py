@@ -50,8 +50,8 @@ NOBODY = Trained({}, {}, {}, [])
 def people(dataset: Mapping[str, Any]) -> str:
     """Name the people of a data set: two data sets of the same people mean one person by one name.
 
-    `dataset.people`, else the data set's own name; synthetic walkers follow from their seed and name alone, so that
-    those of `synthetic` and of `synthetic_large` are the same.
+    `dataset.people`, else the data set's own name; synthetic walkers follow from their seed and name alone,
+    so that those of `synthetic` and of `synthetic_large` are the same.
     """
     if name := dataset.get("people"):
         return str(name)
@@ -110,7 +110,8 @@ def met(trained: Trained, dataset: Mapping[str, Any], data: GaitDataModule, test
     """Find which of the `tested` subjects of a data set the network knows."""
     names = {people(dataset), trained.stores.get(data.store.fingerprint, people(dataset))}
     known, chosen = (
-        {subject for name in names for subject in among.get(name, [])} for among in (trained.subjects, trained.held_out)
+        {subject for name in names for subject in among.get(name, [])}
+        for among in (trained.subjects, trained.held_out)
     )
     return Met(sorted(known.intersection(tested)), sorted(chosen.intersection(tested)))
 
@@ -119,10 +120,11 @@ def refuse_seen(met: Met, tested: int, title: str, source: str) -> None:
     """Refuse a result on subjects that were trained on: ValueError."""
     if subjects := met.trained_on:
         raise ValueError(
-            f"{shown(source)} was trained on {len(subjects)} of the {tested} test subjects of {shown(title, 100)}: "
-            f"{few(subjects)}. A result on them says nothing of people that the network has not seen: test others "
-            "(dataset.split, dataset.split_file or dataset.protocol.test), or go on with allow_seen=true, which the "
-            "table's title and results.json say then"
+            f"{shown(source)} was trained on {len(subjects)} of the {tested} test subjects of "
+            f"{shown(title, 100)}: {few(subjects)}. A result on them says nothing of people that the "
+            "network has not seen: test others (dataset.split, dataset.split_file or "
+            "dataset.protocol.test), or go on with allow_seen=true, which the table's title and "
+            "results.json say then"
         )
 
 

@@ -25,12 +25,16 @@ def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: connection.wait([parent.sentinel]) and os._exit(1), daemon=True).start()
+        threading.Thread(
+            target=lambda: connection.wait([parent.sentinel]) and os._exit(1), daemon=True
+        ).start()
 
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Start processes for the block, which import the modules of their tasks and not the command with its PyTorch."""
+    """Start processes for the block, which import the modules of their tasks and not the
+    command with its PyTorch.
+    """
     main = sys.modules["__main__"]
     spec, main.__spec__ = main.__spec__, ModuleSpec("cstl.__main__", None)  # a name that no child imports
     try:

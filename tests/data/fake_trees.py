@@ -1,4 +1,5 @@
-"""Small fake trees in every raw layout, with the faults that real ones have: `python tests/data/fake_trees.py FOLDER`.
+"""Small fake trees in every raw layout, with the faults that real ones have:
+`python tests/data/fake_trees.py FOLDER`.
 
 Each function writes one tree and returns its faults: path → reason, as `dropped.csv` names them.
 """
@@ -85,7 +86,8 @@ def casiab(root: Path, size: tuple[int, int] | None = None) -> dict[str, str]:
                 for t in range(FRAMES):
                     image = aligned(seed, t, size) if size else draw(seed, t)
                     write(
-                        root / subject / condition / view / f"{subject}-{condition}-{view}-{t + 1:03d}.png", png(image)
+                        root / subject / condition / view / f"{subject}-{condition}-{view}-{t + 1:03d}.png",
+                        png(image),
                     )
     good = png(aligned(0, 0, size) if size else draw(0, 0))
     sequence = root / "001/nm-01/000"
@@ -179,12 +181,17 @@ def opengait(root: Path, size: tuple[int, int] = (64, 64), protocol: Protocol = 
     good = array("x")
     wrong = "fewer than 3 usable frames"
     refused = f"pickle that wants {os.name}.mkdir, not an array: refused, nothing of it was run"
-    whole, array_of, expected = f"(T, {size[0]}, {size[1]}, 1)", "pickle of an array", "expected uint8 (T, H, W)"
+    whole, array_of, expected = (
+        f"(T, {size[0]}, {size[1]}, 1)",
+        "pickle of an array",
+        "expected uint8 (T, H, W)",
+    )
     faults = {
         first / one / "000/000.pkl": (pickle.dumps(Evil(root / "evil")), refused),
         first / two / "000/000.pkl": (pickle.dumps(good)[:-500], "unreadable pickle (damaged or cut short)"),
         second / one / "000/000.pkl": (b"", "empty pickle (0 bytes)"),
-        second / two / "000/000.pkl": (pickle.dumps(good[..., None] > 0), f"{array_of} bool {whole}, {expected}"),
+        second / two / "000/000.pkl": (pickle.dumps(good[..., None] > 0),
+            f"{array_of} bool {whole}, {expected}"),
         third / one / "000/000.pkl": (pickle.dumps(good[0]), f"{array_of} uint8 (T, {size[1]}), {expected}"),
         third / two / "000/000.pkl": (pickle.dumps(list(good)), "pickle of a list, not of one array"),
         fourth / one / "000/000.pkl": (pickle.dumps(good.dtype), "pickle of numpy.dtype, not of one array"),
@@ -206,7 +213,9 @@ def opengait(root: Path, size: tuple[int, int] = (64, 64), protocol: Protocol = 
 
 
 def forget_checksums(store: Path, *keys: str) -> None:
-    """Makes a store one of the first version, which had no checksums; also takes other keys from its store.json."""
+    """Makes a store one of the first version, which had no checksums; also takes other keys
+    from its store.json.
+    """
     about = json.loads((store / "store.json").read_text())
     for key in ("checksums", "stored_subjects", *keys):
         about.pop(key, None)

@@ -81,11 +81,15 @@ def test_a_picture_one_pixel_wide_is_dropped() -> None:
 
 def test_memory_that_is_not_contiguous() -> None:
     image = np.random.default_rng(0).integers(0, 256, (80, 60), np.uint8)
-    np.testing.assert_array_equal(align_silhouette(image[:, ::-1], 64), align_silhouette(image[:, ::-1].copy(), 64))
+    np.testing.assert_array_equal(
+        align_silhouette(image[:, ::-1], 64), align_silhouette(image[:, ::-1].copy(), 64)
+    )
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((8, 8)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8), np.uint8)], ids=["float", "rgb", "none"]
+    "image",
+    [np.zeros((8, 8)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8), np.uint8)],
+    ids=["float", "rgb", "none"],
 )
 def test_not_a_silhouette(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected a uint8 \(H, W\) silhouette, found"):

@@ -51,7 +51,9 @@ def test_counts(store: Store, protocol: Protocol) -> None:
     assert row == (lengths.min(), np.median(lengths), lengths.max())
     assert check.missing == []
     assert check.suspicious == []
-    numbers = {(count.what, count.source): (count.found, count.expected, count.verdict) for count in check.counts}
+    numbers = {
+        (count.what, count.source): (count.found, count.expected, count.verdict) for count in check.counts
+    }
     assert numbers == {
         ("subjects", "protocol"): (6, "6", "as expected"),
         ("train subjects", "protocol"): (4, "4", "as expected"),
@@ -93,9 +95,18 @@ def test_missing_and_suspicious_sequences_are_named(odd: Store, tmp_path: Path) 
     assert "5 sequences are suspicious: 1 constant, 1 not centred" in text
 
     write_check(check, contact_sheet(odd, 5), tmp_path / "a b/out")
-    tables = {path.stem: list(csv.reader(path.open(newline=""))) for path in (tmp_path / "a b/out").glob("*.csv")}
+    tables = {
+        path.stem: list(csv.reader(path.open(newline=""))) for path in (tmp_path / "a b/out").glob("*.csv")
+    }
     assert {name: len(rows) for name, rows in tables.items()} == {"counts": 7, "missing": 7, "suspicious": 6}
-    assert tables["counts"][0] == ["condition", "view", "sequences", "least_frames", "median_frames", "most_frames"]
+    assert tables["counts"][0] == [
+        "condition",
+        "view",
+        "sequences",
+        "least_frames",
+        "median_frames",
+        "most_frames",
+    ]
     assert tables["counts"][1] == ["nm-01", "000", "2", "5", "5.5", "6"]
     sheet = cv2.imread(str(tmp_path / "a b/out/contact_sheet.png"), cv2.IMREAD_GRAYSCALE)
     assert sheet.shape == (5 * 66, 200 + 12 * 46)
@@ -107,7 +118,9 @@ def test_a_contact_sheet_is_the_same_every_time(store: Store) -> None:
     assert contact_sheet(store, 1000).shape[0] == 36 * 66
 
 
-def test_a_store_that_lacks_a_whole_condition_and_a_subject(raw_tree: Path, tmp_path: Path, protocol: Protocol) -> None:
+def test_a_store_that_lacks_a_whole_condition_and_a_subject(
+    raw_tree: Path, tmp_path: Path, protocol: Protocol
+) -> None:
     raw = Path(shutil.copytree(raw_tree, tmp_path / "raw", ignore=shutil.ignore_patterns("nm-02", "003")))
     prepare(Preparation(raw, tmp_path / "part", "tiny", protocol, 64), workers=1)
     check = check_store(open_store(tmp_path / "part"), protocol)
@@ -123,7 +136,9 @@ def test_good_silhouettes_are_not_suspicious(size: tuple[int, int]) -> None:
 
 
 def test_silhouettes_that_are_not_aligned_are_suspicious() -> None:
-    frames = np.stack([cv2.resize(fake_trees.draw(0, t), (44, 64), interpolation=cv2.INTER_AREA) for t in range(6)])
+    frames = np.stack(
+        [cv2.resize(fake_trees.draw(0, t), (44, 64), interpolation=cv2.INTER_AREA) for t in range(6)]
+    )
     assert suspicion(frames) in ("not centred", "too few pixels")
     low = np.stack([fake_trees.aligned(0, t, (64, 44)) for t in range(6)])
     low[:, :12] = 0

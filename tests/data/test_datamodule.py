@@ -72,7 +72,8 @@ def test_conditions_that_are_neither_gallery_nor_probe_are_not_tested(
 
 def equal(first: list, second: list) -> bool:
     return len(first) == len(second) and all(
-        all(a is b is None or torch.equal(a, b) for a, b in zip(one, other, strict=True)) and type(one) is type(other)
+        all(a is b is None or torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        and type(one) is type(other)
         for one, other in zip(first, second, strict=True)
     )
 
@@ -94,7 +95,9 @@ def test_what_a_worker_is_given_does_not_grow_with_the_store(options: dict[str, 
 
 
 def test_classes_are_the_subjects_that_are_there(options: dict[str, object], protocol: Protocol) -> None:
-    options["protocol"] = replace(protocol, train=["006", "001-003", "777"], test=["004-005"], exclude=["002"])
+    options["protocol"] = replace(
+        protocol, train=["006", "001-003", "777"], test=["004-005"], exclude=["002"]
+    )
     data = GaitDataModule(**options)
     assert data.train_subjects == ["001", "003", "006"]
     assert data.num_classes == 3
@@ -186,7 +189,9 @@ def test_max_frames_bounds_a_sequence(options: dict) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process cannot be forked here")
 def test_a_worker_leaves_signals_to_the_run() -> None:
-    """A terminal and a cluster send them to all processes; only a second SIGTERM, the run's own, ends a worker."""
+    """A terminal and a cluster send them to all processes; only a second SIGTERM, the run's
+    own, ends a worker.
+    """
     if not (child := os.fork()):
         datamodule._leave_signals_to_the_run(0)
         for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):

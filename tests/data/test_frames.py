@@ -28,7 +28,8 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "order"),
     [
-        (("b-010.png", "B-009.png", "b-011.PNG"), ("B-009.png", "b-010.png", "b-011.PNG")),  # as text, but for case
+        # as text, but for case
+        (("b-010.png", "B-009.png", "b-011.PNG"), ("B-009.png", "b-010.png", "b-011.PNG")),
         (("1-2.png", "1-10.png"), ("1-2.png", "1-10.png")),
         (("a1b22.png", "a11b2.png"), ("a1b22.png", "a11b2.png")),  # as long, and not alike
         (("2024-01.png", "2023-02.png"), ("2023-02.png", "2024-01.png")),
@@ -43,7 +44,9 @@ def test_names_that_are_alike_are_in_the_same_order_as_others(
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("array", [ARRAY, np.asfortranarray(ARRAY), ARRAY[:, ::2]], ids=["C", "Fortran", "strided"])
+@pytest.mark.parametrize(
+    "array", [ARRAY, np.asfortranarray(ARRAY), ARRAY[:, ::2]], ids=["C", "Fortran", "strided"]
+)
 def test_arrays_of_every_pickle_protocol(tmp_path: Path, protocol: int, array: np.ndarray) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(array, protocol))
     np.testing.assert_array_equal(read_pickle(str(tmp_path / "x.pkl")), array)
@@ -85,7 +88,14 @@ def test_code_is_not_run(tmp_path: Path, protocol: int, hidden: bool) -> None:
 
 @pytest.mark.parametrize(
     "call",
-    [(eval, "1"), (os.getenv, "HOME"), (np.load, "x.npy"), (np.memmap, "x"), (__import__, "os"), (bytearray, 10)],
+    [
+        (eval, "1"),
+        (os.getenv, "HOME"),
+        (np.load, "x.npy"),
+        (np.memmap, "x"),
+        (__import__, "os"),
+        (bytearray, 10),
+    ],
     ids=lambda call: call[0].__name__,
 )
 def test_only_arrays_are_admitted(tmp_path: Path, call: tuple[object, ...]) -> None:

@@ -36,13 +36,16 @@ def tree(root: Path, spoil: Spoil = lambda image: image, frames: int = 5) -> Pat
     return root
 
 
-PROTOCOL = Protocol(views=("000",), conditions=("nm-01", "nm-02"), gallery=("nm-01",), probes={"NM": ("nm-02",)},
+PROTOCOL = Protocol(views=("000",), conditions=("nm-01", "nm-02"), gallery=("nm-01",),
+    probes={"NM": ("nm-02",)},
                     train=(), test=("001",))  # fmt: skip
 
 
 def run(raw: Path, **options: object) -> Summary:
     shutil.rmtree(raw.parent / "store", ignore_errors=True)
-    return prepare(Preparation(raw, raw.parent / "store", "tiny", PROTOCOL, 64, **options), workers=1, progress=False)
+    return prepare(
+        Preparation(raw, raw.parent / "store", "tiny", PROTOCOL, 64, **options), workers=1, progress=False
+    )
 
 
 def grey(image: np.ndarray) -> np.ndarray:
@@ -76,10 +79,12 @@ def stretched(image: np.ndarray) -> np.ndarray:
         (shrunk, "does not fill the height .*type dataset.aligned=false", {"aligned": False}),
         (shrunk, "does not fill the height", {"aligned": True}),
         (stretched, "touches both sides", {"aligned": True}),
-        (lambda image: image.astype(np.uint16) * 257, "none of 6 sampled frames can be used: not 8-bit grey", None),
+        (lambda image: image.astype(np.uint16) * 257, "none of 6 sampled frames can be used: not 8-bit grey",
+         None),
         (lambda image: np.dstack([image, image // 2, image]), "not 8-bit grey", None),
     ],
-    ids=["grey", "grey-known", "0-1", "0-15", "inverted", "small", "small-known", "stretched", "16-bit", "colour"],
+    ids=["grey", "grey-known", "0-1", "0-15", "inverted", "small", "small-known", "stretched", "16-bit",
+        "colour"],
 )  # fmt: skip
 def test_nonsense_is_refused_before_the_work(
     tmp_path: Path, spoil: Spoil, message: str, known: dict[str, object] | None
@@ -95,16 +100,30 @@ def test_nonsense_is_refused_before_the_work(
 @pytest.mark.parametrize(
     ("spoil", "message", "remedy"),
     [
-        (speck, "specks away from the body .*3 of 3 sampled frames .*dataset.clean=largest", {"clean": "largest"}),
-        (lambda image: image // 2 + 1 * (image > 0).astype(np.uint8), "values 128, not 255", {"threshold": 1}),
-        (lambda image: np.hstack([image[:, 60:], image[:, :60] * 0]), "border cuts.*dataset.drop_cut=true", None),
+        (
+            speck,
+            "specks away from the body .*3 of 3 sampled frames .*dataset.clean=largest",
+            {"clean": "largest"},
+        ),
+        (
+            lambda image: image // 2 + 1 * (image > 0).astype(np.uint8),
+            "values 128, not 255",
+            {"threshold": 1},
+        ),
+        (
+            lambda image: np.hstack([image[:, 60:], image[:, :60] * 0]),
+            "border cuts.*dataset.drop_cut=true",
+            None,
+        ),
         (lambda image: np.maximum(image, np.roll(image, 60, 1)), "second large patch", {"clean": "largest"}),
         (lambda image: np.rot90(image[:, :120]).copy(), "wider than tall", None),
         (lambda image: person(0), "equal the one before .*: 8 frames", None),
     ],
     ids=["specks", "128", "cut", "two", "lying", "repeated"],
 )
-def test_what_is_odd_is_said(tmp_path: Path, spoil: Spoil, message: str, remedy: dict[str, object] | None) -> None:
+def test_what_is_odd_is_said(
+    tmp_path: Path, spoil: Spoil, message: str, remedy: dict[str, object] | None
+) -> None:
     raw = tree(tmp_path / "raw", spoil)
     said = next(note for note in run(raw).notes if re.search(message, note))
     assert any(said == line for line in look_at_masks(open_store(tmp_path / "store")))
@@ -168,7 +187,9 @@ def test_decimals_in_names(tmp_path: Path, names: str, order: str, read: str | N
     assert reading_of_points(pictures) == read
 
 
-@pytest.mark.parametrize("option", [{"threshold": 300}, {"clean": "all"}, {"drop_cut": "yes"}, {"aligned": "maybe"}])
+@pytest.mark.parametrize(
+    "option", [{"threshold": 300}, {"clean": "all"}, {"drop_cut": "yes"}, {"aligned": "maybe"}]
+)
 def test_unknown_options_are_refused_with_the_choices(tmp_path: Path, option: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"unknown dataset.{next(iter(option))}=.*the choices are"):
         run(tree(tmp_path / "raw"), **option)
@@ -197,7 +218,9 @@ def test_pickles_of_other_numbers_are_named_and_read_with_a_threshold(tmp_path: 
         file = tmp_path / "raw/001" / condition / "000/000.pkl"
         file.parent.mkdir(parents=True)
         file.write_bytes(pickle.dumps(convert(array)))
-    with pytest.raises(ValueError, match=r"none of 2 sampled .*\(T, 64, 64\), expected .*dataset.threshold=128"):
+    with pytest.raises(
+        ValueError, match=r"none of 2 sampled .*\(T, 64, 64\), expected .*dataset.threshold=128"
+    ):
         run(tmp_path / "raw")
     assert run(tmp_path / "raw", threshold=128, aligned=True).frames == 10
     assert set(np.unique(open_store(tmp_path / "store").frames)) == {0, 255}

@@ -36,7 +36,14 @@ def test_frame_numbers_without_leading_zeros_are_in_order(tmp_path: Path) -> Non
     for number in (1, 2, 9, 10, 11, 100):
         touch(tmp_path / f"001/nm-01/000/{number}.png")
     (sequence,) = list_sequences(tmp_path, "casiab").sequences
-    assert [Path(path).stem for path in list_files(sequence.folder).pictures] == ["1", "2", "9", "10", "11", "100"]
+    assert [Path(path).stem for path in list_files(sequence.folder).pictures] == [
+        "1",
+        "2",
+        "9",
+        "10",
+        "11",
+        "100",
+    ]
 
 
 def test_oumvlp(tmp_path: Path) -> None:
@@ -72,7 +79,8 @@ def test_archives_not_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "perhaps", "path"),
-    [("CASIA-B/001", "CASIA-B", "001/nm-01/000/001.png"), ("CASIA-B/001/nm-01", "CASIA-B", "001/nm-01/000/001.png"),
+    [("CASIA-B/001", "CASIA-B", "001/nm-01/000/001.png"),
+     ("CASIA-B/001/nm-01", "CASIA-B", "001/nm-01/000/001.png"),
      ("CASIA-B/001/nm-01/000", "CASIA-B", "001/nm-01/000/001.png"), ("", "CASIA-B", "001/nm-01/000/001.png"),
      ("MVLP/Silhouette_000-00", "MVLP", "Silhouette_000-00/00001/0001.png"),
      ("wrapped", "wrapped/a/b", "Silhouette_000-00/00001/0001.png")],
@@ -251,10 +259,14 @@ def test_symbolic_links_that_lead_back_are_left_out_and_named(tmp_path: Path) ->
     (tmp_path / "disk/nm-01/again").symlink_to(tmp_path / "disk")
     listing = list_sequences(raw)
     assert [s.folder for s in listing.sequences] == [str(raw / "001/nm-01/000")]
-    assert listing.problems == [(str(raw / path), "symbolic-link loop") for path in ("001/nm-01/again", "self", "up")]
+    assert listing.problems == [
+        (str(raw / path), "symbolic-link loop") for path in ("001/nm-01/again", "self", "up")
+    ]
 
 
-def test_folders_that_cannot_be_read_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_cannot_be_read_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     touch(tmp_path / "001/nm-01/000/001.png")
     touch(tmp_path / "002/nm-01/000/001.png")
     scandir = os.scandir

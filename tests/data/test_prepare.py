@@ -148,12 +148,16 @@ def test_faults_are_named_skipped_and_counted(
     }
     dropped = table(summary.store / "dropped.csv")
     reasons = {row["path"]: row["reason"] for row in dropped if row["what"] == "frame"}
-    assert {f"001/nm-01/000/{name}": reason for name, (_, reason) in broken.items()}.items() <= reasons.items()
+    assert {
+        f"001/nm-01/000/{name}": reason for name, (_, reason) in broken.items()
+    }.items() <= reasons.items()
     assert reasons["001/nm-01/000/107.png"] == "unreadable"
     assert reasons["001/nm-01/000/011.png"] == "no person"
     assert reasons["001/nm-01/000/012.png"] == "off centre"
     assert Counter(row["what"] for row in dropped) == {"frame": 10, "sequence": 6}
-    assert {row["path"]: row["reason"] for row in dropped}["001/xx-01/000"] == "condition the protocol does not know"
+    assert {row["path"]: row["reason"] for row in dropped}[
+        "001/xx-01/000"
+    ] == "condition the protocol does not know"
 
     store = open_store(summary.store)
     assert len(store) == summary.sequences == 36 - 3
@@ -162,7 +166,10 @@ def test_faults_are_named_skipped_and_counted(
     files = sum(1 for path in raw.glob("00*/[nb]?-0?/0?0/*.png"))
     assert files == summary.frames + sum(summary.dropped_frames.values())
 
-    short = {(row["subject"], row["condition"], row["view"]): row for row in table(store.path / "short_sequences.csv")}
+    short = {
+        (row["subject"], row["condition"], row["view"]): row
+        for row in table(store.path / "short_sequences.csv")
+    }
     assert short["001", "nm-01", "090"] == {
         **short["001", "nm-01", "090"],
         "files": "0",
@@ -188,7 +195,9 @@ def test_faults_are_named_skipped_and_counted(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_strict_stops_at_a_broken_picture(raw: Path, tmp_path: Path, protocol: Protocol, workers: int) -> None:
+def test_strict_stops_at_a_broken_picture(
+    raw: Path, tmp_path: Path, protocol: Protocol, workers: int
+) -> None:
     (raw / "003/nm-02/090/001.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"003/nm-02/090/001\.png: unreadable; .*strict=false"):
         run(raw, tmp_path / "tiny-64", protocol, strict=True, workers=workers)
@@ -242,7 +251,9 @@ def test_killed_and_started_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "tiny-64"
-    process = subprocess.run([sys.executable, "-c", KILL, str(raw_tree), str(out), fields(protocol)], check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", KILL, str(raw_tree), str(out), fields(protocol)], check=False
+    )
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     with pytest.raises(FileNotFoundError, match="not finished"):
@@ -286,7 +297,9 @@ calls = []
     assert process.returncode == -signal.SIGKILL, process.stderr
     pids = [int(pid) for pid in process.stdout.split()]
     assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+    assert not any(
+        Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids
+    )
 
 
 def test_chunks_of_changed_files_or_settings_are_made_again(
@@ -346,7 +359,13 @@ def file_size_limit(size: int) -> tuple[int, int]:
     ("limit", "workers"), [(50_000, 1), (50_000, 2), (800_000, 1)], ids=["chunk", "worker", "join"]
 )
 def test_full_disk(
-    raw_tree: Path, tmp_path: Path, protocol: Protocol, store: Store, small_chunks: None, limit: int, workers: int
+    raw_tree: Path,
+    tmp_path: Path,
+    protocol: Protocol,
+    store: Store,
+    small_chunks: None,
+    limit: int,
+    workers: int,
 ) -> None:
     out = tmp_path / "tiny-64"
     assert store.frames.nbytes > 800_000
@@ -376,7 +395,7 @@ def test_already_prepared(raw: Path, tmp_path: Path, protocol: Protocol) -> None
     assert not (tmp_path / "tiny-64.partial").exists()
 
 
-# --- A store that is there, and a raw tree that is another --------------------------------------------------------
+# --- A store that is there, and a raw tree that is another --------------------------------------------------
 
 
 def touch_all(raw: Path) -> None:
@@ -409,7 +428,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda raw: shutil.rmtree(raw / "003"),
         r"6 sequence\(s\) of 1 subject\(s\) are gone \(003 bg-01 000, ",
     ),
-    "a sequence deleted": (lambda raw: shutil.rmtree(raw / "003/nm-02/090"), r"1 sequence.* gone \(003 nm-02 090\)"),
+    "a sequence deleted": (
+        lambda raw: shutil.rmtree(raw / "003/nm-02/090"),
+        r"1 sequence.* gone \(003 nm-02 090\)",
+    ),
     "a frame deleted": (
         lambda raw: (raw / "003/nm-02/090/003.png").unlink(),
         r"other files \(003 nm-02 090: \d+ files then, \d+ now",
@@ -426,7 +448,9 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("shard", [False, True])
-def test_a_raw_tree_that_changed(raw: Path, tmp_path: Path, protocol: Protocol, change: str, shard: bool) -> None:
+def test_a_raw_tree_that_changed(
+    raw: Path, tmp_path: Path, protocol: Protocol, change: str, shard: bool
+) -> None:
     run(raw, tmp_path / "tiny-64", protocol)
     edit, said = CHANGES[change]
     edit(raw)
@@ -434,8 +458,9 @@ def test_a_raw_tree_that_changed(raw: Path, tmp_path: Path, protocol: Protocol, 
         run(raw, tmp_path / "tiny-64", protocol, shard=0 if shard else None)
     assert open_store(tmp_path / "tiny-64").lengths.sum() > 0  # it is left as it was
     if change not in ("another layout", "emptied"):
-        assert f"Delete {tmp_path / 'tiny-64'} to prepare it again, or give another one with dataset.store=PATH" in str(
-            error.value
+        assert (
+            f"Delete {tmp_path / 'tiny-64'} to prepare it again, or give another one with dataset.store=PATH"
+            in str(error.value)
         )
 
 
@@ -447,7 +472,9 @@ def test_a_person_who_came(raw: Path, tmp_path: Path, protocol: Protocol) -> Non
         run(raw, tmp_path / "tiny-64", protocol)
 
 
-def test_a_tree_that_was_copied_or_written_again_is_read(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+def test_a_tree_that_was_copied_or_written_again_is_read(
+    raw: Path, tmp_path: Path, protocol: Protocol
+) -> None:
     run(raw, tmp_path / "tiny-64", protocol)
     first = str(run(raw, tmp_path / "tiny-64", protocol))
     assert f"prepared from {raw} on 2" in first
@@ -464,7 +491,9 @@ def test_a_tree_that_was_copied_or_written_again_is_read(raw: Path, tmp_path: Pa
     shutil.rmtree(tmp_path / "tiny-64")
     run(tmp_path / "moved", tmp_path / "tiny-64", protocol)
     path.write_bytes(other.read_bytes())  # the same name and size
-    with pytest.raises(FileExistsError, match=r"have other files \(002 nm-01 000: other pictures of the same names"):
+    with pytest.raises(
+        FileExistsError, match=r"have other files \(002 nm-01 000: other pictures of the same names"
+    ):
         run(tmp_path / "moved", tmp_path / "tiny-64", protocol)
 
 
@@ -473,7 +502,9 @@ def test_another_folder(raw: Path, raw_tree: Path, tmp_path: Path, protocol: Pro
     shutil.copytree(raw_tree, tmp_path / "other", ignore=shutil.ignore_patterns("006"))
     with pytest.raises(FileExistsError, match=f"prepared from {raw} on .*other is not the same: 6 sequence"):
         run(tmp_path / "other", tmp_path / "tiny-64", protocol)
-    with pytest.raises(FileExistsError, match=f"(?s)prepared from {raw} on .*no raw frames at .*nothing: no such fol"):
+    with pytest.raises(
+        FileExistsError, match=f"(?s)prepared from {raw} on .*no raw frames at .*nothing: no such fol"
+    ):
         run(tmp_path / "nothing", tmp_path / "tiny-64", protocol)
 
 
@@ -492,10 +523,13 @@ def test_other_options(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
     with pytest.raises(TypeError, match="colour"):
         run(raw, tmp_path / "tiny-64", protocol, colour="red")
     forget_sources(tmp_path / "tiny-64")
-    assert run(raw, tmp_path / "tiny-64", protocol).already  # it had no options, which is what they are by default
+    # it had no options, which is what they are by default
+    assert run(raw, tmp_path / "tiny-64", protocol).already
 
 
-def test_a_store_of_an_earlier_version_is_compared_by_names(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+def test_a_store_of_an_earlier_version_is_compared_by_names(
+    raw: Path, tmp_path: Path, protocol: Protocol
+) -> None:
     shutil.rmtree(raw / "001/nm-01/000")
     (raw / "001/nm-01/000").mkdir()  # dropped, and in the listing
     run(raw, tmp_path / "tiny-64", protocol)
@@ -523,9 +557,13 @@ def test_raw_files_that_changed_after_the_shards(raw: Path, tmp_path: Path, prot
     assert run(raw, tmp_path / "tiny-64", protocol).sequences == 36
 
 
-def test_another_split_of_the_same_subjects_is_the_same_store(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+def test_another_split_of_the_same_subjects_is_the_same_store(
+    raw: Path, tmp_path: Path, protocol: Protocol
+) -> None:
     run(raw, tmp_path / "tiny-64", protocol)
-    other = Protocol(**{**eval(fields(protocol)), "train": ("001-002",), "test": ("003-006",), "exclude": ("006",)})
+    other = Protocol(
+        **{**eval(fields(protocol)), "train": ("001-002",), "test": ("003-006",), "exclude": ("006",)}
+    )
     assert run(raw, tmp_path / "tiny-64", other).already
 
 
@@ -536,7 +574,9 @@ def test_a_store_with_other_settings_is_refused(raw: Path, tmp_path: Path, proto
     assert "delete the folder" in str(error.value)
     assert "dataset.store=PATH" in str(error.value)
     more = Protocol(**{**eval(fields(protocol)), "test": ("005-009",)})
-    with pytest.raises(FileExistsError, match=r"subjects: 6 \(001, 002, …, 006\) there, 9 \(001, 002, …, 009\) now"):
+    with pytest.raises(
+        FileExistsError, match=r"subjects: 6 \(001, 002, …, 006\) there, 9 \(001, 002, …, 009\) now"
+    ):
         run(raw, tmp_path / "tiny", more)
 
 
@@ -549,7 +589,9 @@ def test_a_folder_that_is_no_store_is_left_alone(raw: Path, tmp_path: Path, prot
     assert (tmp_path / "thesis/chapter.txt").read_text() == "1"
 
 
-def test_a_damaged_store_is_not_taken_for_a_prepared_one(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+def test_a_damaged_store_is_not_taken_for_a_prepared_one(
+    raw: Path, tmp_path: Path, protocol: Protocol
+) -> None:
     run(raw, tmp_path / "tiny-64", protocol)
     os.truncate(tmp_path / "tiny-64/frames.npy", 10_000)
     with pytest.raises(ValueError, match=r"damaged, frames\.npy.*delete the folder"):
@@ -601,7 +643,9 @@ def test_names_in_another_order_are_refused(
     assert not (tmp_path / "tiny-64").exists()
 
 
-def test_a_tree_of_which_the_protocol_knows_the_smaller_part(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+def test_a_tree_of_which_the_protocol_knows_the_smaller_part(
+    raw: Path, tmp_path: Path, protocol: Protocol
+) -> None:
     two = Protocol(**{**eval(fields(protocol)), "train": ("001",), "test": ("002",)})
     with pytest.raises(ValueError, match=r"knows 12 of the 36 sequences found(?s:.*)type subset=true"):
         run(raw, tmp_path / "tiny-64", two)
@@ -613,18 +657,23 @@ def test_a_tree_of_which_the_protocol_knows_the_smaller_part(raw: Path, tmp_path
         run(raw, tmp_path / "none", other, subset=True)
 
 
-@pytest.mark.parametrize(("ending", "same"), [(".bmp", True), (".BMP", True), (".jpg", False), (".JPEG", False)])
+@pytest.mark.parametrize(
+    ("ending", "same"), [(".bmp", True), (".BMP", True), (".jpg", False), (".JPEG", False)]
+)
 def test_masks_in_other_formats(
     raw_tree: Path, tmp_path: Path, protocol: Protocol, store: Store, ending: str, same: bool
 ) -> None:
     for path in raw_tree.rglob("*.png"):
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         fake_trees.write(
-            tmp_path / "raw" / path.relative_to(raw_tree).with_suffix(ending), cv2.imencode(ending, image)[1].tobytes()
+            tmp_path / "raw" / path.relative_to(raw_tree).with_suffix(ending),
+            cv2.imencode(ending, image)[1].tobytes(),
         )
     summary = run(tmp_path / "raw", tmp_path / "tiny-64", protocol)
     assert (summary.sequences, summary.frames) == (36, len(store.frames))
-    told = "masks are JPEG files, whose values near black and white are noise (001/bg-01/000/001" in str(summary)
+    told = "masks are JPEG files, whose values near black and white are noise (001/bg-01/000/001" in str(
+        summary
+    )
     assert told != same
     apart = np.abs(open_store(summary.store).frames.astype(int) - store.frames)
     assert apart.max() == 0 if same else apart.mean() < 3  # a body's outline moves, its size and place do not
@@ -642,7 +691,10 @@ def test_archives_beside_folders_are_told(raw: Path, tmp_path: Path, protocol: P
     for subject in ("004", "005"):
         (raw / f"{subject}.tar.gz").write_bytes(b"packed")
     said = str(run(raw, tmp_path / "tiny-64", protocol))
-    assert "1 archive(s) are not unpacked, and what is in them is left out: 005.tar.gz. Unpack them there" in said
+    assert (
+        "1 archive(s) are not unpacked, and what is in them is left out: 005.tar.gz. Unpack them there"
+        in said
+    )
     with pytest.raises(ValueError, match=r"005\.tar\.gz: an archive that is not unpacked; .*strict=false"):
         run(raw, tmp_path / "strict", protocol, strict=True)
 
@@ -652,14 +704,18 @@ def test_one_of_several_pickles_is_chosen(tmp_path: Path) -> None:
     for path in list((tmp_path / "raw").rglob("*.pkl")):
         path.with_name(f"{path.stem}-rgbs.pkl").write_bytes(b"another thing")
         path.rename(path.with_name(f"{path.stem}-sils.pkl"))
-    with pytest.raises(ValueError, match=r"several pickles(?s:.*)with dataset\.files=PATTERN, such as dataset\.files="):
+    with pytest.raises(
+        ValueError, match=r"several pickles(?s:.*)with dataset\.files=PATTERN, such as dataset\.files="
+    ):
         run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
     summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, files="*0-sils.pkl")
     assert summary.sequences > 10
     assert open_store(summary.store).about["files"] == "*0-sils.pkl"
 
 
-def test_a_sequence_in_a_folder_and_in_its_wrapped_copy(raw: Path, tmp_path: Path, protocol: Protocol) -> None:
+def test_a_sequence_in_a_folder_and_in_its_wrapped_copy(
+    raw: Path, tmp_path: Path, protocol: Protocol
+) -> None:
     shutil.copytree(raw / "001", raw / "copy")
     shutil.move(raw / "copy", raw / "001/001")
     with pytest.raises(ValueError, match=r"6 sequence\(s\) twice: 001 bg-01 000 is in .*001/001/bg-01/000"):
@@ -668,7 +724,9 @@ def test_a_sequence_in_a_folder_and_in_its_wrapped_copy(raw: Path, tmp_path: Pat
 
 def test_nothing_is_left(tmp_path: Path, protocol: Protocol, write_sequence: Write) -> None:
     write_sequence(tmp_path / "raw/001/nm-01/000", [np.zeros((50, 50), np.uint8)] * 4)
-    with pytest.raises(ValueError, match=r"no sequence is left to store; .*4 no person.*1 fewer than 3 usable frames"):
+    with pytest.raises(
+        ValueError, match=r"no sequence is left to store; .*4 no person.*1 fewer than 3 usable frames"
+    ):
         run(tmp_path / "raw", tmp_path / "tiny-64", protocol)
     assert not (tmp_path / "tiny-64").exists()
 
@@ -698,14 +756,16 @@ def test_names_with_spaces_and_other_letters(
     assert json.loads((summary.store / "store.json").read_text())["raw"] == os.fspath(raw)
 
 
-# --- Every layout, with faults -----------------------------------------------------------------------------------
+# --- Every layout, with faults ------------------------------------------------------------------------------
 
 
 def faults(summary: Summary) -> dict[str, str]:
     """Path → reason, "frame; sequence" for a path that has both."""
     reasons: dict[str, str] = {}
     for row in table(summary.store / "dropped.csv"):
-        reasons[row["path"]] = f"{reasons[row['path']]}; {row['reason']}" if row["path"] in reasons else row["reason"]
+        reasons[row["path"]] = (
+            f"{reasons[row['path']]}; {row['reason']}" if row["path"] in reasons else row["reason"]
+        )
     return reasons
 
 
@@ -758,7 +818,9 @@ def test_128_rows_are_scaled_down_by_the_mean_of_four(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(64, 64), (64, 44)])
 def test_64_rows_are_scaled_up_only_when_asked(tmp_path: Path, size: tuple[int, int]) -> None:
     fake_trees.casiab(tmp_path / "raw", size)
-    with pytest.raises(ValueError, match=rf"aligned to {size[0]}x{size[1]}; res=128 .*type res=64.*upsample=true"):
+    with pytest.raises(
+        ValueError, match=rf"aligned to {size[0]}x{size[1]}; res=128 .*type res=64.*upsample=true"
+    ):
         run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, res=128)
     assert not (tmp_path / "store").exists()
     summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB, res=128, upsample=True)
@@ -812,22 +874,29 @@ def test_pickles_of_frames_that_are_not_aligned(tmp_path: Path) -> None:
 def test_raw_and_aligned_in_one_tree(tmp_path: Path, write_sequence: Write) -> None:
     write_sequence(tmp_path / "raw/001/nm-01/000", [fake_trees.draw(0, t) for t in range(4)])
     write_sequence(tmp_path / "raw/001/nm-01/090", [fake_trees.aligned(0, t) for t in range(4)])
-    with pytest.raises(ValueError, match=r"240x320 in 001/nm-01/000 and 64x64 in 001/nm-01/090; move them apart"):
+    with pytest.raises(
+        ValueError, match=r"240x320 in 001/nm-01/000 and 64x64 in 001/nm-01/090; move them apart"
+    ):
         run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
 
 
-def test_frames_of_different_sizes_in_one_raw_sequence_are_told(tmp_path: Path, write_sequence: Write) -> None:
+def test_frames_of_different_sizes_in_one_raw_sequence_are_told(
+    tmp_path: Path, write_sequence: Write
+) -> None:
     images = [fake_trees.draw(0, t) for t in range(4)] + [fake_trees.draw(0, 1)[:, 40:]]
     write_sequence(tmp_path / "raw/001/nm-01/000", images)
     summary = run(tmp_path / "raw", tmp_path / "store", fake_trees.CASIAB)
     assert summary.frames == 5
-    assert "1 sequences have frames of different sizes, each aligned on its own: 001/nm-01/000" in str(summary)
+    assert "1 sequences have frames of different sizes, each aligned on its own: 001/nm-01/000" in str(
+        summary
+    )
 
 
 def test_names_are_read_as_the_protocols(tmp_path: Path, write_sequence: Write) -> None:
     images = [fake_trees.draw(0, t) for t in range(4)]
     protocol = Protocol(**{**eval(fields(fake_trees.CASIAB)), "train": ("001", "Zo\u00eb"), "test": ("003",)})
-    for name in ("1/NM-1/0", "001/nm-01/90", "Zoe\u0308/nm-01/000", "4/nm-01/000"):  # ë as one letter and as two
+    # ë as one letter and as two
+    for name in ("1/NM-1/0", "001/nm-01/90", "Zoe\u0308/nm-01/000", "4/nm-01/000"):
         write_sequence(tmp_path / "raw" / name, images)
     summary = run(tmp_path / "raw", tmp_path / "store", protocol)
     store = open_store(summary.store)

@@ -147,7 +147,8 @@ def test_the_splits_of_casiab(split: str, last: int, train: int, test: int) -> N
 
 def test_an_unknown_split() -> None:
     with pytest.raises(
-        ValueError, match=r"unknown dataset\.split=XT; the choices are LT, MT, ST, or .*dataset\.split_file=PATH"
+        ValueError,
+        match=r"unknown dataset\.split=XT; the choices are LT, MT, ST, or .*dataset\.split_file=PATH",
     ):
         casiab(split="XT")
 
@@ -166,7 +167,9 @@ def test_a_split_file(split_file: Path) -> None:
     assert len(protocol.known_subjects) == 124
     own = as_protocol(FIELDS, split_file=str(split_file))
     assert own.known_subjects == {"001", "002", "005"}
-    split_file.write_text("\ufeff" + json.dumps({"TRAIN_SET": ["00003"], "TEST_SET": ["00001"]}), encoding="utf-8")
+    split_file.write_text(
+        "\ufeff" + json.dumps({"TRAIN_SET": ["00003"], "TEST_SET": ["00001"]}), encoding="utf-8"
+    )
     config = load("oumvlp")
     config.split_file = str(split_file)
     assert protocol_of(config).train_subjects == ("00003",)

@@ -63,7 +63,8 @@ def test_thinned_clips_are_most_of_a_window() -> None:
         assert clip[-1] - clip[0] < 34
     starts = {clip[0] for clip in clips("thinned", 40, 40, 5)}
     assert starts == {0}  # nothing to spare: the only window
-    for clip in clips("thinned", 10, 30, 50, spare=4):  # 0 … 9, four times: 40 frames, of which 34 are a window
+    # 0 … 9, four times: 40 frames, of which 34 are a window
+    for clip in clips("thinned", 10, 30, 50, spare=4):
         jumps = np.diff(clip) % 10
         assert jumps.sum() < 34
         assert set(jumps.tolist()) <= {1, 2, 3, 4, 5}
@@ -87,7 +88,10 @@ def test_a_range_of_frames_draws_a_length_for_each_clip() -> None:
         assert ((rows >= 0) == (np.arange(7) < lengths[:, None])).all()  # what is missing is at the end
         found |= set(lengths.tolist())
     assert found == {4, 5, 6, 7}
-    whole, shares = batches(frames=[4, 7], processes=1), [batches(frames=[4, 7], rank=r, processes=3) for r in range(3)]
+    whole, shares = (
+        batches(frames=[4, 7], processes=1),
+        [batches(frames=[4, 7], rank=r, processes=3) for r in range(3)],
+    )
     parts = zip(*shares, strict=True)
     for batch, dealt in zip(whole, parts, strict=True):
         for column, together in zip(batch, zip(*dealt, strict=True), strict=True):
@@ -103,7 +107,8 @@ def test_sequences_come_again_only_where_there_are_too_few() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"clip": "ordered"}, "data.clip is 'ordered'; choose one of consecutive, unordered, with_repeats, thinned"),
+    ({"clip": "ordered"},
+     "data.clip is 'ordered'; choose one of consecutive, unordered, with_repeats, thinned"),
     ({"frames": [9, 4]}, r"data.frames is \[9, 4\]"),
     ({"frames": 0}, "data.frames is 0"),
 ])  # fmt: skip
@@ -151,7 +156,9 @@ def test_the_length_stays_that_of_the_whole_run() -> None:
 
 
 def test_fewer_subjects_than_a_batch_needs() -> None:
-    with pytest.raises(ValueError, match=r"a batch needs 5 subjects, .* training sequences of 4; .*subjects=4"):
+    with pytest.raises(
+        ValueError, match=r"a batch needs 5 subjects, .* training sequences of 4; .*subjects=4"
+    ):
         batches(subjects=5)
 
 
@@ -176,7 +183,9 @@ def test_buckets_start_with_the_longest_and_are_as_full_as_they_may_be() -> None
 def test_windows_drawn_at_once_are_those_drawn_one_by_one() -> None:
     lengths = np.array([30, 31, 95, 30, 40, 200, 33, 60, 120, 45])
     starts = np.cumsum(lengths) - lengths
-    sampler = TrainBatches(np.arange(10) // 2, starts, lengths, subjects=4, sequences=4, frames=30, steps=50, seed=3)
+    sampler = TrainBatches(
+        np.arange(10) // 2, starts, lengths, subjects=4, sequences=4, frames=30, steps=50, seed=3
+    )
     for step in range(50):
         generator = np.random.default_rng(np.random.SeedSequence([3, step]))
         classes = generator.choice(5, 4, replace=False)[:, None]

@@ -48,11 +48,15 @@ def test_pictures_a_pickle_and_a_lossless_video_give_the_same(
     (tmp_path / "one").mkdir()
     (tmp_path / "walk.pkl").rename(tmp_path / "one/000.pkl")
     np.testing.assert_array_equal(read_sequence(tmp_path / "one", size), sequence)
-    np.testing.assert_array_equal(read_sequence(write_video(tmp_path / "walk.avi", masks, "FFV1"), size), sequence)
+    np.testing.assert_array_equal(
+        read_sequence(write_video(tmp_path / "walk.avi", masks, "FFV1"), size), sequence
+    )
 
 
 @pytest.mark.parametrize(("name", "code"), [("walk.mp4", "mp4v"), ("walk.avi", "MJPG")])
-def test_a_compressed_video_gives_almost_the_same(tmp_path: Path, masks: np.ndarray, name: str, code: str) -> None:
+def test_a_compressed_video_gives_almost_the_same(
+    tmp_path: Path, masks: np.ndarray, name: str, code: str
+) -> None:
     sequence = read_sequence(write_video(tmp_path / name, masks, code), 64).astype(int)
     lossless = read_sequence(write_pictures(tmp_path / "walk", masks), 64).astype(int)
     assert sequence.shape == lossless.shape
@@ -84,11 +88,23 @@ def mixed(folder: Path, masks: np.ndarray) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder, masks: write_pictures(folder / "walk", masks[3:4]), "no frame that can be used: 1 no person"),
-        (lambda folder, masks: write_pictures(folder / "walk", masks[:0]), "no frame that can be used: it has none"),
-        (lambda folder, masks: mixed(folder / "walk", masks), r"009\.png: a frame of \(64, 44\) after \(240, 320\)"),
+        (
+            lambda folder, masks: write_pictures(folder / "walk", masks[3:4]),
+            "no frame that can be used: 1 no person",
+        ),
+        (
+            lambda folder, masks: write_pictures(folder / "walk", masks[:0]),
+            "no frame that can be used: it has none",
+        ),
+        (
+            lambda folder, masks: mixed(folder / "walk", masks),
+            r"009\.png: a frame of \(64, 44\) after \(240, 320\)",
+        ),
         (lambda folder, _: text(folder / "walk.mp4"), "walk.mp4: no video of such an ending"),
-        (lambda folder, _: text(folder / "walk.txt"), "expected a folder of pictures, a pickle .* or a video"),
+        (
+            lambda folder, _: text(folder / "walk.txt"),
+            "expected a folder of pictures, a pickle .* or a video",
+        ),
         (lambda folder, _: text(folder / "walk.png"), r"walk\.png: unreadable"),
         (lambda folder, _: text(folder / "walk.pkl"), r"walk\.pkl: unreadable pickle"),
         (lambda folder, _: Path("/dev/zero"), "expected a folder of pictures"),

@@ -55,7 +55,9 @@ def same(first: Path, second: Path) -> bool:
     return all((first / name).read_bytes() == (second / name).read_bytes() for name in FILES)
 
 
-def test_shards_in_any_order_make_the_same_store(raw_tree: Path, tmp_path: Path, options: dict, store: Store) -> None:
+def test_shards_in_any_order_make_the_same_store(
+    raw_tree: Path, tmp_path: Path, options: dict, store: Store
+) -> None:
     out = tmp_path / "out"
     summaries = [make(raw_tree, out, shard=shard, shards=5, **options) for shard in (4, 0, 2, 3, 1)]
     assert [summary.sequences for summary in summaries] == [6, 9, 6, 6, 9]  # 12 chunks of 3 in 5 shards
@@ -92,7 +94,13 @@ def test_faults_are_counted_in_their_shard(raw: Path, tmp_path: Path, options: d
      ((0, 1), "2 are not finished: 2, 3", "'range(2,4)'")],
 )  # fmt: skip
 def test_missing_shards_are_named(
-    done: tuple[int, ...], missing: str, chosen: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store
+    done: tuple[int, ...],
+    missing: str,
+    chosen: str,
+    raw_tree: Path,
+    tmp_path: Path,
+    options: dict,
+    store: Store,
 ) -> None:
     out = tmp_path / "out"
     for shard in done:
@@ -100,8 +108,9 @@ def test_missing_shards_are_named(
     with pytest.raises(FileNotFoundError) as error:
         make(raw_tree, out, **options)
     assert f"out is prepared in 4 shards, of which {missing}. " in str(error.value)
-    assert f"  python -m cstl.prepare -m {TYPED} hydra/launcher=submitit_slurm shards=4 shard={chosen}\n" in str(
-        error.value
+    assert (
+        f"  python -m cstl.prepare -m {TYPED} hydra/launcher=submitit_slurm shards=4 shard={chosen}\n"
+        in str(error.value)
     )
     assert not out.exists()
     make(raw_tree, out, shard=0, shards=1, **options)  # the other way the message offers
@@ -152,7 +161,9 @@ def test_strict_does_not_join_what_was_not_strict(raw: Path, tmp_path: Path, opt
 def test_shards_that_are_none(
     shard: object, shards: int, typed: str, raw_tree: Path, tmp_path: Path, options: dict
 ) -> None:
-    with pytest.raises(ValueError, match=f"shard={shard} of shards={shards}: expected 0 … shards − 1") as error:
+    with pytest.raises(
+        ValueError, match=f"shard={shard} of shards={shards}: expected 0 … shards − 1"
+    ) as error:
         make(raw_tree, tmp_path / "out", shard=shard, shards=shards, **options)
     assert typed in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -189,11 +200,13 @@ def test_the_command_line_names_what_to_type(
     assert len(open_store(tmp_path / "a (b)", "tiny", 64)) == 36
 
 
-# --- Two at once ---------------------------------------------------------------------------------------------------
+# --- Two at once --------------------------------------------------------------------------------------------
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, place: str, other: Callable[[], object], at: int = 1) -> None:
-    """Let another process, for which `other` stands, do its work just before the `at`-th call of a function."""
+    """Let another process, for which `other` stands, do its work just before the `at`-th call
+    of a function.
+    """
     module, name = place.split(".")
     module = {"chunks": chunks_module, "join": join_module, "prepare": prepare_module}[module]
     original, calls = getattr(module, name), []
@@ -208,7 +221,14 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, place: str, other: Callable[[], o
 
 
 @pytest.mark.parametrize(
-    "place", ["chunks.prepare_sequence", "prepare.join", "join.clear_abandoned", "join.write_table", "chunks.replacing"]
+    "place",
+    [
+        "chunks.prepare_sequence",
+        "prepare.join",
+        "join.clear_abandoned",
+        "join.write_table",
+        "chunks.replacing",
+    ],
 )
 def test_two_preparations_at_once(
     place: str, raw_tree: Path, tmp_path: Path, options: dict, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -236,7 +256,9 @@ def test_a_shard_while_another_joins(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_same_shard_in_four_jobs_at_once(raw_tree: Path, tmp_path: Path, options: dict, store: Store) -> None:
+def test_the_same_shard_in_four_jobs_at_once(
+    raw_tree: Path, tmp_path: Path, options: dict, store: Store
+) -> None:
     failed: list[BaseException] = []
 
     def job() -> None:
@@ -264,7 +286,9 @@ def test_jobs_that_saw_different_files_do_not_mix_their_frames(
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A job has written a chunk's frames and not yet its outcome, when another writes both, of files that changed."""
+    """A job has written a chunk's frames and not yet its outcome, when another writes both, of
+    files that changed.
+    """
     out, frame = tmp_path / "out", raw / "001/bg-01/000/001.png"
 
     def replaced() -> None:
@@ -293,7 +317,9 @@ def test_two_preparations_of_different_things_at_once_do_not_mix(
     (raw / "001/bg-01/000/001.png").unlink()
     other = plan_preparation(Preparation(raw, tmp_path / "out", **options | {"res": other_res}))
     meanwhile(monkeypatch, "prepare.join", lambda: prepare_chunk(other.chunks[0]))
-    with pytest.raises(InUseError, match=r"another process prepares .*out of other files or with other options"):
+    with pytest.raises(
+        InUseError, match=r"another process prepares .*out of other files or with other options"
+    ):
         make(raw_tree, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 

@@ -67,7 +67,9 @@ def test_partial(tmp_path: Path) -> None:
 
 
 def test_another_resolution(store: Store) -> None:
-    with pytest.raises(ValueError, match=r"holds 64x44 frames, asked for was res=128 \(128x88\): type res=64"):
+    with pytest.raises(
+        ValueError, match=r"holds 64x44 frames, asked for was res=128 \(128x88\): type res=64"
+    ):
         open_store(store.path, "tiny", 128)
     with pytest.raises(ValueError, match="unknown resolution res=100"):
         open_store(store.path, "tiny", 100)
@@ -122,7 +124,13 @@ def test_tables_as_editors_leave_them(tmp_path: Path) -> None:
     path = tmp_path / "sequences.csv"
     path.write_bytes(b"subject,condition,view,start,length\r\n001,nm-01,000,0,5\r\n001,nm-02,000,5,6")
     table = read_table(path)
-    assert [column.tolist() for column in table] == [["001"] * 2, ["nm-01", "nm-02"], ["000"] * 2, [0, 5], [5, 6]]
+    assert [column.tolist() for column in table] == [
+        ["001"] * 2,
+        ["nm-01", "nm-02"],
+        ["000"] * 2,
+        [0, 5],
+        [5, 6],
+    ]
     path.write_text("subject;condition;view;start;length\n")
     with pytest.raises(ValueError, match="expected the columns subject,condition"):
         read_table(path)
@@ -135,12 +143,20 @@ def test_tables_as_editors_leave_them(tmp_path: Path) -> None:
 
 
 def test_preparing_needs_no_torch() -> None:
-    """A process that prepares frames is started for each core: it must not load PyTorch and Lightning for it."""
-    code = "import sys, cstl.preparation.prepare; print({'torch', 'pytorch_lightning', 'hydra'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    """A process that prepares frames is started for each core: it must not load PyTorch and
+    Lightning for it.
+    """
+    code = (
+        "import sys, cstl.preparation.prepare; print({'torch', 'pytorch_lightning', 'hydra'} & "
+        "set(sys.modules))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "set()\n"
+    )
 
 
-# --- Numbers that would be others without a word -------------------------------------------------------------------
+# --- Numbers that would be others without a word ------------------------------------------------------------
 
 
 def edit_table(path: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> None:
@@ -167,7 +183,8 @@ def one_for_another(rows: list[list[str]]) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [(lambda rows: rows[:20], r"20 sequences there, 36 by store\.json"), (doubled, r"37 sequences there, 36"),
-     (lambda rows: rows[1:], "35 sequences there, 36"), (one_for_another, "001 bg-01 090 twice, in lines 3 and 4"),
+     (lambda rows: rows[1:], "35 sequences there, 36"),
+      (one_for_another, "001 bg-01 090 twice, in lines 3 and 4"),
      (longer, r"line 8: a sequence begins at frame \d+, the one before ends at \d+"),
      (lambda rows: [*rows[:2], rows[3], rows[2], *rows[4:]], "line 4: a sequence begins at frame")],
     ids=["cut at a line end", "doubled", "first one gone", "one for another", "longer", "swapped lines"],
@@ -227,10 +244,14 @@ def test_frames_that_were_never_copied(spoilt: Path, first_version: bool) -> Non
     data = path.read_bytes()
     os.truncate(path, size // 2)
     os.truncate(path, size)
-    with pytest.raises(ValueError, match=r"frames\.npy: frame \d+ of 00\d .* is empty, as if .*copied in part"):
+    with pytest.raises(
+        ValueError, match=r"frames\.npy: frame \d+ of 00\d .* is empty, as if .*copied in part"
+    ):
         open_store(spoilt)
     path.write_bytes(data[: size // 2] + bytes(size - size // 2))
-    with pytest.raises(ValueError, match=r"frames\.npy: frame \d+ of 00\d .* is empty, as if .*copied in part"):
+    with pytest.raises(
+        ValueError, match=r"frames\.npy: frame \d+ of 00\d .* is empty, as if .*copied in part"
+    ):
         open_store(spoilt)
 
 
@@ -269,7 +290,9 @@ def test_a_flipped_bit_is_found_by_verifying(spoilt: Path, store: Store) -> None
     data[128 + 64 * 44 + 1000] ^= 1  # of the second frame, which is not among those that opening looks at
     (spoilt / "frames.npy").write_bytes(data)
     opened = open_store(spoilt)
-    with pytest.raises(ValueError, match=r"frames\.npy is not what was prepared \(another checksum\); delete"):
+    with pytest.raises(
+        ValueError, match=r"frames\.npy is not what was prepared \(another checksum\); delete"
+    ):
         verify_store(opened)
     forget_checksums(spoilt)
     assert "nothing tells whether a frame changed" in verify_store(open_store(spoilt))

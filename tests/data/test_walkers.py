@@ -20,7 +20,9 @@ TINY = {"subjects": 2, "seed": 5, "views": ("000", "090"), "conditions": ("nm-01
 
 
 def tree(out):
-    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()
+    }
 
 
 def clean(subject, condition, view, frames=30, seed=1):
@@ -230,7 +232,8 @@ def test_subjects_differ_more_than_their_sequences():
         walk = traits.draw_walk(0, subject, condition, 30)
         return np.array([(walk.traits[n] - t.mean) / t.between for n, t in traits.TRAITS.items()])
 
-    drawn = np.array([[mean_traits(f"{s:03d}", c) for c in CONDITIONS[:4]] for s in range(1, 13)])  # (S, C, traits)
+    # drawn: (S, C, traits)
+    drawn = np.array([[mean_traits(f"{s:03d}", c) for c in CONDITIONS[:4]] for s in range(1, 13)])
     assert drawn.std(1).mean() < 0.3 * drawn.mean(1).std(0).mean()
 
 
@@ -252,7 +255,9 @@ def test_unknown_condition_or_view_is_named(condition, view):
 def test_layout_and_format(tmp_path):
     synthesize(tmp_path, **TINY, workers=1, progress=False)
     folders = {str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/*/*")}
-    assert folders == {f"{s}/{c}/{v}" for s in ("001", "002") for c in TINY["conditions"] for v in TINY["views"]}
+    assert folders == {
+        f"{s}/{c}/{v}" for s in ("001", "002") for c in TINY["conditions"] for v in TINY["views"]
+    }
     expected = render_sequence(5, "002", "cl-01", "090", 6)
     files = sorted((tmp_path / "002/cl-01/090").iterdir())
     assert [f.name for f in files] == [f"002-cl-01-090-{i:03d}.png" for i in range(1, len(expected) + 1)]
@@ -299,7 +304,9 @@ def test_interrupted_it_goes_on(tmp_path, monkeypatch):
 
 
 def test_two_at_once(tmp_path, monkeypatch):
-    """A second process would clear the first one's unfinished sequences away: it is refused, and nothing is lost."""
+    """A second process would clear the first one's unfinished sequences away: it is refused,
+    and nothing is lost.
+    """
     synthesize(tmp_path / "whole", **TINY, workers=1, progress=False)
     view_sequence, refused = walkers.view_sequence, []
 
@@ -309,7 +316,11 @@ def test_two_at_once(tmp_path, monkeypatch):
             with pytest.raises(InUseError, match=r"in use: process \d+ on .* writes there") as error:
                 synthesize(tmp_path / "tree", **TINY, workers=1, progress=False)
             refused.append(error)
-            assert sorted(path.name for path in (tmp_path / "tree/.part").iterdir() if path.is_dir()) == half != []
+            assert (
+                sorted(path.name for path in (tmp_path / "tree/.part").iterdir() if path.is_dir())
+                == half
+                != []
+            )
         return view_sequence(*args, **kwargs)
 
     monkeypatch.setattr(walkers, "view_sequence", meanwhile)
@@ -319,7 +330,9 @@ def test_two_at_once(tmp_path, monkeypatch):
 
 
 def test_a_killed_process_does_not_keep_others_out(tmp_path):
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
     (tmp_path / "tree/.part/001-nm-01-000").mkdir(parents=True)
     with owner(tmp_path / "tree/.part"):
         note = json.loads((tmp_path / "tree/.part/owner.json").read_text())
@@ -362,7 +375,9 @@ def test_a_full_disk_is_named_and_what_is_drawn_stays(tmp_path, monkeypatch):
         return view_sequence(*args, **kwargs)
 
     monkeypatch.setattr(walkers, "view_sequence", full)
-    with pytest.raises(OSError, match=rf"the disk of {tmp_path} is full .*dataset\.raw=PATH.*the same command goes on"):
+    with pytest.raises(
+        OSError, match=rf"the disk of {tmp_path} is full .*dataset\.raw=PATH.*the same command goes on"
+    ):
         synthesize(tmp_path, **TINY, workers=1, progress=False)
     assert len(list(tmp_path.glob("0*/*/*"))) == 2
     synthesize(tmp_path, **TINY, workers=1, progress=False)
@@ -409,7 +424,14 @@ def test_foreign_folders_are_not_touched(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"subjects": 0}, {"seed": -1}, {"frames": 0}, {"views": ["090", "090"]}, {"views": ["x"]}, {"conditions": ["x"]}],
+    [
+        {"subjects": 0},
+        {"seed": -1},
+        {"frames": 0},
+        {"views": ["090", "090"]},
+        {"views": ["x"]},
+        {"conditions": ["x"]},
+    ],
 )
 def test_settings_that_cannot_be_drawn(tmp_path, wrong):
     with pytest.raises(ValueError, match="expected"):

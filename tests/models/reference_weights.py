@@ -23,7 +23,8 @@ def as_reference(net: CSTL) -> Reference:
             (part.short2, mste.short_conv2), (part.short2_norm, mste.short_norm2),
             (part.long_in, mste.long_in), (part.long_norm, mste.long_norm), (part.long_out, mste.long_out),
             (part.ata_in, ata.in_conv), (part.ata_out, ata.out_conv),
-            (part.score_in, ssfl.score_in), (part.score_norm, ssfl.score_norm), (part.score_out, ssfl.score_out),
+            (part.score_in, ssfl.score_in), (part.score_norm, ssfl.score_norm),
+             (part.score_out, ssfl.score_out),
             (part.decay, ssfl.decay), (part.class_norm, ssfl.class_norm),
         ]  # fmt: skip
         for theirs, ours in pairs:

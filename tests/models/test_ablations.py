@@ -19,14 +19,24 @@ from cstl.models.cstl.ata import AdaptiveTemporalAggregation
 from cstl.models.cstl.encoder import Encoder
 from cstl.models.cstl.mste import TemporalScales
 
-TINY: dict[str, Any] = {"height": 16, "num_classes": 5, "channels": (4, 8, 16), "embedding_dim": 8, "reduction": 4}
+TINY: dict[str, Any] = {
+    "height": 16,
+    "num_classes": 5,
+    "channels": (4, 8, 16),
+    "embedding_dim": 8,
+    "reduction": 4,
+}
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(SCALES, size)]
-ABLATIONS = {file.stem: OmegaConf.load(file) for file in sorted((Path(CONFIG_PATH) / "ablation").glob("*.yaml"))}
+ABLATIONS = {
+    file.stem: OmegaConf.load(file) for file in sorted((Path(CONFIG_PATH) / "ablation").glob("*.yaml"))
+}
 
 
 def three_steps(net: CSTL) -> None:
-    """Triplet loss and cross-entropy under Adam; every parameter has a gradient that is more than rounding."""
+    """Triplet loss and cross-entropy under Adam; every parameter has a gradient that is more
+    than rounding.
+    """
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     for _ in range(3):
@@ -45,7 +55,9 @@ def three_steps(net: CSTL) -> None:
 @pytest.mark.parametrize("ssfl", SSFL)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("scales", SUBSETS, ids="+".join)
-def test_every_ablation_trains_and_reads_any_length(scales: tuple[str, ...], aggregation: str, ssfl: str) -> None:
+def test_every_ablation_trains_and_reads_any_length(
+    scales: tuple[str, ...], aggregation: str, ssfl: str
+) -> None:
     torch.manual_seed(0)
     net = AblatedCSTL(**TINY, scales=scales, aggregation=aggregation, ssfl=ssfl).double()
     three_steps(net)
@@ -82,7 +94,11 @@ def test_parts_are_strips_of_rows() -> None:
 def test_aggregations_by_their_definition() -> None:
     t = TemporalScales(*torch.randn(3, 2, 1, 4, 5))  # P = 2, N = 1, T = 4, C = 5
     each = torch.stack(t).cumsum(0)  # (S, P, N, T, C)
-    expected = {"mean": each.mean((0, 3)), "max": each.amax((0, 3)), "concatenation": torch.cat([*each.mean(3)], -1)}
+    expected = {
+        "mean": each.mean((0, 3)),
+        "max": each.amax((0, 3)),
+        "concatenation": torch.cat([*each.mean(3)], -1),
+    }
     for how, pooled in expected.items():
         assert torch.allclose(AGGREGATIONS[how](2, 5, 1, 3)(t, None)[0], F.leaky_relu(pooled), atol=1e-6)
 
@@ -160,5 +176,7 @@ def test_a_named_ablation_changes_one_argument_of_the_network(name: str) -> None
 
 def test_ablations_are_one_line_overrides() -> None:
     few = "model.network.scales=[frame,long]"
-    network = model("ablation=frame_only", few, "+model.network.ssfl=none", "+model.network.parts=4")["network"]
+    network = model("ablation=frame_only", few, "+model.network.ssfl=none", "+model.network.parts=4")[
+        "network"
+    ]
     assert (network["scales"], network["ssfl"], network["parts"]) == (["frame", "long"], "none", 4)

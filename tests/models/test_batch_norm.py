@@ -22,7 +22,9 @@ ON_TWO_PROCESSES = [  # (population, ghosts) there, and on one process
 
 def pytorchs(ours: PartBatchNorm) -> list[nn.BatchNorm1d]:
     """One batch norm a part, with the same weights."""
-    norms = [nn.BatchNorm1d(ours.weight.numel() // ours.parts).to(ours.weight.dtype) for _ in range(ours.parts)]
+    norms = [
+        nn.BatchNorm1d(ours.weight.numel() // ours.parts).to(ours.weight.dtype) for _ in range(ours.parts)
+    ]
     for norm, weight in zip(norms, ours.weight.detach().view(ours.parts, -1), strict=True):
         norm.weight.data = weight
     return norms
@@ -37,7 +39,9 @@ def test_ghosts_are_separate_batches_and_the_first_is_remembered(masked: bool) -
     torch.manual_seed(0)
     ours = set_batch_norm(PartBatchNorm(3, 4).double(), "ghost", ghosts=2)
     first, second = pytorchs(ours), pytorchs(ours)
-    mask = torch.arange(FRAMES) < LENGTHS[:, None] if masked else torch.ones(SEQUENCES, FRAMES, dtype=torch.bool)
+    mask = (
+        torch.arange(FRAMES) < LENGTHS[:, None] if masked else torch.ones(SEQUENCES, FRAMES, dtype=torch.bool)
+    )
     for _ in range(2):
         x = torch.randn(3, SEQUENCES, FRAMES, 4, dtype=torch.float64)
         y = ours(x, mask if masked else None)
@@ -112,7 +116,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         whole = outcome(here, lengths, slice(None))
         both = [torch.cat([x, y]) for x, y in zip(a[:2], b[:2], strict=True)]
         both += [x + y for x, y in zip(a[2:-buffers], b[2:-buffers], strict=True)]
-        for ours in (both + a[-buffers:], both + b[-buffers:]):  # both processes hold the same running statistics
+        # both processes hold the same running statistics
+        for ours in (both + a[-buffers:], both + b[-buffers:]):
             assert len(ours) == len(whole)
             for x, y in zip(ours, whole, strict=True):
                 assert torch.allclose(x, y, rtol=0, atol=1e-10)

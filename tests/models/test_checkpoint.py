@@ -11,7 +11,13 @@ import torch
 from cstl.checkpoint import from_official, load_network, load_weights, network_settings, to_official, transfer
 from cstl.models import CSTL, AblatedCSTL
 
-SIZES: dict[str, Any] = {"height": 16, "num_classes": 5, "channels": [4, 8, 16], "embedding_dim": 8, "reduction": 4}
+SIZES: dict[str, Any] = {
+    "height": 16,
+    "num_classes": 5,
+    "channels": [4, 8, 16],
+    "embedding_dim": 8,
+    "reduction": 4,
+}
 ABLATIONS: list[dict[str, Any]] = [
     {"scales": ["frame"]},
     {"scales": ["short", "long"]},
@@ -50,7 +56,9 @@ def test_the_authors_file_is_recognised(net: CSTL, tmp_path: Path, prefix: bool,
 
 def test_a_checkpoint_of_ours_is_recognised(net: CSTL, tmp_path: Path) -> None:
     config = {"model": {"margin": 0.2}, "res": 64}
-    state_dict = {f"network.{key}": value for key, value in net.state_dict().items()} | {"head.bias": torch.zeros(1)}
+    state_dict = {f"network.{key}": value for key, value in net.state_dict().items()} | {
+        "head.bias": torch.zeros(1)
+    }
     torch.save({"state_dict": state_dict, "config": config, "global_step": 3}, tmp_path / "step-0000003.ckpt")
     weights = load_weights(tmp_path / "step-0000003.ckpt")
     assert weights.config == config
@@ -58,7 +66,9 @@ def test_a_checkpoint_of_ours_is_recognised(net: CSTL, tmp_path: Path) -> None:
 
 
 def test_a_network_out_of_its_checkpoint(net: CSTL, tmp_path: Path) -> None:
-    """Of the authors' file and of a run's; another class is the user's to make, and its weights are looked at."""
+    """Of the authors' file and of a run's; another class is the user's to make, and its weights
+    are looked at.
+    """
     torch.save(to_official(net.state_dict()), tmp_path / "theirs.ptm")
     settings = {"_target_": "cstl.models.CSTL", **SIZES}
     content = {"state_dict": {f"network.{key}": value for key, value in net.state_dict().items()}}
@@ -73,7 +83,9 @@ def test_a_network_out_of_its_checkpoint(net: CSTL, tmp_path: Path) -> None:
 
     config["model"]["network"]["_target_"] = "mine.Net"
     torch.save(content | {"config": config}, tmp_path / "mine.ckpt")
-    with pytest.raises(ValueError, match=r"mine\.ckpt is refused: .*mine\.Net, and what is called is not read from a"):
+    with pytest.raises(
+        ValueError, match=r"mine\.ckpt is refused: .*mine\.Net, and what is called is not read from a"
+    ):
         load_network(tmp_path / "mine.ckpt")
     mine = load_network(tmp_path / "mine.ckpt", CSTL(**SIZES))
     torch.testing.assert_close(mine(walks).embeddings, expected, rtol=0, atol=0)
@@ -89,7 +101,8 @@ def test_a_network_out_of_its_checkpoint(net: CSTL, tmp_path: Path) -> None:
     ({}, "nothing in it"),
     ({"state": {}, "param_groups": []}, "holds a dictionary with state, param_groups; expected"),
     ({"state_dict": {"network.a": 1}, "config": {}}, "holds a dictionary with state_dict, config; expected"),
-    ({"state_dict": {"backbone.a": torch.zeros(1)}, "config": {}}, "holds a dictionary with state_dict, config"),
+    ({"state_dict": {"backbone.a": torch.zeros(1)}, "config": {}},
+     "holds a dictionary with state_dict, config"),
     ({"fc_bin": torch.zeros(1)}, r"not a state_dict of the authors' CSTL.*lacks adaptive_aggregation"),
 ])  # fmt: skip
 def test_anything_else_is_refused_by_name(content: Any, message: str, tmp_path: Path) -> None:
@@ -134,7 +147,10 @@ def test_a_transfer_keeps_the_backbone_and_makes_the_classes_new(net: CSTL) -> N
     assert all(torch.equal(other.state_dict()[key], net.state_dict()[key]) for key in done.loaded)
     assert torch.equal(other.ssfl.class_weight, classes)
     total = len(net.state_dict())
-    assert str(done) == f"loaded {total - 1} of {total} tensors; new: ssfl.class_weight; not used: ssfl.class_weight"
+    assert (
+        str(done)
+        == f"loaded {total - 1} of {total} tensors; new: ssfl.class_weight; not used: ssfl.class_weight"
+    )
 
 
 def test_the_classes_are_new_also_where_their_number_is_the_same(net: CSTL) -> None:

@@ -23,7 +23,9 @@ def loss(x: Tensor) -> Tensor:
 
 def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES
+    )
     mine = shares()[rank].requires_grad_()
     gathered = of_all_processes(mine)
     loss(gathered).backward()

@@ -44,10 +44,16 @@ def test_part_batch_norm_is_pytorchs_part_by_part() -> None:
         norm.weight.data = ours.weight.view(3, 4)[part].detach()
     for _ in range(2):
         x = torch.randn(3, 2, 7, 4)
-        expected = torch.stack([norm(part.flatten(0, 1)).view(2, 7, 4) for norm, part in zip(theirs, x, strict=True)])
+        expected = torch.stack(
+            [norm(part.flatten(0, 1)).view(2, 7, 4) for norm, part in zip(theirs, x, strict=True)]
+        )
         assert torch.allclose(ours(x), expected, atol=1e-5)
-    assert torch.allclose(ours.running_mean.view(3, 4), torch.stack([n.running_mean for n in theirs]), atol=1e-6)
-    assert torch.allclose(ours.running_var.view(3, 4), torch.stack([n.running_var for n in theirs]), atol=1e-6)
+    assert torch.allclose(
+        ours.running_mean.view(3, 4), torch.stack([n.running_mean for n in theirs]), atol=1e-6
+    )
+    assert torch.allclose(
+        ours.running_var.view(3, 4), torch.stack([n.running_var for n in theirs]), atol=1e-6
+    )
     assert ours.num_batches_tracked == 2
 
 
@@ -80,7 +86,8 @@ def slow_reference(net: CSTL, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
     def norm(layer: PartBatchNorm, part: int, v: torch.Tensor) -> torch.Tensor:
         mean, var, w, b = (
-            t.chunk(net.parts)[part][:, None] for t in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+            t.chunk(net.parts)[part][:, None]
+            for t in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
         )
         return (v - mean) / (var + 1e-5).sqrt() * w + b
 
@@ -94,13 +101,17 @@ def slow_reference(net: CSTL, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
         t_l = ((w * t_f).sum(1) / w.sum(1))[:, None].expand_as(t_f)
 
         u_f, u_s, u_l = t_f, t_s + t_f, t_l + t_s + t_f
-        scores = conv(net.ata.out_conv, p, F.leaky_relu(conv(net.ata.in_conv, p, torch.cat([u_f, u_s, u_l])))).sigmoid()
+        scores = conv(
+            net.ata.out_conv, p, F.leaky_relu(conv(net.ata.in_conv, p, torch.cat([u_f, u_s, u_l])))
+        ).sigmoid()
         a_f, a_s, a_l = scores.chunk(3)
         numerator = (a_f * u_f + a_s * u_s + a_l * u_l).sum(1)
         aggregated = F.leaky_relu(numerator / (a_f + a_s + a_l).sum(1))
 
         stacked = torch.cat([t_f, t_s, t_l])
-        score = conv(s.score_out, p, F.leaky_relu(norm(s.score_norm, p, conv(s.score_in, p, stacked)))).sigmoid()[0]
+        score = conv(
+            s.score_out, p, F.leaky_relu(norm(s.score_norm, p, conv(s.score_in, p, stacked)))
+        ).sigmoid()[0]
         weighted = (conv(s.decay, p, stacked) * score).sum(1) / score.sum()
         selected = t_f[:, int(score.argmax())]
         logits.append(norm(s.class_norm, p, weighted[:, None])[:, 0] @ s.class_weight[0])
@@ -159,7 +170,9 @@ def test_selection_passes_no_gradient_to_its_score(net: CSTL) -> None:
 
 def test_every_parameter_learns(net: CSTL) -> None:
     out = net(torch.rand(4, 6, 16, 10))
-    (out.embeddings.square().mean() + F.cross_entropy(out.logits.flatten(0, 1), torch.arange(32) % 5)).backward()
+    (
+        out.embeddings.square().mean() + F.cross_entropy(out.logits.flatten(0, 1), torch.arange(32) % 5)
+    ).backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name

@@ -1,4 +1,6 @@
-"""A network of somebody else: whose statistics its `nn.BatchNorm*` normalise with, to the digit, or a refusal."""
+"""A network of somebody else: whose statistics its `nn.BatchNorm*` normalise with, to the
+digit, or a refusal.
+"""
 
 import copy
 from pathlib import Path
@@ -11,7 +13,8 @@ from torch import Tensor, distributed, multiprocessing, nn
 from cstl.models import set_batch_norm
 
 SEQUENCES, FRAMES = 8, 3
-SHAPES = {1: (SEQUENCES, 4), 2: (SEQUENCES * FRAMES, 4, 5, 2), 3: (SEQUENCES, 4, FRAMES, 5, 2)}  # 2: frames folded in
+# 2: frames folded in
+SHAPES = {1: (SEQUENCES, 4), 2: (SEQUENCES * FRAMES, 4, 5, 2), 3: (SEQUENCES, 4, FRAMES, 5, 2)}
 KINDS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -31,7 +34,9 @@ def norm_of(dims: int, settings: dict[str, Any]) -> nn.Module:
 
 
 def trained(network: nn.Module, dims: int, part: slice = slice(None)) -> list[Tensor]:
-    """Outputs, gradients of inputs and of parameters, and the state after two steps on a part of each batch."""
+    """Outputs, gradients of inputs and of parameters, and the state after two steps on a part
+    of each batch.
+    """
     generator = torch.Generator().manual_seed(0)
     found = []
     for _ in range(2):
@@ -62,7 +67,9 @@ def test_on_one_process_it_is_pytorchs_own(population: str, dims: int, settings:
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("dims", KINDS)
-def test_ghosts_are_batches_of_their_own_and_the_first_is_remembered(dims: int, settings: dict[str, Any]) -> None:
+def test_ghosts_are_batches_of_their_own_and_the_first_is_remembered(
+    dims: int, settings: dict[str, Any]
+) -> None:
     ours = set_batch_norm(norm_of(dims, settings), "ghost", ghosts=4)
     slices = [norm_of(dims, settings) for _ in range(4)]
     found = trained(ours, dims)
@@ -70,7 +77,9 @@ def test_ghosts_are_batches_of_their_own_and_the_first_is_remembered(dims: int, 
     parameters = len(list(ours.parameters()))
     for i, whole in enumerate(found):
         parts = [one[i] for one in alone]
-        expected = torch.cat(parts) if i < 4 else torch.stack(parts).sum(0) if i < 4 + parameters else parts[0]
+        expected = (
+            torch.cat(parts) if i < 4 else torch.stack(parts).sum(0) if i < 4 + parameters else parts[0]
+        )
         assert torch.allclose(whole, expected, rtol=0, atol=1e-12)
 
 
@@ -99,7 +108,8 @@ def process(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     half = slice(rank * SEQUENCES // 2, (rank + 1) * SEQUENCES // 2)
     done = [
-        trained(set_batch_norm(norm_of(dims, settings), *there), dims, half) for (there, _), dims, settings in CASES
+        trained(set_batch_norm(norm_of(dims, settings), *there), dims, half)
+        for (there, _), dims, settings in CASES
     ]
     single = set_batch_norm(nn.BatchNorm1d(4), "synchronised")(
         torch.full((1, 4), float(rank))
@@ -164,5 +174,7 @@ def test_a_choice_can_be_made_again_and_copied() -> None:
     norm = set_batch_norm(set_batch_norm(nn.BatchNorm1d(4), "ghost", 4), "ghost", 2)
     x = torch.randn(6, 4)  # 4 does not divide it
     assert torch.equal(copy.deepcopy(norm)(x), norm(x))
-    with pytest.raises(ValueError, match=r"ghosts=2 cuts the 5 sequences of this process into 2 equal slices"):
+    with pytest.raises(
+        ValueError, match=r"ghosts=2 cuts the 5 sequences of this process into 2 equal slices"
+    ):
         norm(x[:5])

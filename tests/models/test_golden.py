@@ -1,4 +1,6 @@
-"""The network against the authors' own numbers: outputs, losses, gradients, running statistics, three Adam steps."""
+"""The network against the authors' own numbers: outputs, losses, gradients, running statistics,
+three Adam steps.
+"""
 
 import json
 import sys
@@ -31,7 +33,9 @@ def golden(height: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def official_weights(height: int) -> dict[str, torch.Tensor]:
     about = golden(height)[0]
-    return {k: torch.from_numpy(np.asarray(draw(k, s, about["seed"]))) for k, s in about["state_dict"].items()}
+    return {
+        k: torch.from_numpy(np.asarray(draw(k, s, about["seed"]))) for k, s in about["state_dict"].items()
+    }
 
 
 def network(height: int) -> CSTL:
@@ -99,7 +103,9 @@ def test_training_equals_the_authors(height: int) -> None:
     for name, (norm, total) in about["running_stats_norm_and_sum"].items():
         statistic = by_their_names[name].double()
         assert float(statistic.norm()) == pytest.approx(norm, rel=1e-5), name
-        assert float(statistic.sum()) == pytest.approx(total, abs=1e-5 * norm * statistic.numel() ** 0.5), name
+        assert float(statistic.sum()) == pytest.approx(total, abs=1e-5 * norm * statistic.numel() ** 0.5), (
+            name
+        )
 
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     trajectory = []
@@ -116,7 +122,9 @@ def test_training_equals_the_authors(height: int) -> None:
 def test_official_weights_go_out_as_they_came_in(height: int) -> None:
     theirs = official_weights(height)
     back = to_official(network(height).state_dict(), prefix=True)
-    assert {f"module.{key}": value.shape for key, value in theirs.items()} == {k: v.shape for k, v in back.items()}
+    assert {f"module.{key}": value.shape for key, value in theirs.items()} == {
+        k: v.shape for k, v in back.items()
+    }
     assert all(torch.equal(back[f"module.{key}"], value) for key, value in theirs.items())
     assert all(value.dtype == theirs[key.removeprefix("module.")].dtype for key, value in back.items())
     again = from_official(back)

@@ -1,4 +1,6 @@
-"""The network as it is trained against the paper read line by line, and hand-written gradients against formulas."""
+"""The network as it is trained against the paper read line by line, and hand-written gradients
+against formulas.
+"""
 
 import sys
 from pathlib import Path

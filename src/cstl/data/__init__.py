@@ -1,6 +1,7 @@
 """From raw frames to batches: protocol → layouts → alignment → store → batches → datamodule.
 
-`cstl.data.datamodule` is not imported here: it needs PyTorch Lightning, the processes that prepare frames do not.
+`cstl.data.datamodule` is not imported here: it needs PyTorch Lightning, the processes that prepare frames do
+not.
 """
 
 from cstl.data.alignment import align_silhouette

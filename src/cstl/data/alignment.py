@@ -6,7 +6,8 @@ import numpy as np
 from cstl.files import shown
 
 WIDTHS = {64: 44, 128: 88}  # height → width: 11/16 of the square, whose sides hold nobody
-ALIGNED = {(height, wide) for height, width in WIDTHS.items() for wide in (height, width)}  # (64, 64), (64, 44), …
+# ALIGNED: (64, 64), (64, 44), …
+ALIGNED = {(height, wide) for height, width in WIDTHS.items() for wide in (height, width)}
 MIN_SUM = 10_000  # a frame whose grey values sum to this or less shows no person (40 white pixels)
 
 NO_PERSON = "no person"
@@ -35,8 +36,8 @@ def align_silhouette(
         clean: "largest" keeps nothing but the largest component, "none" leaves specks.
 
     Returns:
-        uint8 (size, size), or None for a frame to be dropped: its values sum to 10,000 or less, or its first column
-        already holds half of them.
+        uint8 (size, size), or None for a frame to be dropped: its values sum to 10,000 or less, or its first
+        column already holds half of them.
 
     Raises:
         ValueError: the input is not a uint8 matrix, the size is not even, or an unknown threshold or clean.
@@ -52,8 +53,8 @@ def check_mask_options(threshold: object, clean: object) -> None:
     """Refuse what `clean_mask` does not know: ValueError."""
     if threshold is not None and not (type(threshold) is int and 0 <= threshold <= 255):
         raise ValueError(
-            f"unknown dataset.threshold={shown(threshold, 80)}; the choices are 1 to 255 (grey values from there on "
-            "become 255, the others 0), 0 (masks as they are, whatever they look like) and null"
+            f"unknown dataset.threshold={shown(threshold, 80)}; the choices are 1 to 255 (grey values from "
+            "there on become 255, the others 0), 0 (masks as they are, whatever they look like) and null"
         )
     if clean not in CLEAN:
         raise ValueError(f"unknown dataset.clean={shown(clean, 80)}; the choices are {', '.join(CLEAN)}")
@@ -78,12 +79,13 @@ def largest_component(silhouette: np.ndarray) -> np.ndarray:
 def is_cut(silhouette: np.ndarray) -> bool:
     """Say whether the border cuts the body: it reaches left or right, or top or bottom, and not both.
 
-    A body that reaches both of two sides was cut out of a larger picture, and is complete. Values up to half of the
-    brightest do not count.
+    A body that reaches both of two sides was cut out of a larger picture, and is complete. Values up to half
+    of the brightest do not count.
     """
     half = int(silhouette.max(initial=0)) // 2
     top, bottom, left, right = (
-        bool((edge > half).any()) for edge in (silhouette[0], silhouette[-1], silhouette[:, 0], silhouette[:, -1])
+        bool((edge > half).any())
+        for edge in (silhouette[0], silhouette[-1], silhouette[:, 0], silhouette[:, -1])
     )
     return left != right or top != bottom
 

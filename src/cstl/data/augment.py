@@ -1,8 +1,9 @@
 """Augmentation of a training batch on its device: transforms with probabilities, drawn from (seed, step).
 
 What happens to a sequence is drawn for the global batch and then sliced by rank, so that it depends on
-the seed and the step alone. Transforms and parameters are those of GaitBase (Fan et al., CVPR 2023): coordinates are
-(x, y) with pixel centres at whole numbers, sampling is bilinear, and what lies outside is zero.
+the seed and the step alone. Transforms and parameters are those of GaitBase (Fan et al., CVPR 2023):
+coordinates are (x, y) with pixel centres at whole numbers, sampling is bilinear, and what lies outside is
+zero.
 """
 
 import math
@@ -45,8 +46,8 @@ class Flip(NamedTuple):
 class Rotate(NamedTuple):
     """Turn by up to so many degrees, positive counter-clockwise.
 
-    The centre is x = floor(H/2), y = floor(W/2), as in the published code, which takes one for the other: a turn also
-    shifts the figure.
+    The centre is x = floor(H/2), y = floor(W/2), as in the published code, which takes one for the other: a
+    turn also shifts the figure.
     """
 
     probability: float = 0.2
@@ -63,15 +64,17 @@ class Rotate(NamedTuple):
         matrices = []
         for degrees in drawn:  # from a pixel of the result back to where it comes from
             cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-            matrices.append([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y], [0.0, 0.0, 1.0]])
+            matrices.append(
+                [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y], [0.0, 0.0, 1.0]]
+            )
         return warp(frames, torch.tensor(matrices, dtype=torch.float64))
 
 
 class Perspective(NamedTuple):
     """Stretch the frame sideways by moving its four corners inwards: frames only get wider.
 
-    The corners are those of the uncut square frame, S×S, which the stores have cut to its middle; what was cut off is
-    taken as background.
+    The corners are those of the uncut square frame, S×S, which the stores have cut to its middle; what was
+    cut off is taken as background.
     """
 
     probability: float = 0.2
@@ -98,14 +101,17 @@ class Perspective(NamedTuple):
 class Erase(NamedTuple):
     """Set a rectangle to zero in every frame of a sequence.
 
-    Its area is uniform in `area`, a share of the frame, and its ratio of height to width in `ratio` … 1 / `ratio`.
+    Its area is uniform in `area`, a share of the frame, and its ratio of height to width in `ratio` … 1 /
+    `ratio`.
     """
 
     probability: float = 0.2
     area: tuple[float, float] = (0.05, 0.2)
     ratio: float = 0.3
 
-    def draw(self, generator: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int] | None:
+    def draw(
+        self, generator: np.random.Generator, height: int, width: int
+    ) -> tuple[int, int, int, int] | None:
         """Choose top, left, height and width; None where a hundred tries gave none that fits."""
         for _ in range(100):
             area = generator.uniform(*self.area) * height * width
@@ -143,8 +149,8 @@ def augment(
         seed, step: of the run, and of the batch.
         share: which sequences of the global batch these are.
         sequences: how many the global batch has.
-        together: one draw for the global batch, as the toolbox does where clips differ in length, in place of one for
-            each sequence.
+        together: one draw for the global batch, as the toolbox does where clips differ in length, in place of
+            one for each sequence.
 
     Returns:
         float (B, T, H, W); where nothing happens, `silhouettes` itself.
@@ -153,7 +159,9 @@ def augment(
     height, width = silhouettes.shape[-2:]
     for transform in transforms:
         draws = [
-            transform.draw(generator, height, width) if generator.random() < transform.probability else _NOTHING
+            transform.draw(generator, height, width)
+            if generator.random() < transform.probability
+            else _NOTHING
             for _ in range(1 if together else sequences)
         ]
         local_draws = draws * len(silhouettes) if together else draws[share]

@@ -10,8 +10,8 @@ from torch.utils.data import Sampler
 class TrainIndex(NamedTuple):
     """One training batch by name.
 
-    `rows` int64 (B, T), of a store's frames, −1 at the end of a clip that is shorter than others; `labels` int64 (B,),
-    the sequences' classes; `lengths` int64 (B,), frames of each clip, None where all have T.
+    `rows` int64 (B, T), of a store's frames, −1 at the end of a clip that is shorter than others; `labels`
+    int64 (B,), the sequences' classes; `lengths` int64 (B,), frames of each clip, None where all have T.
     """
 
     rows: np.ndarray
@@ -22,8 +22,8 @@ class TrainIndex(NamedTuple):
 def consecutive(length: int, frames: int, spare: int, generator: np.random.Generator) -> np.ndarray:
     """Take consecutive frames from a random start, CSTL's rule.
 
-    Where there are fewer but more than half, some drawn at random come twice; where there are half or less, the
-    sequence is repeated.
+    Where there are fewer but more than half, some drawn at random come twice; where there are half or less,
+    the sequence is repeated.
     """
     if length >= frames:
         return generator.integers(length - frames + 1) + np.arange(frames)
@@ -46,10 +46,13 @@ def with_repeats(length: int, frames: int, spare: int, generator: np.random.Gene
 def thinned(length: int, frames: int, spare: int, generator: np.random.Generator) -> np.ndarray:
     """Take a random window of `frames` + `spare` consecutive frames, and keep `frames` of them, in order.
 
-    A sequence that is shorter is first repeated from end to end. With `spare` 0 it is a window of consecutive frames.
+    A sequence that is shorter is first repeated from end to end. With `spare` 0 it is a window of consecutive
+    frames.
     """
     window = frames + spare
-    start = generator.integers(-(-window // length) * length - window + 1 if length < window else length - window + 1)
+    start = generator.integers(
+        -(-window // length) * length - window + 1 if length < window else length - window + 1
+    )
     kept = np.sort(generator.choice(window, frames, replace=False)) if spare else np.arange(frames)
     return (start + kept) % length
 
@@ -61,7 +64,8 @@ CLIPS = {"consecutive": consecutive, "unordered": unordered, "with_repeats": wit
 class TrainBatches(Sampler[TrainIndex]):
     """Subjects × sequences × frames of steps `start` … `steps` − 1; its length stays `steps`, for resumption.
 
-    The global batch is drawn, then sharded: each rank takes subjects / `processes` subjects of it, in order of rank.
+    The global batch is drawn, then sharded: each rank takes subjects / `processes` subjects of it, in order
+    of rank.
 
     Args:
         labels: class of every sequence of the store, int64 (N,), −1 for those that are not trained on.
@@ -131,13 +135,16 @@ class TrainBatches(Sampler[TrainIndex]):
         labels = np.repeat(classes, self.sequences)
         room = self.lengths[chosen] - self.frames
         if self.clip == "consecutive" and self.shortest == self.frames and (room >= 0).all():
-            windows = generator.integers(room + 1)[:, None] + np.arange(self.frames)  # drawn at once: five times faster
+            # drawn at once: five times faster
+            windows = generator.integers(room + 1)[:, None] + np.arange(self.frames)
             return TrainIndex(self.starts[chosen, None] + windows, labels)
         rows = np.full((len(chosen), self.frames), -1)
         lengths = np.full(len(chosen), self.frames)
         if self.shortest < self.frames:
             lengths = generator.integers(self.shortest, self.frames + 1, size=len(chosen))
-        for row, start, available, frames in zip(rows, self.starts[chosen], self.lengths[chosen], lengths, strict=True):
+        for row, start, available, frames in zip(
+            rows, self.starts[chosen], self.lengths[chosen], lengths, strict=True
+        ):
             row[:frames] = start + CLIPS[self.clip](int(available), int(frames), self.spare, generator)
         return TrainIndex(rows, labels, lengths if self.shortest < self.frames else None)
 
@@ -146,7 +153,9 @@ class TrainBatches(Sampler[TrainIndex]):
         if self.repeat_sequences:
             return generator.integers(counts, size=(self.subjects, self.sequences))
         size = self.sequences
-        return np.stack([generator.choice(count, size, replace=count < size) for count in counts[:, 0].tolist()])
+        return np.stack(
+            [generator.choice(count, size, replace=count < size) for count in counts[:, 0].tolist()]
+        )
 
     def __iter__(self) -> Iterator[TrainIndex]:
         for step in range(self.start, self.steps):
@@ -170,7 +179,9 @@ def check_divisible(subjects: int, processes: int) -> None:
         )
 
 
-def length_buckets(lengths: Sequence[int] | np.ndarray, budget: int, padding: float = 0.1) -> list[np.ndarray]:
+def length_buckets(
+    lengths: Sequence[int] | np.ndarray, budget: int, padding: float = 0.1
+) -> list[np.ndarray]:
     """Group sequences into batches by length, the longest first.
 
     Args:

@@ -33,9 +33,9 @@ class TrainBatch(NamedTuple):
 class TestBatch(NamedTuple):
     """Complete sequences, padded with zeros at the end, and their labels.
 
-    `silhouettes` uint8 (B, T, H, W); `lengths` int64 (B,), valid frames; `subject`, `condition`, `view` int64 (B,),
-    positions in `GaitDataModule.test_subjects` and in the protocol's conditions and views; `sequence` int64 (B,), the
-    line of the store's table.
+    `silhouettes` uint8 (B, T, H, W); `lengths` int64 (B,), valid frames; `subject`, `condition`, `view` int64
+    (B,), positions in `GaitDataModule.test_subjects` and in the protocol's conditions and views; `sequence`
+    int64 (B,), the line of the store's table.
     """
 
     silhouettes: Tensor
@@ -60,7 +60,8 @@ class TestIndex(NamedTuple):
 class StoreFrames(Dataset):
     """Batches gathered out of a store's memory-mapped frames, each by a `TrainIndex` or `TestIndex`.
 
-    An index says everything about its batch, so a worker reads no table and its memory does not grow with the store.
+    An index says everything about its batch, so a worker reads no table and its memory does not grow with the
+    store.
     """
 
     def __init__(self, store: Store) -> None:
@@ -75,8 +76,9 @@ class StoreFrames(Dataset):
 class TestBatches(Sampler[TestIndex]):
     """All sequences that are gallery or probe, complete, those of similar length together.
 
-    The batches are the same for any number of `processes`, which take them in turns. One without any gets an empty
-    batch: Lightning leaves an evaluation out on a rank without batches, and the others would wait for it.
+    The batches are the same for any number of `processes`, which take them in turns. One without any gets an
+    empty batch: Lightning leaves an evaluation out on a rank without batches, and the others would wait for
+    it.
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class TestBatches(Sampler[TestIndex]):
         tested = sorted(set().union(protocol.gallery, protocol.cross_view_gallery, *probes))
         self.store, self.protocol, self.subjects = store, protocol, subjects
         self.sequences = np.flatnonzero(
-            np.isin(store.subjects, subjects) & np.isin(store.conditions, tested) & np.isin(store.views, protocol.views)
+            np.isin(store.subjects, subjects)
+            & np.isin(store.conditions, tested)
+            & np.isin(store.views, protocol.views)
         )
         self.lengths = np.minimum(store.lengths, max_frames or store.lengths.max(initial=1))
         buckets = length_buckets(self.lengths[self.sequences], eval_frames)
@@ -132,11 +136,12 @@ class GaitDataModule(LightningDataModule):
         clip, spare, repeat_sequences: how a clip is taken of a sequence, see `TrainBatches`.
         workers: processes that gather batches; 0 gathers them in this one, with the same result.
         eval_frames: most frames of a test batch, padding included; a longer sequence has a batch of its own.
-        max_frames: of a test sequence, only the first so many frames are looked at; None: all, as the authors do.
+        max_frames: of a test sequence, only the first so many frames are looked at; None: all, as the authors
+            do.
 
     Raises:
-        FileNotFoundError, ValueError: when the store is first needed, see `open_store`; a store without training or
-            test sequences, or with fewer training subjects than a batch needs.
+        FileNotFoundError, ValueError: when the store is first needed, see `open_store`; a store without
+            training or test sequences, or with fewer training subjects than a batch needs.
     """
 
     def __init__(
@@ -240,8 +245,9 @@ class GaitDataModule(LightningDataModule):
         for what, conditions in {"gallery": list(protocol.gallery), "probe": probes}.items():
             if not (tested & np.isin(store.conditions, conditions)).any():
                 raise ValueError(
-                    f"{self.path} has no {what} sequence of the protocol's test subjects: of {expected} it has "
-                    f"{present}. Prepare them, or name those that are there with dataset.protocol.test=[…]"
+                    f"{self.path} has no {what} sequence of the protocol's test subjects: of {expected} it "
+                    f"has {present}. Prepare them, or name those that are there with "
+                    "dataset.protocol.test=[…]"
                 )
 
     @property
@@ -291,13 +297,16 @@ def _leave_signals_to_the_run(worker: int) -> None:
 def _gather(frames: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Gather frames by their rows (B, T), −1 at the end for padding → uint8 (B, T, H, W), padding zero.
 
-    Consecutive frames are copied at once, which takes half the time of copying one by one. The memory is NumPy's: it
-    comes in huge pages, PyTorch's does not.
+    Consecutive frames are copied at once, which takes half the time of copying one by one. The memory is
+    NumPy's: it comes in huge pages, PyTorch's does not.
     """
     lengths, window = (rows >= 0).sum(1), np.arange(rows.shape[1])
-    runs = (rows == np.where(window < lengths[:, None], rows[:, :1] + window, -1)).all(1)  # (B,), consecutive frames
+    # runs: (B,), consecutive frames
+    runs = (rows == np.where(window < lengths[:, None], rows[:, :1] + window, -1)).all(1)
     gathered = np.empty((*rows.shape, *frames.shape[1:]), frames.dtype)
-    for i, (first, length, run) in enumerate(zip(rows[:, 0].tolist(), lengths.tolist(), runs.tolist(), strict=True)):
+    for i, (first, length, run) in enumerate(
+        zip(rows[:, 0].tolist(), lengths.tolist(), runs.tolist(), strict=True)
+    ):
         gathered[i, :length] = frames[first : first + length] if run else frames[rows[i, :length]]
     if (lengths < rows.shape[1]).any():
         gathered[rows < 0] = 0
@@ -313,7 +322,8 @@ def _positions(names: np.ndarray, among: Sequence[str]) -> np.ndarray:
 def _through_the_pipe(batch: Any) -> Any:
     """Let a worker send a batch through its pipe.
 
-    PyTorch would pass tensors on in /dev/shm. Where that is full, as it soon is in a container, a batch never comes.
+    PyTorch would pass tensors on in /dev/shm. Where that is full, as it soon is in a container, a batch never
+    comes.
     """
     if get_worker_info() is None:
         return batch

@@ -50,7 +50,8 @@ def list_files(folder: str, pattern: str | None = None) -> Files:
 
     Args:
         folder: of the sequence.
-        pattern: only files of such names are looked at, as a shell matches them ("*-sils.pkl"); all when None.
+        pattern: only files of such names are looked at, as a shell matches them ("*-sils.pkl"); all when
+            None.
     """
     files = Files([], [], [])
     try:
@@ -74,7 +75,8 @@ def list_files(folder: str, pattern: str | None = None) -> Files:
     if any("." in stem for stem in stems) and _are_decimals(stems):
         stems = _padded(stems)
     alike = {stem.translate(_DIGITS) for stem in stems}
-    if len(alike) == 1 and "0" in min(alike) and len(set(stems)) == len(stems):  # 001, 002, …: as text, and quicker
+    # 001, 002, …: as text, and quicker
+    if len(alike) == 1 and "0" in min(alike) and len(set(stems)) == len(stems):
         files.pictures.extend(path for _, path in sorted(zip(stems, named, strict=True)))
         return files
     numbered: dict[tuple[str | int, ...], str] = {}
@@ -97,7 +99,9 @@ def name_patterns(pictures: Sequence[str]) -> list[str]:
 
 
 def reading_of_points(pictures: Sequence[str]) -> str | None:
-    """Say how points between digits decided the order: read as "decimals", "counters", or None: not at all."""
+    """Say how points between digits decided the order: read as "decimals", "counters", or None:
+    not at all.
+    """
     stems = [os.path.basename(path).lower().rpartition(".")[0] for path in pictures]
     if not any("." in stem for stem in stems):
         return None
@@ -122,8 +126,8 @@ def _padded(stems: Sequence[str]) -> list[str]:
 def _are_decimals(stems: Sequence[str]) -> bool:
     """Say whether 0.04, 0.1, 0.12 are numbers with decimals, and not counters as in 1.9, 1.10.
 
-    They are counters where two would be equal as decimals (1.1, 1.10), or follow one another without a gap (1.1, 1.2,
-    … 1.12); of equal length they are in the same order either way.
+    They are counters where two would be equal as decimals (1.1, 1.10), or follow one another without a gap
+    (1.1, 1.2, … 1.12); of equal length they are in the same order either way.
     """
     after: dict[str, list[str]] = {}
     for match in filter(None, map(_POINT.search, stems)):
@@ -142,7 +146,9 @@ def _are_decimals(stems: Sequence[str]) -> bool:
     return True
 
 
-def read_frames(folder: str, files: Files, suffix: str, scaled: bool = False) -> Iterator[tuple[str, np.ndarray | str]]:
+def read_frames(
+    folder: str, files: Files, suffix: str, scaled: bool = False
+) -> Iterator[tuple[str, np.ndarray | str]]:
     """Return every frame's path with its picture, uint8 (H, W), or with the reason why there is none.
 
     `scaled`: as for `read_pickle`.
@@ -166,7 +172,8 @@ def read_grey(path: str) -> np.ndarray | str:
     """Return a picture as uint8 (H, W), or why there is none. Colour whose channels are all equal is grey.
 
     A JPEG file's grey values near black and white are noise: 128 and more become 255, the others 0. Large
-    pictures are decoded at full size: OpenCV's reduced decoding is hardly faster for PNG files and changes frames.
+    pictures are decoded at full size: OpenCV's reduced decoding is hardly faster for PNG files and changes
+    frames.
     """
     try:
         file = os.open(path, PLAIN)  # a file object would take twice as long

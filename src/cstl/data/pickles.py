@@ -10,9 +10,11 @@ import numpy as np
 
 from cstl.files import shown
 
-PLAIN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe is not waited for
+# a named pipe is not waited for
+PLAIN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 MOST_BYTES = 2**30  # of a file
-_SCALED = ("b1", "|b1", *(f"{order}f{size}" for order in ("", "<", ">") for size in (2, 4, 8)))  # NumPy's names
+# NumPy's names
+_SCALED = ("b1", "|b1", *(f"{order}f{size}" for order in ("", "<", ">") for size in (2, 4, 8)))
 
 
 def read_pickle(path: str, scaled: bool = False) -> np.ndarray:
@@ -20,7 +22,8 @@ def read_pickle(path: str, scaled: bool = False) -> np.ndarray:
 
     Args:
         path: of the file.
-        scaled: take arrays of true and false or of numbers with decimals too: 0 to 1, or up to 255, become 0 to 255.
+        scaled: take arrays of true and false or of numbers with decimals too: 0 to 1, or up to 255, become 0
+            to 255.
 
     Raises:
         ValueError: the file cannot be read, or holds anything else than one array of that type and shape.
@@ -106,9 +109,16 @@ def _silhouettes(array: _NumPy, scaled: bool) -> np.ndarray:
     if not (scales and scaled) and (code not in ("u1", "|u1") or len(shape) != 3):
         type_name = shown(_type_name(code), 40)
         remedy = "; with dataset.threshold=128 these values are made black and white" if scales else ""
-        raise ValueError(f"pickle of an array {type_name} {shown(sizes, 80)}, expected uint8 (T, H, W){remedy}")
+        raise ValueError(
+            f"pickle of an array {type_name} {shown(sizes, 80)}, expected uint8 (T, H, W){remedy}"
+        )
     kind = np.dtype(code)
-    if dtype.state is not None and type(dtype.state) is tuple and len(dtype.state) > 1 and dtype.state[1] == ">":
+    if (
+        dtype.state is not None
+        and type(dtype.state) is tuple
+        and len(dtype.state) > 1
+        and dtype.state[1] == ">"
+    ):
         kind = kind.newbyteorder(">")
     if isinstance(data, _NumPy):
         data = data.arguments[0].encode("latin1")
@@ -126,7 +136,9 @@ def _silhouettes(array: _NumPy, scaled: bool) -> np.ndarray:
 def _scaled(values: np.ndarray) -> np.ndarray:
     """Return true and false, or numbers from 0 to 1 or to 255, as uint8 from 0 to 255."""
     if values.dtype != bool and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255):
-        raise ValueError(f"pickle of an array {values.dtype.name} with values that are not 0 to 1 or 0 to 255")
+        raise ValueError(
+            f"pickle of an array {values.dtype.name} with values that are not 0 to 1 or 0 to 255"
+        )
     factor = 255 if values.dtype == bool or values.max() <= 1 else 1
     return np.rint(values.astype(np.float64) * factor).astype(np.uint8)
 

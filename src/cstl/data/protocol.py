@@ -25,24 +25,25 @@ class Protocol:
         conditions: names of all walking conditions.
         gallery: the conditions that are enrolled.
         probes: name of a probe set (NM, BG, …) → the conditions that are looked for.
-        train: subjects to train on: identifiers, or ranges such as "001-074" (both ends included, padded with zeros
-            to the width of the first) and "00001-10305:2" (every second one).
+        train: subjects to train on: identifiers, or ranges such as "001-074"
+            (both ends included, padded with zeros to the width of the first) and "00001-10305:2"
+            (every second one).
         test: subjects to test on, written in the same way.
         exclude: subjects that are left out of both, written in the same way.
         min_frames: a sequence of fewer frames is dropped.
-        subjects: every subject of the data set, written in the same way: all are prepared, so that one store serves
-            every split. Empty: those in train and test.
+        subjects: every subject of the data set, written in the same way: all are prepared, so that one store
+            serves every split. Empty: those in train and test.
         validation: how many training subjects, the last ones, are held out to choose a checkpoint by.
-        cross_view_gallery, cross_view_probes: the conditions of the second protocol (Hou et al., TBIOM 2022), where
-            the gallery is all views at once; empty where it is not used.
+        cross_view_gallery, cross_view_probes: the conditions of the second protocol (Hou et al., TBIOM 2022),
+            where the gallery is all views at once; empty where it is not used.
 
-    Lists, and one string where a tuple of one is meant, are taken too. Every name is a string: YAML reads an unquoted
-    000 as a number, so quote it.
+    Lists, and one string where a tuple of one is meant, are taken too. Every name is a string: YAML reads an
+    unquoted 000 as a number, so quote it.
 
     Raises:
-        ValueError: a name that is not a string, comes twice or has a comma in it; a gallery or probe condition that is
-            not among the conditions; a subject in both splits, or one that the data set does not have; an excluded
-            subject that is nowhere; more subjects held out than are trained on.
+        ValueError: a name that is not a string, comes twice or has a comma in it; a gallery or probe
+            condition that is not among the conditions; a subject in both splits, or one that the data set
+            does not have; an excluded subject that is nowhere; more subjects held out than are trained on.
     """
 
     views: tuple[str, ...]
@@ -60,18 +61,34 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Make tuples of everything and check it."""
-        for name in ("views", "conditions", "gallery", "train", "test", "exclude", "subjects", "cross_view_gallery"):
+        for name in (
+            "views",
+            "conditions",
+            "gallery",
+            "train",
+            "test",
+            "exclude",
+            "subjects",
+            "cross_view_gallery",
+        ):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         for name in ("probes", "cross_view_probes"):
             if not isinstance(probes := getattr(self, name), Mapping):
-                raise ValueError(f"{name}: expected a mapping such as NM: [nm-05, nm-06], found {probes!r:.60}")
+                raise ValueError(
+                    f"{name}: expected a mapping such as NM: [nm-05, nm-06], found {probes!r:.60}"
+                )
             _names(name, list(probes))
-            object.__setattr__(self, name, {probe: _names(f"{name}.{probe}", of) for probe, of in probes.items()})
+            object.__setattr__(
+                self, name, {probe: _names(f"{name}.{probe}", of) for probe, of in probes.items()}
+            )
 
         for name, filled in {"views": self.views, "gallery": self.gallery, "probes": self.probes}.items():
             if not filled:
                 raise ValueError(f"{name}: expected at least one, found none")
-        for name, chosen in {"gallery": self.gallery, **{f"probes.{k}": v for k, v in self.probes.items()}}.items():
+        for name, chosen in {
+            "gallery": self.gallery,
+            **{f"probes.{k}": v for k, v in self.probes.items()},
+        }.items():
             if not chosen:
                 raise ValueError(f"{name}: expected at least one condition, found none")
             if unknown := [condition for condition in chosen if condition not in self.conditions]:
@@ -91,8 +108,8 @@ class Protocol:
             raise ValueError(f"{len(both)} subject(s) in both train and test: {_few(both)}")
         if subjects and (foreign := sorted((train | test) - subjects)):
             raise ValueError(
-                f"{len(foreign)} subject(s) in train or test that the data set does not have: {_few(foreign)}; "
-                f"it has {len(subjects)}, {min(subjects)} to {max(subjects)}"
+                f"{len(foreign)} subject(s) in train or test that the data set does not have: "
+                f"{_few(foreign)}; it has {len(subjects)}, {min(subjects)} to {max(subjects)}"
             )
         if neither := sorted(exclude - train - test - subjects):
             raise ValueError(f"exclude: {_few(neither)} neither in train nor in test")
@@ -108,10 +125,15 @@ class Protocol:
         object.__setattr__(self, "_known", frozenset(train | test | subjects))
 
     train_subjects = property(
-        lambda self: self._train, doc="Identifiers to train on, sorted, without the excluded and the held-out ones."
+        lambda self: self._train,
+        doc="Identifiers to train on, sorted, without the excluded and the held-out ones.",
     )
-    validation_subjects = property(lambda self: self._validation, doc="Training subjects that are held out, sorted.")
-    test_subjects = property(lambda self: self._test, doc="Identifiers to test on, sorted, without the excluded ones.")
+    validation_subjects = property(
+        lambda self: self._validation, doc="Training subjects that are held out, sorted."
+    )
+    test_subjects = property(
+        lambda self: self._test, doc="Identifiers to test on, sorted, without the excluded ones."
+    )
     known_subjects = property(
         lambda self: self._known, doc="Every subject of the data set, or of the split, the excluded ones too."
     )
@@ -121,7 +143,8 @@ KEYS = (*(field.name for field in fields(Protocol)), "splits")  # of a data set'
 
 
 def protocol_of(dataset: Mapping[str, Any]) -> Protocol:
-    """Return the protocol of a data set's settings: of its `splits` the one that `split` names, or `split_file`.
+    """Return the protocol of a data set's settings: of its `splits` the one that `split` names, or
+    `split_file`.
 
     Raises:
         FileNotFoundError, ValueError: as `as_protocol`.
@@ -130,7 +153,9 @@ def protocol_of(dataset: Mapping[str, Any]) -> Protocol:
 
 
 def as_protocol(
-    protocol: Protocol | Mapping[str, Any], split: Any = None, split_file: str | os.PathLike[str] | None = None
+    protocol: Protocol | Mapping[str, Any],
+    split: Any = None,
+    split_file: str | os.PathLike[str] | None = None,
 ) -> Protocol:
     """Return the protocol itself, or one made from a mapping of its fields (a data set's YAML file).
 
@@ -140,7 +165,8 @@ def as_protocol(
         split_file: the path of a file as `read_split` takes it, which goes before all others.
 
     Raises:
-        ValueError: a field that is missing or that there is none of; an unknown split; and what `Protocol` raises.
+        ValueError: a field that is missing or that there is none of; an unknown split; and what `Protocol`
+            raises.
         FileNotFoundError: no such split file.
     """
     if isinstance(protocol, Protocol):
@@ -156,14 +182,18 @@ def as_protocol(
         values |= read_split(file) | {"exclude": ()}  # the file says who takes part
     elif splits is not None:
         if not isinstance(splits, Mapping) or not isinstance(split, str | int | None):
-            raise ValueError("dataset.protocol.splits: expected a mapping such as LT: {train: […], test: […]}")
+            raise ValueError(
+                "dataset.protocol.splits: expected a mapping such as LT: {train: […], test: […]}"
+            )
         if split not in splits:
             raise ValueError(
                 f"unknown dataset.split={split}; the choices are {', '.join(splits)}, or your own with "
                 "dataset.split_file=PATH"
             )
         if not isinstance(splits[split], Mapping):
-            raise ValueError(f"dataset.protocol.splits.{split}: expected train and test, found {splits[split]!r:.60}")
+            raise ValueError(
+                f"dataset.protocol.splits.{split}: expected train and test, found {splits[split]!r:.60}"
+            )
         values |= splits[split]
     required = [f.name for f in fields(Protocol) if f.default is MISSING and f.default_factory is MISSING]
     if wrong := [name for name in values if name not in known]:
@@ -187,7 +217,9 @@ def read_split(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """
     expected = 'expected {"TRAIN_SET": ["001", …], "TEST_SET": ["075", …]}'
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"no split file at dataset.split_file={path} (from {os.getcwd()}); {expected} in it")
+        raise FileNotFoundError(
+            f"no split file at dataset.split_file={path} (from {os.getcwd()}); {expected} in it"
+        )
     try:
         content = read_json(path)
     except ValueError as error:
@@ -210,11 +242,13 @@ def _names(field: str, values: Any) -> tuple[str, ...]:
         raise ValueError(f"{field}: expected a list of names, found {values!r:.60}")
     for name in names:
         if not isinstance(name, str) or not name:
-            raise ValueError(f'{field}: expected names, found {name!r:.60}; quote names that look like numbers: "000"')
+            raise ValueError(
+                f'{field}: expected names, found {name!r:.60}; quote names that look like numbers: "000"'
+            )
         if any(sign in name for sign in ',"') or not name.isprintable() or len(name) > 200:
             raise ValueError(
-                f"{field}: {shown(name, 60)} has a comma, a quote, a line end or a control character in it, or more "
-                "than 200 characters, which a store cannot hold"
+                f"{field}: {shown(name, 60)} has a comma, a quote, a line end or a control character in it, "
+                "or more than 200 characters, which a store cannot hold"
             )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{field}: {_few(twice)} listed more than once")
@@ -228,8 +262,8 @@ def _subjects(field: str, entries: tuple[str, ...]) -> set[str]:
         if not (match := _RANGE.fullmatch(entry)):
             if _LIKE_A_RANGE.fullmatch(entry):
                 raise ValueError(
-                    f'{field}: "{entry}" looks like a range and is none: a range has whole numbers, such as "001-074" '
-                    'or "001-073:2"; list names with letters one by one'
+                    f'{field}: "{entry}" looks like a range and is none: a range has whole numbers, such as '
+                    '"001-074" or "001-073:2"; list names with letters one by one'
                 )
             subjects[entry] += 1
             continue
@@ -240,7 +274,9 @@ def _subjects(field: str, entries: tuple[str, ...]) -> set[str]:
             )
         count = (last - first) // step + 1
         if len(subjects) + count > MOST_SUBJECTS:
-            raise ValueError(f'{field}: "{entry}" stands for {count:,} subjects; expected {MOST_SUBJECTS:,} at most')
+            raise ValueError(
+                f'{field}: "{entry}" stands for {count:,} subjects; expected {MOST_SUBJECTS:,} at most'
+            )
         subjects.update(str(number).zfill(len(match[1])) for number in range(first, last + 1, step))
     if twice := sorted(subject for subject, count in subjects.items() if count > 1):
         raise ValueError(f"{field}: {_few(twice)} listed more than once")

@@ -13,7 +13,8 @@ from cstl.data.frames import MOST_PIXELS, PICKLES, PICTURES, TOO_LARGE, Files, l
 from cstl.files import shown
 
 VIDEOS = (".avi", ".mp4", ".mov", ".m4v", ".mkv", ".webm")
-_HEADS = {0: (b"RIFF", b"\x1aE\xdf\xa3"), 4: (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")}  # of such files
+# of such files
+_HEADS = {0: (b"RIFF", b"\x1aE\xdf\xa3"), 4: (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")}
 
 
 def read_sequence(
@@ -22,14 +23,15 @@ def read_sequence(
     """Read a sequence and align its silhouettes, frame by frame, as `cstl.prepare` does.
 
     Args:
-        path: a folder of pictures (or with one pickle), a pickle of one array, or a video (AVI, MP4, MOV, MKV, WebM).
+        path: a folder of pictures (or with one pickle), a pickle of one array, or a video
+            (AVI, MP4, MOV, MKV, WebM).
         size: height of the result, 64 or 128.
-        threshold, clean: as for `align_silhouette`. Of a video and of JPEG pictures, whose values near black and white
-            are noise, 128 and more are white and the rest black in any case.
+        threshold, clean: as for `align_silhouette`. Of a video and of JPEG pictures, whose values near black
+            and white are noise, 128 and more are white and the rest black in any case.
 
     Returns:
-        uint8 (T, 64, 44) or (T, 128, 88). Frames that show nobody, or a person off centre, are left out. Silhouettes
-        that are aligned already (64x64, 64x44, 128x128, 128x88) are only brought to the size.
+        uint8 (T, 64, 44) or (T, 128, 88). Frames that show nobody, or a person off centre, are left out.
+        Silhouettes that are aligned already (64x64, 64x44, 128x128, 128x88) are only brought to the size.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -46,7 +48,9 @@ def read_sequence(
             raise ValueError(f"{shown(name)}: {image}")
         shape = shape or image.shape
         if image.shape != shape and (image.shape in ALIGNED or shape in ALIGNED):
-            raise ValueError(f"{shown(name)}: a frame of {image.shape} after {shape}; expected one kind of frames")
+            raise ValueError(
+                f"{shown(name)}: a frame of {image.shape} after {shape}; expected one kind of frames"
+            )
         frame = fit_frame(clean_mask(image, threshold, clean), height, shape in ALIGNED)
         if isinstance(frame, str):
             dropped[frame] += 1
@@ -77,7 +81,8 @@ def _frames(path: str, scaled: bool) -> Iterator[tuple[str, np.ndarray | str]]:
 
 
 def _video(path: str) -> Iterator[tuple[str, np.ndarray | str]]:
-    with open(path, "rb") as file:  # FFmpeg goes by the content: a list of other people's addresses is no video
+    # FFmpeg goes by the content: a list of other people's addresses is no video
+    with open(path, "rb") as file:
         head = file.read(8)
     if not any(head[place:].startswith(signs) for place, signs in _HEADS.items()):
         yield path, "no video of such an ending"

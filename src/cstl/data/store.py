@@ -1,8 +1,8 @@
 """A prepared data set on disk: one array of frames, one table of sequences, one note on where they come from.
 
 `frames.npy` is uint8 (F, H, W), the sequences one after another; `sequences.csv` has a line
-`subject,condition,view,start,length` a sequence; `store.json` says what made them, how many there are and what their
-checksums were. NumPy, a spreadsheet and an editor open them without this package.
+`subject,condition,view,start,length` a sequence; `store.json` says what made them, how many there are and
+what their checksums were. NumPy, a spreadsheet and an editor open them without this package.
 """
 
 import errno
@@ -38,8 +38,8 @@ def partial_folder(path: str | os.PathLike[str]) -> Path:
 class Store:
     """An opened store; everything is read when first asked for, and a pickled store is its path only.
 
-    Make one with `open_store`, which checks it. `subjects`, `conditions`, `views` are str (N,), one entry a sequence;
-    `starts` and `lengths` int64 (N,), in frames; `frames` uint8 (F, H, W), memory-mapped.
+    Make one with `open_store`, which checks it. `subjects`, `conditions`, `views` are str (N,), one entry a
+    sequence; `starts` and `lengths` int64 (N,), in frames; `frames` uint8 (F, H, W), memory-mapped.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -117,7 +117,8 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
         res: resolution it must have, 64 (64x44) or 128 (128x88); any when None.
 
     Raises:
-        FileNotFoundError: no store there, or one that is not finished; the message has the command that makes it.
+        FileNotFoundError: no store there, or one that is not finished; the message has the command that makes
+            it.
         ValueError: a store of another data set or resolution, or a damaged one.
     """
     path = Path(path)
@@ -125,26 +126,34 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
     if not path.is_dir():
         if partial_folder(path).is_dir():
             raise FileNotFoundError(
-                f"the store {path} is not finished, its preparation was interrupted; it goes on with:\n  {command}"
+                f"the store {path} is not finished, its preparation was interrupted; it goes on with:\n  "
+                f"{command}"
             )
         raise FileNotFoundError(
             f"no store at {path}; prepare it from the raw frames (PATH is their folder) with:\n  {command}"
         )
     again = f"delete the folder and prepare it again:\n  {command}"
-    if missing := [name for name in ("store.json", "frames.npy", "sequences.csv") if not (path / name).is_file()]:
+    if missing := [
+        name for name in ("store.json", "frames.npy", "sequences.csv") if not (path / name).is_file()
+    ]:
         raise ValueError(f"{path} is no whole store, {', '.join(missing)} missing; {again}")
     store = Store(path)
     try:
         version, size, name = store.about["format"], (store.height, store.width), store.dataset
         known = dict(store.checksums)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged, store.json cannot be read ({shown(repr(error))}); {again}") from error
+        raise ValueError(
+            f"{path} is damaged, store.json cannot be read ({shown(repr(error))}); {again}"
+        ) from error
     if version != FORMAT:
         raise ValueError(f"{path} has store format {version!r}, this version of cstl reads {FORMAT}; {again}")
     other = "dataset.store=PATH for a store of {}, or prepare one with:\n  " + command
     if dataset not in (None, name):
         raise ValueError(
-            f"{path} holds the data set {shown(name)}, asked for was {dataset}: type dataset={shown(name)}, or "
+            (
+                f"{path} holds the data set {shown(name)}, asked for was {dataset}: type "
+                f"dataset={shown(name)}, or "
+            )
             + other.format(dataset)
         )
     if res is not None and size != frame_size(res):
@@ -179,12 +188,17 @@ def verify_store(store: Store, *, progress: bool = False) -> str:
         digest.update(block)
     if "frames" not in store.checksums:
         return (
-            f"{store.path}: every frame shows something; an earlier version prepared it, without checksums, so that "
-            f"nothing tells whether a frame changed. Fingerprint {store.fingerprint}"
+            f"{store.path}: every frame shows something; an earlier version prepared it, without checksums, "
+            f"so that nothing tells whether a frame changed. Fingerprint {store.fingerprint}"
         )
     if digest.hexdigest() != store.checksums["frames"]:
-        raise ValueError(f"{store.path} is damaged, frames.npy is not what was prepared (another checksum); {again}")
-    return f"{store.path}: {store.origin}; all is as it was then, by its checksums. Fingerprint {store.fingerprint}"
+        raise ValueError(
+            f"{store.path} is damaged, frames.npy is not what was prepared (another checksum); {again}"
+        )
+    return (
+        f"{store.path}: {store.origin}; all is as it was then, by its checksums. Fingerprint "
+        f"{store.fingerprint}"
+    )
 
 
 def new_checksum() -> Any:
@@ -215,14 +229,17 @@ def _array_fault(store: Store) -> str | None:
         return f"frames.npy cannot be read ({shown(error)})"
     if frames.dtype == np.uint8 and frames.shape[1:] == (store.height, store.width):
         return None
-    return f"frames.npy: expected uint8 (F, {store.height}, {store.width}), found {frames.dtype} {frames.shape}"
+    return (
+        f"frames.npy: expected uint8 (F, {store.height}, {store.width}), found {frames.dtype} {frames.shape}"
+    )
 
 
 def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
     """Say what is wrong with the table of sequences, beside the frames and what `store.json` says."""
     frames, about = len(store.frames), store.about
     ends = store.starts + store.lengths
-    highest = max(int(column.max(initial=0)) for column in (store.starts, store.lengths, ends))  # a sum may overflow
+    # a sum may overflow
+    highest = max(int(column.max(initial=0)) for column in (store.starts, store.lengths, ends))
     if len(ends) == 0 or store.starts.min() < 0 or store.lengths.min() < 1 or highest > frames:
         listed = f"{highest} frames in {len(ends)} sequences"
         return f"sequences.csv lists {listed}, frames.npy holds {frames}"
@@ -239,8 +256,8 @@ def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
     if (off := np.flatnonzero(store.starts != expected)).size:
         line = int(off[0])
         return (
-            f"sequences.csv, line {line + 2}: a sequence begins at frame {store.starts[line]}, the one before ends at "
-            f"{expected[line]}"
+            f"sequences.csv, line {line + 2}: a sequence begins at frame {store.starts[line]}, the one "
+            f"before ends at {expected[line]}"
         )
     if ends[-1] != frames:
         return f"sequences.csv lists {ends[-1]} frames, frames.npy holds {frames}"
@@ -295,7 +312,10 @@ def _empty(store: Store, number: int) -> str:
     """Return a frame without a single pixel, which preparation leaves out."""
     line = int(np.searchsorted(store.starts, number, side="right")) - 1
     name = f"{store.subjects[line]} {store.conditions[line]} {store.views[line]}"
-    return f"frames.npy: frame {number - store.starts[line]} of {name} is empty, as if the file was copied in part"
+    return (
+        f"frames.npy: frame {number - store.starts[line]} of {name} is empty, as if the file was copied in "
+        "part"
+    )
 
 
 def read_table(path: Path) -> list[np.ndarray]:
@@ -307,7 +327,9 @@ def read_table(path: Path) -> list[np.ndarray]:
     cells = body.rstrip("\n").replace("\n", ",").split(",") if rows else []
     width = COLUMNS.count(",") + 1
     if len(cells) != rows * width:
-        raise ValueError(f"{path.name}: expected {width} columns in each of {rows} lines, found {len(cells)} cells")
+        raise ValueError(
+            f"{path.name}: expected {width} columns in each of {rows} lines, found {len(cells)} cells"
+        )
     if not "".join(cells).isprintable():
         raise ValueError(f"{path.name}: a name with a control character in it")
     for column in range(3):
@@ -315,6 +337,8 @@ def read_table(path: Path) -> list[np.ndarray]:
             raise ValueError(f"{path.name}: a name of {longest:,} characters, expected {NAME} at most")
     names = [np.array(cells[column::width], dtype=np.str_) for column in range(3)]
     try:
-        return names + [np.fromiter(map(int, cells[column::width]), np.int64, rows) for column in range(3, width)]
+        return names + [
+            np.fromiter(map(int, cells[column::width]), np.int64, rows) for column in range(3, width)
+        ]
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path.name}: {shown(error, 100)}") from None

@@ -11,7 +11,16 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cstl.metrics.probes import ALL_VIEWS, ProbeTable, conditions_of
 from cstl.metrics.result import CrossViewResult
-from cstl.metrics.retrieval import RANKED, ForEach, Ranked, Sequences, blocks, own_threads, rank, total_distances
+from cstl.metrics.retrieval import (
+    RANKED,
+    ForEach,
+    Ranked,
+    Sequences,
+    blocks,
+    own_threads,
+    rank,
+    total_distances,
+)
 
 _BLOCK = 1024  # stored sequences that are joined to one tensor
 _LARGEST = 1e18  # a norm whose square, and the squared distances with it, float32 still holds
@@ -21,45 +30,47 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class CrossViewAccuracy(Metric):
     """Rank-k recognition accuracy, mAP and mINP for each pair of probe view and gallery view.
 
-    A probe is compared with the gallery of one view at a time (a *single-view gallery*), by the mean over the parts of
-    the Euclidean distances between part embeddings, in float32 (float64 for float64 embeddings). It is recognised at
-    rank k when one of the k nearest has its subject. Of gallery sequences equally near, those of other subjects come
-    first, so that embeddings that are all the same recognise nobody. Sequences are compared in the order of their
-    numbers, so that neither batches nor processes change a digit.
+    A probe is compared with the gallery of one view at a time (a *single-view gallery*), by the mean over the
+    parts of the Euclidean distances between part embeddings, in float32 (float64 for float64 embeddings). It
+    is recognised at rank k when one of the k nearest has its subject. Of gallery sequences equally near,
+    those of other subjects come first, so that embeddings that are all the same recognise nobody. Sequences
+    are compared in the order of their numbers, so that neither batches nor processes change a digit.
 
-    Two rules are in use, and papers mix them: `accuracy` counts every probe of the view, `accuracy_matched` only those
-    whose subject occurs in that gallery view.
+    Two rules are in use, and papers mix them: `accuracy` counts every probe of the view, `accuracy_matched`
+    only those whose subject occurs in that gallery view.
 
-    A second protocol, of other conditions perhaps, can be computed from the same embeddings: with a *cross-view
-    gallery* a probe is compared with all views at once, without the sequences of its own subject in its own view.
-    Its result is `CrossViewResult.cross_view_gallery`. On CASIA-B, Hou et al. (TBIOM 2022) take as gallery nm-02, bg-02
-    and cl-02 together and as probes NM = nm-01, BG = bg-01, CL = cl-01; they report rank-1, where a probe without a
-    match is a miss, and mAP, where it is left out, as means over the probe views.
+    A second protocol, of other conditions perhaps, can be computed from the same embeddings: with a
+    *cross-view gallery* a probe is compared with all views at once, without the sequences of its own subject
+    in its own view. Its result is `CrossViewResult.cross_view_gallery`. On CASIA-B, Hou et al. (TBIOM 2022)
+    take as gallery nm-02, bg-02 and cl-02 together and as probes NM = nm-01, BG = bg-01, CL = cl-01; they
+    report rank-1, where a probe without a match is a miss, and mAP, where it is left out, as means over the
+    probe views.
 
     Args:
         conditions: names of the walking conditions; `condition` in `update` indexes them.
         views: names of the views; `view` in `update` indexes them.
         gallery: conditions whose sequences form the gallery.
-        probes: name → conditions, for each set of probes. None of them may be in the gallery: a sequence would find
-            itself.
+        probes: name → conditions, for each set of probes. None of them may be in the gallery: a sequence
+            would find itself.
         max_rank: largest rank to compute.
         chunk: number of distances held at once, 4 bytes each, in two buffers; lower it to save memory.
         cross_view_gallery: conditions whose sequences form the gallery of the second protocol.
         cross_view_probes: its probes, name → conditions. Neither: the second protocol is left out.
-        store_dtype: what embeddings are stored in; None keeps theirs. `torch.float16` halves the memory and moves
-            accuracies by less than 0.05 points; distances are float32 in any case.
+        store_dtype: what embeddings are stored in; None keeps theirs. `torch.float16` halves the memory and
+            moves accuracies by less than 0.05 points; distances are float32 in any case.
         kwargs: torchmetrics' own settings, such as `process_group`.
 
     Raises:
         ValueError: a name given twice, a condition that is not in the list, one both probe and gallery, or a
             `store_dtype` that is no floating dtype.
 
-    As input to `update`: embeddings, float (B, P, D), and subject, condition, view, int64 (B,) each. Other conditions
-    than gallery and probes may be there and are left out. As output of `compute`: a `CrossViewResult`.
+    As input to `update`: embeddings, float (B, P, D), and subject, condition, view, int64 (B,) each. Other
+    conditions than gallery and probes may be there and are left out. As output of `compute`: a
+    `CrossViewResult`.
 
-    Memory is one copy of the embeddings, two buffers of `chunk` distances and the gallery's embeddings of one part:
-    nothing concatenates or clones the embeddings. Under several processes they are gathered block by block, and each
-    process holds all of them; a process without any takes part.
+    Memory is one copy of the embeddings, two buffers of `chunk` distances and the gallery's embeddings of one
+    part: nothing concatenates or clones the embeddings. Under several processes they are gathered block by
+    block, and each process holds all of them; a process without any takes part.
 
     Source: the protocol of Yu, Tan, Tan, ICPR 2006, as averaged by Wu et al., TPAMI 2017, and since.
 
@@ -67,7 +78,8 @@ class CrossViewAccuracy(Metric):
         Two subjects seen from two views; one probe from the side is taken for the other subject.
 
         >>> import torch
-        >>> metric = CrossViewAccuracy(["nm-01", "nm-02"], ["000", "090"], ["nm-01"], {"NM": ["nm-02"]}, max_rank=2)
+        >>> gallery, probes = ["nm-01"], {"NM": ["nm-02"]}
+        >>> metric = CrossViewAccuracy(["nm-01", "nm-02"], ["000", "090"], gallery, probes, max_rank=2)
         >>> places = torch.tensor([0.0, 9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 2.5])
         >>> subject = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])
         >>> condition = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
@@ -118,10 +130,16 @@ class CrossViewAccuracy(Metric):
         self.max_rank = max_rank
         self.chunk = chunk
         self.add_state("embeddings", [], dist_reduce_fx=None)  # each (B, P, D)
-        self.add_state("labels", [], dist_reduce_fx=None)  # each int64 (B, 4): subject, condition, view, sequence
+        # each int64 (B, 4): subject, condition, view, sequence
+        self.add_state("labels", [], dist_reduce_fx=None)
 
     def update(
-        self, embeddings: Tensor, subject: Tensor, condition: Tensor, view: Tensor, sequence: Tensor | None = None
+        self,
+        embeddings: Tensor,
+        subject: Tensor,
+        condition: Tensor,
+        view: Tensor,
+        sequence: Tensor | None = None,
     ) -> None:
         """Add sequences.
 
@@ -130,12 +148,12 @@ class CrossViewAccuracy(Metric):
             subject: int64 (B,), any numbers.
             condition: int64 (B,), index into `conditions`.
             view: int64 (B,), index into `views`.
-            sequence: int64 (B,), a number of each sequence's own, such as its line in a table; None: counted from the
-                first on. Give it where several processes take part.
+            sequence: int64 (B,), a number of each sequence's own, such as its line in a table; None: counted
+                from the first on. Give it where several processes take part.
 
         Raises:
-            ValueError: a shape or dtype that does not fit, an index out of range, or embeddings that are not finite
-                or so large that their distances are not.
+            ValueError: a shape or dtype that does not fit, an index out of range, or embeddings that are not
+                finite or so large that their distances are not.
         """
         if embeddings.ndim != 3 or not embeddings.is_floating_point():
             raise ValueError(
@@ -144,8 +162,9 @@ class CrossViewAccuracy(Metric):
             )
         if self.embeddings and embeddings.shape[1:] != self.embeddings[0].shape[1:]:
             raise ValueError(
-                f"embeddings: expected (parts, values) = {tuple(self.embeddings[0].shape[1:])} as in the batches "
-                f"before, found {tuple(embeddings.shape[1:])}; call reset() before evaluating another network"
+                f"embeddings: expected (parts, values) = {tuple(self.embeddings[0].shape[1:])} as in the "
+                f"batches before, found {tuple(embeddings.shape[1:])}; call reset() before evaluating "
+                "another network"
             )
         if sequence is None:
             first = sum(map(len, self.labels))
@@ -167,15 +186,20 @@ class CrossViewAccuracy(Metric):
                     f"found {int(index.min())} to {int(index.max())}"
                 )
         stored = embeddings.detach().to(self.store_dtype or embeddings.dtype)
-        norms = torch.linalg.vector_norm(stored, dim=(1, 2), dtype=torch.promote_types(stored.dtype, torch.float32))
+        norms = torch.linalg.vector_norm(
+            stored, dim=(1, 2), dtype=torch.promote_types(stored.dtype, torch.float32)
+        )
         finite = norms < _LARGEST  # not so for NaN
         if not finite.all():
             raise ValueError(
-                f"embeddings: {int((~finite).sum())} of {len(finite)} sequences hold NaN, infinite or huge values; the "
-                "network has diverged, or overflows in 16 bit: take an earlier checkpoint or evaluate in float32"
+                f"embeddings: {int((~finite).sum())} of {len(finite)} sequences hold NaN, infinite or huge "
+                "values; the network has diverged, or overflows in 16 bit: take an earlier checkpoint or "
+                "evaluate in float32"
             )
         self.embeddings.append(stored)
-        self.labels.append(torch.stack([subject, condition, view, sequence], 1).to(stored.device, torch.int64))
+        self.labels.append(
+            torch.stack([subject, condition, view, sequence], 1).to(stored.device, torch.int64)
+        )
         if sum(len(labels) for labels in self.labels if len(labels) < _BLOCK) >= _BLOCK:
             self._merge()
 
@@ -233,8 +257,8 @@ class CrossViewAccuracy(Metric):
     def mean_embeddings(self) -> tuple[Tensor, Tensor]:
         """Average every sequence over its parts, for maps → float16 (n, D), and its labels int64 (n, 4).
 
-        Values too large for float16 stay float32. The labels are subject, condition, view and sequence; the order is
-        that of `sequence`.
+        Values too large for float16 stay float32. The labels are subject, condition, view and sequence; the
+        order is that of `sequence`.
         """
         stored, labels = self._sequences(self.conditions)
         if not stored.batches:
@@ -263,11 +287,13 @@ class CrossViewAccuracy(Metric):
         """Copy the lists only: torchmetrics would clone the tensors too, but they never change."""
         return {"embeddings": list(self.embeddings), "labels": list(self.labels)}
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+    def _sync_dist(
+        self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
         """Gather batch by batch, so that nothing concatenates all embeddings.
 
-        Every process has to send equally many tensors of equal dtype and dimensions, so the processes first agree on
-        them, and one with fewer batches, or none, sends empty ones.
+        Every process has to send equally many tensors of equal dtype and dimensions, so the processes first
+        agree on them, and one with fewer batches, or none, sends empty ones.
         """
         count, parts, values, dtype = len(self.embeddings), 0, 0, 0
         if self.embeddings:
@@ -299,12 +325,14 @@ def _check_protocol(
     for what, names in {gallery_name: gallery, **probes}.items():
         _check_names(**{what: names})
         if unknown := [name for name in names if name not in conditions]:
-            raise ValueError(f"{what}: unknown {', '.join(unknown)}; the conditions are {', '.join(conditions)}")
+            raise ValueError(
+                f"{what}: unknown {', '.join(unknown)}; the conditions are {', '.join(conditions)}"
+            )
     for what, names in probes.items():
         if both := [name for name in names if name in gallery]:
             raise ValueError(
-                f"{what}: {', '.join(both)} is in the {gallery_name} too, where each probe would find itself; "
-                f"take it out of the {gallery_name} or out of the probes"
+                f"{what}: {', '.join(both)} is in the {gallery_name} too, where each probe would find "
+                f"itself; take it out of the {gallery_name} or out of the probes"
             )
 
 
@@ -322,7 +350,9 @@ def _merge(batches: list[Tensor]) -> None:
 
 def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_each: ForEach) -> Ranked:
     """Rank some columns of the distances (n, G) for the probes; labels int64 (n, 4) and (G, 4)."""
-    subjects, gallery_subjects, columns = (x.to(near.device) for x in (probes[:, 0], gallery[columns, 0], columns))
+    subjects, gallery_subjects, columns = (
+        x.to(near.device) for x in (probes[:, 0], gallery[columns, 0], columns)
+    )
     parts: dict[int, Ranked] = {}
 
     def work(rows: slice) -> None:
@@ -330,7 +360,9 @@ def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_
         parts[rows.start] = Ranked(*(x.cpu() for x in rank(near[rows].index_select(1, columns), own)))
 
     for_each(work, blocks(len(near), RANKED))
-    return Ranked(*(torch.cat(column) for column in zip(*(parts[start] for start in sorted(parts)), strict=True)))
+    return Ranked(
+        *(torch.cat(column) for column in zip(*(parts[start] for start in sorted(parts)), strict=True))
+    )
 
 
 def _table(ranked: Ranked, probes: Tensor, gallery: Tensor, view: int) -> ProbeTable:
@@ -338,7 +370,14 @@ def _table(ranked: Ranked, probes: Tensor, gallery: Tensor, view: int) -> ProbeT
     numbers = torch.cat([gallery[:, 3], torch.tensor([-1])])  # the last for column −1: none
     ranked = ranked._replace(nearest=numbers[ranked.nearest], match=numbers[ranked.match])
     subject, condition, probe_view, sequence = (column.numpy() for column in probes.unbind(1))
-    columns = (sequence, subject, condition, probe_view, np.full(len(probes), view), *(x.numpy() for x in ranked))
+    columns = (
+        sequence,
+        subject,
+        condition,
+        probe_view,
+        np.full(len(probes), view),
+        *(x.numpy() for x in ranked),
+    )
     return ProbeTable(*(x.astype(empty.dtype, copy=False) for x, empty in zip(columns, _EMPTY, strict=True)))
 
 

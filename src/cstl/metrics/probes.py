@@ -1,7 +1,7 @@
 """One table with a row for each probe and gallery, and the functions of it behind every average and picture.
 
-A row is a probe in one gallery. A gallery is one view, or all views at once (`ALL_VIEWS`). Whatever is shown of a
-result, in a terminal, a page or a dashboard, comes from this table by `tally` and `mean_over`.
+A row is a probe in one gallery. A gallery is one view, or all views at once (`ALL_VIEWS`). Whatever is shown
+of a result, in a terminal, a page or a dashboard, comes from this table by `tally` and `mean_over`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ class ProbeTable(NamedTuple):
     Attributes:
         sequence, subject, condition, view: int64 (R,), of the probe, as given to `CrossViewAccuracy.update`.
         gallery: int64 (R,), the view that the gallery is made of, or `ALL_VIEWS`.
-        impostors_ahead: float32 (R,), number of gallery sequences of other subjects at most as far as the nearest
-            match; NaN without a match. 0 means recognised at rank 1, and k − 1 or fewer at rank k.
+        impostors_ahead: float32 (R,), number of gallery sequences of other subjects at most as far as the
+            nearest match; NaN without a match. 0 means recognised at rank 1, and k − 1 or fewer at rank k.
         average_precision, inverse_negative_penalty: float64 (R,), in 0 … 1; NaN without a match.
-        nearest, match: int64 (R,), number of the nearest gallery sequence, and of the nearest of the probe's subject;
-            −1 where there is none.
+        nearest, match: int64 (R,), number of the nearest gallery sequence, and of the nearest of the probe's
+            subject; −1 where there is none.
         nearest_distance, match_distance: float32 (R,), theirs; infinite where there is none.
     """
 
@@ -64,10 +64,12 @@ class Tally(NamedTuple):
         """Average over the probes: float64 (V, G), NaN in a cell without any.
 
         Args:
-            weights: float (…, S), how often each subject counts; None: once. The result is then (…, V, G): the same
-                table for each resampling of the subjects.
+            weights: float (…, S), how often each subject counts; None: once. The result is then (…, V, G):
+                the same table for each resampling of the subjects.
         """
-        score, count = (part.sum(0) if weights is None else np.tensordot(weights, part, axes=1) for part in self)
+        score, count = (
+            part.sum(0) if weights is None else np.tensordot(weights, part, axes=1) for part in self
+        )
         return 100 * np.divide(score, count, out=np.full(score.shape, np.nan), where=count > 0)
 
 
@@ -83,9 +85,11 @@ def tally(
     """Sum a measure over the rows of a table, for each subject, probe view and gallery.
 
     Args:
-        table: rows of one comparison, such as `table.of(conditions)`; of single-view galleries or of all views.
+        table: rows of one comparison, such as `table.of(conditions)`; of single-view galleries or of all
+            views.
         views, subjects: how many there are: V and S.
-        measure: "rank" for recognition at rank k; "mAP" and "mINP" count probes with a match only, and know no k.
+        measure: "rank" for recognition at rank k; "mAP" and "mINP" count probes with a match only, and know
+            no k.
         k: rank.
         matched: count only probes whose subject is in the gallery, in place of all of them.
         joint: the rows are of all views as one gallery.
@@ -121,8 +125,8 @@ def mean_over_galleries(percent: np.ndarray, leave_out_identical: bool = True) -
 
     Args:
         percent: of `Tally.percent`.
-        leave_out_identical: without the gallery of the probe's own view, as papers do. False for a gallery of all
-            views, from which the probe's own view is hidden already.
+        leave_out_identical: without the gallery of the probe's own view, as papers do. False for a gallery of
+            all views, from which the probe's own view is hidden already.
     """
     if leave_out_identical:
         percent = np.where(np.eye(percent.shape[-1], dtype=bool), np.nan, percent)
@@ -141,7 +145,9 @@ def resampled(
         seed: of the draws.
     """
     subjects = max((len(sums.score) for sums in tallies.values()), default=0)
-    draws = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / max(subjects, 1)), resamples)
+    draws = np.random.default_rng(seed).multinomial(
+        subjects, np.full(subjects, 1 / max(subjects, 1)), resamples
+    )
     return {
         name: nanmean(mean_over_galleries(sums.percent(draws.astype(np.float64)), leave_out_identical))
         for name, sums in tallies.items()
@@ -161,7 +167,9 @@ _FILE_NAMES = {"impostors_ahead": "wrong"}  # as files have had it since 0.1
 
 
 def to_arrays(table: ProbeTable, views: int) -> dict[str, np.ndarray]:
-    """Lay a table of single-view galleries out for a file: one row a probe, (N,), one column a view, (N, V)."""
+    """Lay a table of single-view galleries out for a file: one row a probe, (N,), one column a
+    view, (N, V).
+    """
     sequences, first, row = np.unique(table.sequence, return_index=True, return_inverse=True)
     arrays = {name: getattr(table, name)[first] for name in _OF_A_PROBE}
     for name in (name for name in ProbeTable._fields if name not in (*_OF_A_PROBE, "gallery")):

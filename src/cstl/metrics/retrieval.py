@@ -1,9 +1,9 @@
 """Distances between sequences, and how well the matches of a probe rank: functions over tensors.
 
-On the CPU the work is cut into pieces that a matrix product fills, and each of several threads computes one piece after
-the other by itself. Small operations that all threads share would wait for each other, thousands of times, and ten
-times as long where another program keeps one core busy. The pieces follow from the shapes alone, so that the number of
-threads changes no digit.
+On the CPU the work is cut into pieces that a matrix product fills, and each of several threads computes one
+piece after the other by itself. Small operations that all threads share would wait for each other, thousands
+of times, and ten times as long where another program keeps one core busy. The pieces follow from the shapes
+alone, so that the number of threads changes no digit.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -74,7 +74,8 @@ def distances(probes: Tensor, gallery: Tensor, distance: str = "euclidean") -> T
             f"{tuple(probes.shape)} and {tuple(gallery.shape)}"
         )
     x, y = (
-        Sequences([v.detach()], torch.zeros(len(v), dtype=torch.int64), torch.arange(len(v))) for v in (probes, gallery)
+        Sequences([v.detach()], torch.zeros(len(v), dtype=torch.int64), torch.arange(len(v)))
+        for v in (probes, gallery)
     )
     with own_threads(probes.device) as for_each:
         return total_distances(x, y, distance, for_each)
@@ -112,7 +113,9 @@ def own_threads(device: torch.device) -> Iterator[ForEach]:
 
 
 def blocks(count: int, most: int, multiple: int = 1) -> list[slice]:
-    """Cut a number of rows into blocks of equal size, at most `most`, and a multiple of some number of blocks."""
+    """Cut a number of rows into blocks of equal size, at most `most`, and a multiple of some
+    number of blocks.
+    """
     number = -(-count // (most * multiple)) * multiple
     size = max(-(-count // max(number, 1)), 1)
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
@@ -155,7 +158,9 @@ def total_distances(probes: Sequences, gallery: Sequences, distance: str, for_ea
 
 
 def _lift(x: Tensor, distance: str, last: bool) -> None:
-    """Fill the last two of D + 2 values, so that −2xy is |x − y|², and −xy 1 minus the cosine, in one product."""
+    """Fill the last two of D + 2 values, so that −2xy is |x − y|², and −xy 1 minus the cosine,
+    in one product.
+    """
     vectors = x[:, :-2]
     norm = torch.linalg.vector_norm(vectors, dim=1)
     if distance == "cosine":
@@ -169,11 +174,13 @@ class Ranked(NamedTuple):
     """How well the matches of n probes rank in a gallery.
 
     Attributes:
-        impostors_ahead: (n,), gallery sequences of other subjects that are at most as far as the nearest match; NaN
-            without a match. The probe is recognised at rank k where this is below k.
-        average_precision: (n,), the mean, over the probe's matches, of the precision at the match; NaN without one.
+        impostors_ahead: (n,), gallery sequences of other subjects that are at most as far as the nearest
+            match; NaN without a match. The probe is recognised at rank k where this is below k.
+        average_precision: (n,), the mean, over the probe's matches, of the precision at the match; NaN
+            without one.
         inverse_negative_penalty: (n,), matches divided by the rank of the hardest (Ye et al., TPAMI 2021).
-        nearest, match: int64 (n,), column of the nearest sequence, and of the nearest match; −1 where there is none.
+        nearest, match: int64 (n,), column of the nearest sequence, and of the nearest match; −1 where there
+            is none.
         nearest_distance, match_distance: (n,), theirs; infinite where there is none.
     """
 

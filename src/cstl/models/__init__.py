@@ -4,10 +4,11 @@ A network is any `nn.Module` with
 
     forward(silhouettes: float (B, T, H, W) in [0, 1], lengths: int (B,) | None) -> Output
 
-where `lengths` counts the valid frames of each sequence, and what follows them is not looked at; None: all T. Its class
-may take `num_classes`, the number of training subjects K, and may have `attention(silhouettes, lengths)` for pictures
-and `from_published(state_dict)`, which reads the weights that others share. `cstl.models.reference` tells the CSTL
-paper in one sitting, `cstl.models.cstl.network` is the same network as it is trained.
+where `lengths` counts the valid frames of each sequence, and what follows them is not looked at; None: all T.
+Its class may take `num_classes`, the number of training subjects K, and may have
+`attention(silhouettes, lengths)` for pictures and `from_published(state_dict)`, which reads the weights that
+others share. `cstl.models.reference` tells the CSTL paper in one sitting, `cstl.models.cstl.network` is the
+same network as it is trained.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,8 @@ class Output(NamedTuple):
     """A network's output for B sequences: P parts, D embedding values, K classes.
 
     Attributes:
-        embeddings: (B, P, D), at least float32: what is compared, part by part; in training what the triplet loss sees.
+        embeddings: (B, P, D), at least float32: what is compared, part by part; in training what the triplet
+            loss sees.
         logits: (B, P, K), what cross-entropy trains; None: the network trains by triplets alone.
     """
 

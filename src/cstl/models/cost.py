@@ -19,8 +19,9 @@ def cost(network: nn.Module, silhouettes: Tensor) -> dict[str, Any]:
         silhouettes: float (1, T, H, W), where the network is.
 
     Returns:
-        "parameters", "frames", "flops" (of convolutions and matrix products, two for a multiplication with its
-        addition) and "seconds_a_sequence"; where the network cannot be measured, "left_out" in place of both: why.
+        "parameters", "frames", "flops"
+        (of convolutions and matrix products, two for a multiplication with its addition) and
+        "seconds_a_sequence"; where the network cannot be measured, "left_out" in place of both: why.
     """
     measured: dict[str, Any] = {"parameters": sum(p.numel() for p in network.parameters())}
     measured["frames"] = silhouettes.shape[1]

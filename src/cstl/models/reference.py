@@ -1,7 +1,7 @@
 """The paper in one sitting: CSTL with SSFL (Huang et al., ICCV 2021), in its order and with its names.
 
-For reading, and as the slow check of `cstl.models.CSTL`, which computes the same for all parts at once and any lengths.
-Shapes: B sequences, T frames, P parts, C channels, D embedding values, K classes.
+For reading, and as the slow check of `cstl.models.CSTL`, which computes the same for all parts at once and
+any lengths. Shapes: B sequences, T frames, P parts, C channels, D embedding values, K classes.
 """
 
 import torch

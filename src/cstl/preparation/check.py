@@ -1,4 +1,6 @@
-"""Is a store what it should be? Sequences counted by condition and view, odd ones named, a sheet of pictures."""
+"""Is a store what it should be? Sequences counted by condition and view, odd ones named, a
+sheet of pictures.
+"""
 
 import hashlib
 from collections import Counter
@@ -47,9 +49,9 @@ def count(what: str, found: int, least: int, most: int, source: str) -> Count:
 class StoreCheck:
     """What `check_store` found.
 
-    `sequences`, `least`, `median`, `most`: (C, V), the number of sequences of each of `conditions` and `views` and the
-    length of the shortest, middle and longest, in frames. `missing` are sequences that the protocol names and the
-    store lacks; `suspicious` are sequences, and why.
+    `sequences`, `least`, `median`, `most`: (C, V), the number of sequences of each of `conditions` and
+    `views` and the length of the shortest, middle and longest, in frames. `missing` are sequences that the
+    protocol names and the store lacks; `suspicious` are sequences, and why.
     """
 
     title: str
@@ -81,10 +83,14 @@ class StoreCheck:
             f"{len(self.suspicious):,} sequences are suspicious" + (f": {few}" if few else ""),
         ]
 
-    def _by_view(self, values: np.ndarray, last: str, totals: Iterable[str]) -> tuple[list[str], list[list[str]]]:
+    def _by_view(
+        self, values: np.ndarray, last: str, totals: Iterable[str]
+    ) -> tuple[list[str], list[list[str]]]:
         """Return a column for each condition, a row for each view."""
         rows = zip(self.views, values.T, totals, strict=True)
-        cells = [[view, *(f"{value:.0f}" if value else "–" for value in row), total] for view, row, total in rows]
+        cells = [
+            [view, *(f"{value:.0f}" if value else "–" for value in row), total] for view, row, total in rows
+        ]
         return ["view", *self.conditions, last], cells
 
     def _ranges(self) -> list[str]:
@@ -98,15 +104,16 @@ def check_store(
 ) -> StoreCheck:
     """Count the sequences of a store and look at every frame.
 
-    A sequence is suspicious when its frames show too few or too many pixels (half of them under 5 % or over 85 % of the
-    frame), are not centred (half of the mass lies an eighth of the width from the middle, or the body is lower than
-    seven eighths of the frame), are constant, or are those of another sequence.
+    A sequence is suspicious when its frames show too few or too many pixels
+    (half of them under 5 % or over 85 % of the frame), are not centred
+    (half of the mass lies an eighth of the width from the middle, or the body is lower than seven eighths of
+    the frame), are constant, or are those of another sequence.
 
     Args:
         store: an opened store.
         protocol: what it should hold.
-        published: counts to compare it with, each a number or [least, most]: subjects, train_subjects, test_subjects,
-            sequences, train_sequences, test_sequences.
+        published: counts to compare it with, each a number or [least, most]: subjects, train_subjects,
+            test_subjects, sequences, train_sequences, test_sequences.
         progress: show a progress bar.
 
     Raises:
@@ -153,7 +160,9 @@ def contact_sheet(store: Store, sequences: int = 24, seed: int = 1, frames: int 
 
 
 def write_check(check: StoreCheck, sheet: np.ndarray, folder: Path) -> None:
-    """Write `counts.csv`, `missing.csv`, `suspicious.csv` and `contact_sheet.png` into a folder, made if need be."""
+    """Write `counts.csv`, `missing.csv`, `suspicious.csv` and `contact_sheet.png` into a
+    folder, made if need be.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     counts = (
         (condition, view, check.sequences[i, j], check.least[i, j], check.median[i, j], check.most[i, j])
@@ -176,12 +185,20 @@ def _counts(store: Store, protocol: Protocol, published: Mapping[str, Any]) -> l
     counted |= {f"{name}sequences": int(rows.sum()) for name, rows in of.items()}
     a_subject = len(protocol.conditions) * len(protocol.views)
     counts = [
-        count(f"{name}{what}", counted[f"{name}{what}"], len(subjects) * factor, len(subjects) * factor, "protocol")
+        count(
+            f"{name}{what}",
+            counted[f"{name}{what}"],
+            len(subjects) * factor,
+            len(subjects) * factor,
+            "protocol",
+        )
         for what, factor in (("subjects", 1), ("sequences", a_subject))
         for name, subjects in every.items()
     ]
     if unknown := [name for name in published if name not in counted]:
-        raise ValueError(f"dataset.published: unknown count {', '.join(unknown)}; the choices are {', '.join(counted)}")
+        raise ValueError(
+            f"dataset.published: unknown count {', '.join(unknown)}; the choices are {', '.join(counted)}"
+        )
     for name, limits in published.items():
         least, most = (limits, limits) if isinstance(limits, int) else limits
         counts.append(count(name, counted[name], least, most, "published"))

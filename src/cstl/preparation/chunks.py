@@ -24,7 +24,8 @@ EMPTY = "empty"
 FEW_FILES = "fewer than {} frame files"
 FEW_USABLE = "fewer than {} usable frames"
 OTHER_SIZE = "{}x{} among {}"
-_NAMES = ("subjects", "conditions", "views")  # settings that say which sequences are kept, and not what becomes of them
+# settings that say which sequences are kept, and not what becomes of them
+_NAMES = ("subjects", "conditions", "views")
 
 
 @dataclass
@@ -34,7 +35,8 @@ class Outcome:
     digest: str  # of settings and names, then of the raw files
     kept: list[tuple[str, str, str, int]] = field(default_factory=list)  # subject, condition, view, frames
     dropped: list[tuple[str, str, str]] = field(default_factory=list)  # "frame" or "sequence", reason, path
-    short: list[tuple[str, str, str, int, int, str]] = field(default_factory=list)  # …, frames, usable, result
+    # …, frames, usable, result
+    short: list[tuple[str, str, str, int, int, str]] = field(default_factory=list)
     sizes: list[str] = field(default_factory=list)  # kept sequences whose frames differ in size
     seen: Seen = field(default_factory=dict)  # what a sample of frames and names shows
     unused: int = 0  # usable frames of dropped sequences
@@ -47,7 +49,8 @@ def faulty(dropped: Iterable[tuple[str, str, str]]) -> list[str]:
 
 
 def prepare_chunk(chunk: Chunk) -> str:
-    """Align a chunk's frames and write them; a chunk that is finished and whose raw files are the same is left alone.
+    """Align a chunk's frames and write them; a chunk that is finished and whose raw files are the same is
+    left alone.
 
     Returns:
         The digest of what it is made of.
@@ -58,7 +61,9 @@ def prepare_chunk(chunk: Chunk) -> str:
     """
     listed = list_chunk(chunk)
     sources = [source_of(*pair) for pair in listed]
-    outcome = Outcome(_identity(chunk) + hashlib.sha256(json.dumps(sources).encode()).hexdigest(), sources=sources)
+    outcome = Outcome(
+        _identity(chunk) + hashlib.sha256(json.dumps(sources).encode()).hexdigest(), sources=sources
+    )
     if (earlier := finished(chunk)) and earlier.digest == outcome.digest:
         return outcome.digest
     if (earlier := _outcome(chunk)) and earlier.digest != outcome.digest:  # of other files or settings
@@ -107,12 +112,18 @@ def prepare_sequence(
     suffix = LAYOUTS[chunk.settings["layout"]].suffix
     frames, count, sizes = [], 0, set()
     if looked_at:
-        look_at_names(outcome.seen, files.pictures, relative("".join(files.pictures[:1]) or chunk.raw, chunk.raw))
+        look_at_names(
+            outcome.seen, files.pictures, relative("".join(files.pictures[:1]) or chunk.raw, chunk.raw)
+        )
     chosen = {*files.pictures[:1], *files.pictures[-1:], *files.pictures[len(files.pictures) // 2 :][:1]}
     for path, image in read_frames(sequence.folder, files, suffix, bool(chunk.settings["threshold"])):
         count += 1
         frame = image if isinstance(image, str) else _to_frame(image, chunk.settings)
-        if looked_at and not isinstance(image, str) and (path in chosen or (suffix == ".pkl" and count % 25 == 1)):
+        if (
+            looked_at
+            and not isinstance(image, str)
+            and (path in chosen or (suffix == ".pkl" and count % 25 == 1))
+        ):
             look_at_frame(outcome.seen, relative(path, chunk.raw), image, chunk.settings)
         if not isinstance(frame, str):
             frames.append(frame.tobytes())
@@ -142,7 +153,9 @@ def prepare_sequence(
 
 
 def _to_frame(image: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray | str:
-    """Return a store's frame, uint8 (height, width), of a raw or already aligned silhouette; or why there is none."""
+    """Return a store's frame, uint8 (height, width), of a raw or already aligned silhouette; or
+    why there is none.
+    """
     source, height = settings["source"], settings["height"]
     if source is not None and image.shape != tuple(source):
         return OTHER_SIZE.format(*image.shape, f"silhouettes aligned to {source[0]}x{source[1]}")

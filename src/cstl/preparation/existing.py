@@ -36,19 +36,23 @@ def existing(asked: Preparation) -> Store | None:
     if differs:
         details = "; ".join(f"{n}: {_brief(about.get(n))} there, {_brief(settings[n])} now" for n in differs)
         raise FileExistsError(
-            f"{out} was prepared with other settings ({details}); delete the folder to prepare it again, {_ELSE}"
+            f"{out} was prepared with other settings ({details}); delete the folder to prepare it again, "
+            f"{_ELSE}"
         )
     if asked.strict and about["examples"]:
         raise FileExistsError(
             f"{out} was prepared without strict=true and leaves files out that cannot be used, "
-            f"{about['examples'][0]} the first of them (dropped.csv names all); delete the folder to prepare it again"
+            f"{about['examples'][0]} the first of them (dropped.csv names all); delete the folder to "
+            "prepare it again"
         )
-    shutil.rmtree(partial_folder(out), ignore_errors=True)  # a kill after the move leaves it, or a shard that came late
+    # a kill after the move leaves it, or a shard that came late
+    shutil.rmtree(partial_folder(out), ignore_errors=True)
     return store
 
 
 def compared(store: Store, asked: Preparation, mine: slice, progress: bool) -> Summary:
-    """Sum up a store that is there, after a look at what it was made of; of the files only those of some chunks.
+    """Sum up a store that is there, after a look at what it was made of; of the files only those of some
+    chunks.
 
     Raises:
         FileExistsError: the raw tree is not what the store was made of.
@@ -97,13 +101,17 @@ def compared(store: Store, asked: Preparation, mine: slice, progress: bool) -> S
 def _compared_by_names(store: Store, plan: Plan, people: set[str]) -> Summary:
     """Do as `compared` for a store that an earlier version made: it does not say which files there were."""
     kept = {name for name in store.names if name[0] in people}
-    dropped = {row.get("path") for row in read_rows(store.path / "dropped.csv") if row.get("what") == "sequence"}
+    dropped = {
+        row.get("path") for row in read_rows(store.path / "dropped.csv") if row.get("what") == "sequence"
+    }
     now = {sequence.name: relative(sequence.folder, plan.raw) for sequence in plan.sequences}
     gone = sorted(kept - now.keys())
     new = sorted(name for name, folder in now.items() if name not in kept and folder not in dropped)
     if different := str(Changes(gone, new, [], [])):
         raise _not_the_same(store, plan, different)
-    return summary_of(store, [f"{store.origin} by an earlier version: only the sequences' names could be compared"])
+    return summary_of(
+        store, [f"{store.origin} by an earlier version: only the sequences' names could be compared"]
+    )
 
 
 def _frames_now(plan: Plan, sequence: RawSequence, files: Files) -> bytes:
@@ -121,8 +129,8 @@ def _frames_then(store: Store, name: Name) -> bytes:
 
 def _not_the_same(store: Store, plan: Plan, what: str) -> FileExistsError:
     return FileExistsError(
-        f"{store.path} was {store.origin}, and {shown(plan.raw)} is not the same: {what}. Delete {store.path} to "
-        f"prepare it again, {_ELSE}; to use it as it is, there is nothing to prepare"
+        f"{store.path} was {store.origin}, and {shown(plan.raw)} is not the same: {what}. Delete "
+        f"{store.path} to prepare it again, {_ELSE}; to use it as it is, there is nothing to prepare"
     )
 
 

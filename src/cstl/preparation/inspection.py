@@ -1,4 +1,6 @@
-"""What is odd about raw masks and their names: a sample is looked at and counted, and said with what to type."""
+"""What is odd about raw masks and their names: a sample is looked at and counted, and said with
+what to type.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +31,10 @@ FINDINGS = {
         "grey levels {levels} above or below the body decide where it is cropped",
         "dataset.threshold=128 takes them away",
     ),
-    "dark": ("bodies of the values {levels}, as labels have them, are next to black", "type dataset.threshold=1"),
+    "dark": (
+        "bodies of the values {levels}, as labels have them, are next to black",
+        "type dataset.threshold=1",
+    ),
     "dim": (
         "bodies of the values {levels}, not 255",
         "where others are to be compared with them, make them white with dataset.threshold=1",
@@ -40,7 +45,10 @@ FINDINGS = {
     ),
     "specks": (
         "specks away from the body decide where it is cropped",
-        "dataset.clean=largest keeps the largest patch of each (and loses a head that is not joined to its body)",
+        (
+            "dataset.clean=largest keeps the largest patch of each (and loses a head that is not joined to "
+            "its body)"
+        ),
     ),
     "second": (
         "a second large patch, as of two people or a body in pieces",
@@ -56,12 +64,18 @@ FINDINGS = {
     ),
     "unaligned": (
         "taken for aligned by their size, but the body does not fill the height or is not in the middle",
-        "type dataset.aligned=false to have them aligned here, or dataset.aligned=true if they are as they should be",
+        (
+            "type dataset.aligned=false to have them aligned here, or dataset.aligned=true if they are as "
+            "they should be"
+        ),
     ),
     "sides": (
-        "taken for aligned by their size, but the body touches both sides: stretched, or cut out of a larger picture",
-        "prepare from the raw masks; type dataset.aligned=false to have them aligned here, or dataset.aligned=true if "
-        "they are as they should be",
+        (
+            "taken for aligned by their size, but the body touches both sides: stretched, or cut out of a "
+            "larger picture"
+        ),
+        "prepare from the raw masks; type dataset.aligned=false to have them aligned here, or "
+        "dataset.aligned=true if they are as they should be",
     ),
     "patterns": (
         "files named in several ways, all of them read as frames of one sequence",
@@ -84,7 +98,8 @@ OF_NAMES = ("patterns", "decimals", "counters")  # counted in sequences, all oth
 NONSENSE = ("grey", "dark", "inverted")  # refused where most frames are, unless a threshold is given
 NOT_ALIGNED = ("unaligned", "sides")  # likewise, unless dataset.aligned is
 
-# Kind → how often, the first example, the least and the most of the grey values. Plain, so that JSON can hold it.
+# Kind → how often, the first example, the least and the most of the grey values. Plain, so that JSON can hold
+# it.
 Seen = dict[str, list[Any]]
 
 
@@ -165,7 +180,9 @@ def oddities(mask: np.ndarray, aligned: bool) -> Iterator[tuple[str, tuple[int, 
         yield "sides", (top, top)
 
 
-def inspect_sequences(sequences: Sequence[RawSequence], settings: Mapping[str, Any]) -> tuple[Seen, Counter[str]]:
+def inspect_sequences(
+    sequences: Sequence[RawSequence], settings: Mapping[str, Any]
+) -> tuple[Seen, Counter[str]]:
     """Look at a few frames of some sequences; also why frames could not be read."""
     seen: Seen = {}
     unread: Counter[str] = Counter()
@@ -183,7 +200,8 @@ def inspect_sequences(sequences: Sequence[RawSequence], settings: Mapping[str, A
 
 
 def refuse_nonsense(raw: str, sequences: Sequence[RawSequence], settings: Mapping[str, Any]) -> None:
-    """Refuse a tree of which most frames would come to nothing, before hours of work: ValueError says what to type.
+    """Refuse a tree of which most frames would come to nothing, before hours of work: ValueError says what to
+    type.
 
     What the user has said of the masks is not doubted: a threshold, 0 among them, or that they are aligned.
     """
@@ -209,7 +227,9 @@ def refuse_nonsense(raw: str, sequences: Sequence[RawSequence], settings: Mappin
 
 
 def look_at_masks(store: Store) -> list[str]:
-    """Say what was seen of a store's masks when it was prepared, or what its raw tree shows of an earlier version's."""
+    """Say what was seen of a store's masks when it was prepared, or what its raw tree shows of
+    an earlier version's.
+    """
     settings = {"files": None, "threshold": None, "clean": "none"} | store.about
     try:
         if "inspection" in settings:
@@ -221,10 +241,14 @@ def look_at_masks(store: Store) -> list[str]:
 
 
 def remarks(seen: Seen) -> list[str]:
-    """Return a line for whatever is odd in more than a few frames or names: how often, an example, what to type."""
+    """Return a line for whatever is odd in more than a few frames or names: how often, an
+    example, what to type.
+    """
     frames = max(seen.get(FRAMES, [0])[0], 1)
     return [
-        _line(kind, seen) for kind in FINDINGS if kind in seen and (kind in OF_NAMES or seen[kind][0] >= LEAST * frames)
+        _line(kind, seen)
+        for kind in FINDINGS
+        if kind in seen and (kind in OF_NAMES or seen[kind][0] >= LEAST * frames)
     ]
 
 
@@ -233,5 +257,9 @@ def _line(kind: str, seen: Seen) -> str:
     of = SEQUENCES if kind in OF_NAMES else FRAMES
     count, example, low, high = seen[kind]
     levels = f"{low} to {high}" if low != high else str(low)
-    what = f"{count:,} of {seen.get(of, [count])[0]:,} sampled {of}" if kind != "repeated" else f"{count:,} frames"
+    what = (
+        f"{count:,} of {seen.get(of, [count])[0]:,} sampled {of}"
+        if kind != "repeated"
+        else f"{count:,} frames"
+    )
     return f"{text.format(levels=levels)}: {what} ({shown(example, 120)}); {remedy}"

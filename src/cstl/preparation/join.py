@@ -26,7 +26,8 @@ from cstl.preparation.sources import FILE as SOURCES
 from cstl.preparation.sources import Source
 
 AT_ONCE = 1 << 18  # bytes that are copied at once, which stay in a cache
-ABANDONED = 3600  # seconds without a change after which a store that was being joined is taken for a killed job's
+# seconds without a change after which a store that was being joined is taken for a killed job's
+ABANDONED = 3600
 _COUNTED = ("sequences", "frames", "dropped_frames", "dropped_sequences", "short", "examples")
 
 
@@ -58,7 +59,9 @@ class Summary:
             lines.append("  faulty files, the first of them:")
             lines += (f"    {example}" for example in self.examples)
         if self.short:
-            lines.append(f"  {self.short:,} sequences have fewer than {SHORT} usable frames: short_sequences.csv")
+            lines.append(
+                f"  {self.short:,} sequences have fewer than {SHORT} usable frames: short_sequences.csv"
+            )
         if self.dropped_frames or self.dropped_sequences:
             lines.append(f"  every one {'will be' if self.part else 'is'} named in dropped.csv")
         lines += (f"  {note}" for note in self.notes)
@@ -76,7 +79,8 @@ def count(outcomes: Sequence[Outcome], skipped: Sequence[tuple[str, str, str]] =
     """Count what became of chunks: the numbers of a `Summary`."""
     dropped = [*skipped, *(row for outcome in outcomes for row in outcome.dropped)]
     reasons = {
-        kind: dict(Counter(reason for what, reason, _ in dropped if what == kind)) for kind in ("frame", "sequence")
+        kind: dict(Counter(reason for what, reason, _ in dropped if what == kind))
+        for kind in ("frame", "sequence")
     }
     if unused := sum(outcome.unused for outcome in outcomes):
         reasons["frame"]["in dropped sequences"] = unused
@@ -105,11 +109,14 @@ def join(plan: Plan, digests: Mapping[int, str] | None = None) -> Summary:
         replaced = digests is not None and (outcome is None or outcome.digest != digests[chunk.number])
         if replaced and not plan.out.exists():  # else the other one has joined the same chunks
             raise InUseError(
-                f"another process prepares {plan.out} of other files or with other options at this moment; wait for it "
-                "or stop it, then type the command again, or give another store with dataset.store=PATH"
+                f"another process prepares {plan.out} of other files or with other options at this moment; "
+                "wait for it or stop it, then type the command again, or give another store with "
+                "dataset.store=PATH"
             )
         if outcome is None:
-            raise FileNotFoundError(f"{chunk.outcome_path}: this chunk is not finished; prepare it, then join")
+            raise FileNotFoundError(
+                f"{chunk.outcome_path}: this chunk is not finished; prepare it, then join"
+            )
         outcomes.append(outcome)
     kept = [row for outcome in outcomes for row in outcome.kept]
     counted, seen = count(outcomes, plan.skipped), merge(outcome.seen for outcome in outcomes)
@@ -150,7 +157,9 @@ def write_store(folder: Path, plan: Plan, outcomes: Sequence[Outcome], about: di
     starts = np.cumsum([0] + [length for *_, length in kept])
     rows = ((*row[:3], start, row[3]) for row, start in zip(kept, starts, strict=False))
     write_table(folder / "sequences.csv", COLUMNS.split(","), rows)
-    write_table(folder / SOURCES, Source._fields, (source for outcome in outcomes for source in outcome.sources))
+    write_table(
+        folder / SOURCES, Source._fields, (source for outcome in outcomes for source in outcome.sources)
+    )
     dropped = (*plan.skipped, *(row for outcome in outcomes for row in outcome.dropped))
     write_table(folder / "dropped.csv", ("what", "reason", "path"), dropped)
     short = (row for outcome in outcomes for row in outcome.short)
@@ -175,7 +184,9 @@ def write_store(folder: Path, plan: Plan, outcomes: Sequence[Outcome], about: di
 
 
 def clear_abandoned(partial: Path) -> None:
-    """Remove what killed joins left; another process may be joining at this moment, so only what nobody writes to."""
+    """Remove what killed joins left; another process may be joining at this moment, so only
+    what nobody writes to.
+    """
     for folder in partial.glob("store-*"):
         with suppress(OSError):
             changed = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
@@ -194,4 +205,7 @@ def _notes(plan: Plan, outcomes: Sequence[Outcome]) -> Iterator[str]:
     if absent := sorted(set(settings["subjects"]) - {subject for subject, *_ in stored}):
         yield f"{len(absent):,} of the protocol's subjects have no sequence: {some(absent, 5)}"
     if sizes := [path for outcome in outcomes for path in outcome.sizes]:
-        yield f"{len(sizes):,} sequences have frames of different sizes, each aligned on its own: {some(sizes, 5)}"
+        yield (
+            f"{len(sizes):,} sequences have frames of different sizes, each aligned on its own: "
+            f"{some(sizes, 5)}"
+        )

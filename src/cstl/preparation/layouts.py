@@ -1,4 +1,6 @@
-"""Raw trees as users have them on disk: a layout is where the folders of sequences are, and what lies in one."""
+"""Raw trees as users have them on disk: a layout is where the folders of sequences are, and
+what lies in one.
+"""
 
 import errno
 import os
@@ -22,7 +24,8 @@ SAMPLE = 64  # sequences that are looked into to tell the layout
 Problems = list[tuple[str, str]]  # a folder, what is wrong with it
 Kind = TypeVar("Kind")
 Item = TypeVar("Item")
-_JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}  # of operating systems
+# of operating systems
+_JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 _VIEW_FOLDER = re.compile(r"Silhouette_([^-]+)-([^-]+)")
 
 
@@ -50,7 +53,9 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """A raw tree: its layout, its sequences sorted by subject, condition and view, and folders that were left out."""
+    """A raw tree: its layout, its sequences sorted by subject, condition and view, and folders
+    that were left out.
+    """
 
     layout: str
     sequences: list[RawSequence]
@@ -58,7 +63,9 @@ class Listing:
 
 
 def by_subject(raw: str, problems: Problems) -> Iterator[RawSequence]:
-    """Find sequences in `subject/condition/view`, or `subject/subject/condition/view` as unpacking may make of it."""
+    """Find sequences in `subject/condition/view`, or `subject/subject/condition/view` as
+    unpacking may make of it.
+    """
     for subject, subject_folder in _folders(raw, problems):
         if _VIEW_FOLDER.fullmatch(subject):
             continue  # the other layout: every subject's folder in it would be listed for nothing
@@ -82,12 +89,18 @@ def by_view(raw: str, problems: Problems) -> Iterator[RawSequence]:
 
 LAYOUTS = {
     "casiab": Layout(by_subject, ".png", "001/nm-01/000/*.png (subject/condition/view/frames)"),
-    "oumvlp": Layout(by_view, ".png", "Silhouette_000-00/00001/*.png (Silhouette_VIEW-CONDITION/subject/frames)"),
-    "opengait": Layout(by_subject, ".pkl", "001/nm-01/000/000.pkl (subject/condition/view/one pickled array)"),
+    "oumvlp": Layout(
+        by_view, ".png", "Silhouette_000-00/00001/*.png (Silhouette_VIEW-CONDITION/subject/frames)"
+    ),
+    "opengait": Layout(
+        by_subject, ".pkl", "001/nm-01/000/000.pkl (subject/condition/view/one pickled array)"
+    ),
 }
 
 
-def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, pattern: str | None = None) -> Listing:
+def list_sequences(
+    raw: str | os.PathLike[str] | None, layout: str = AUTO, pattern: str | None = None
+) -> Listing:
     """List all sequences of a raw tree. Frames are not listed yet, but for a sample that tells the layout.
 
     Args:
@@ -96,8 +109,8 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, patte
         pattern: of the names of the files that are frames, see `cstl.data.frames.list_files`.
 
     Raises:
-        ValueError: an unknown layout, no folder given, an empty one, a tree of another layout, of none or of two; the
-            message shows what was found beside what was expected.
+        ValueError: an unknown layout, no folder given, an empty one, a tree of another layout, of none or of
+            two; the message shows what was found beside what was expected.
         FileNotFoundError: no such folder.
         NotADirectoryError: a file, not a folder.
         OSError: the folder cannot be read.
@@ -107,13 +120,17 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, patte
     layouts = LAYOUTS if layout == AUTO else {layout: LAYOUTS[layout]}
     looks = " or ".join(choice.looks for choice in layouts.values())
     if raw is None:
-        raise ValueError(f"where are the raw frames? Give their folder with dataset.raw=PATH; expected {looks} in it")
+        raise ValueError(
+            f"where are the raw frames? Give their folder with dataset.raw=PATH; expected {looks} in it"
+        )
     if not os.path.exists(raw):
         raise FileNotFoundError(
             f"no raw frames at {raw}: no such folder; expected {looks} in it, give dataset.raw=PATH"
         )
     if not os.path.isdir(raw):
-        raise NotADirectoryError(f"no raw frames at {raw}: a file; expected a folder with {looks} (unpack archives)")
+        raise NotADirectoryError(
+            f"no raw frames at {raw}: a file; expected a folder with {looks} (unpack archives)"
+        )
     raw = os.fspath(raw)
     os.listdir(raw)  # raises where the folder itself cannot be read
 
@@ -134,7 +151,8 @@ def list_sequences(raw: str | os.PathLike[str] | None, layout: str = AUTO, patte
     if others:
         both = " and ".join(f"{kind} (in {os.path.relpath(seen[kind][0], raw)})" for kind in (name, *others))
         raise ValueError(
-            f"{raw} holds two layouts, {both}: name the one to read with dataset.layout={name}, or move them apart"
+            f"{raw} holds two layouts, {both}: name the one to read with dataset.layout={name}, or move "
+            "them apart"
         )
     return Listing(name, sorted(listed[LAYOUTS[name].find]), sorted(set(problems)))
 
@@ -159,7 +177,9 @@ def spread(sequences: Sequence[Item], count: int | None) -> Sequence[Item]:
 
 
 def prevailing(seen: Mapping[Kind, Sequence[str]]) -> list[Kind]:
-    """Return the kinds seen, the one with most examples first, without strays: less than a fifth of its examples."""
+    """Return the kinds seen, the one with most examples first, without strays: less than a
+    fifth of its examples.
+    """
     kinds = sorted(seen, key=lambda kind: -len(seen[kind]))
     return [kind for kind in kinds if 5 * len(seen[kind]) >= len(seen[kinds[0]])]
 
@@ -174,8 +194,8 @@ def _fits_none(raw: str, layout: str, problems: Problems) -> str:
     if archives := sorted({os.path.relpath(path, raw) for path, why in problems if why == ARCHIVE}):
         first = shown(", ".join(archives[:3]) + (", …" if len(archives) > 3 else ""))
         return (
-            f"{raw} holds {len(archives)} archive(s) that are not unpacked and no silhouettes beside them: found "
-            f"{content}.\nUnpack them there and type the command again, {first} and the like with\n  "
+            f"{raw} holds {len(archives)} archive(s) that are not unpacked and no silhouettes beside them: "
+            f"found {content}.\nUnpack them there and type the command again, {first} and the like with\n  "
             f"cd {shlex.quote(raw)} && {_unpacking(archives[0])}"
         )
     if problems:
@@ -189,7 +209,8 @@ def _fits_none(raw: str, layout: str, problems: Problems) -> str:
     choices = "".join(f"\n  {name:10}{choice.looks}" for name, choice in LAYOUTS.items())
     return (
         f"{raw} has none of the layouts that are known.\nFound: {content}\nExpected one of:{choices}\n"
-        "Give the folder whose entries are the first part of such a path with dataset.raw=PATH" + _perhaps(raw)
+        "Give the folder whose entries are the first part of such a path with dataset.raw=PATH"
+        + _perhaps(raw)
     )
 
 
@@ -201,7 +222,9 @@ def _unpacking(archive: str) -> str:
 
 
 def _perhaps(raw: str) -> str:
-    """Return the folder above or below that fits, where the one that was given is one too deep or too high."""
+    """Return the folder above or below that fits, where the one that was given is one too deep
+    or too high.
+    """
     top = Path(raw).resolve()
     file = _first_frame(top)
     if file is None:
@@ -218,7 +241,9 @@ def _perhaps(raw: str) -> str:
 
 
 def _first_frame(top: Path) -> Path | None:
-    """Return a picture or pickle somewhere in a folder, the first by the names of the folders; None: there is none."""
+    """Return a picture or pickle somewhere in a folder, the first by the names of the folders;
+    None: there is none.
+    """
     for folder, folders, files in islice(os.walk(top), 1000):
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in _JUNK)
         for name in sorted(files):
@@ -228,7 +253,9 @@ def _first_frame(top: Path) -> Path | None:
 
 
 def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
-    """List names and paths of a folder's folders. What cannot be read, or leads back, is left out and noted."""
+    """List names and paths of a folder's folders. What cannot be read, or leads back, is left
+    out and noted.
+    """
     folders = []
     try:
         with os.scandir(parent) as listed:
@@ -252,7 +279,9 @@ def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
 
 
 def _wrong_link(link: str) -> str | None:
-    """Say what is wrong with a link: it ends in itself, in a folder that it lies in, or where none may look."""
+    """Say what is wrong with a link: it ends in itself, in a folder that it lies in, or where
+    none may look.
+    """
     try:
         target = os.path.realpath(link, strict=True)
     except FileNotFoundError:

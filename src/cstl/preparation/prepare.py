@@ -2,12 +2,13 @@
 
     plan = plan_preparation(Preparation(raw, out, …))   what belongs to which chunk: the same in every process
     prepare_chunk(chunk)                                for every chunk, in any order, process or machine
-    join(plan)                                          one store of all chunks, moved to its place as the last step
+    join(plan)                                          one store of all chunks, moved to its place as the
+    last step
 
-`prepare` does the three on one machine, or with `shard` the middle one for its share of the chunks; without it joins
-what all shards have made. What is unfinished lies in `OUT.partial`. Nothing is locked, since the file systems of
-clusters lock badly: every file appears whole and under a name that says what it is made of, so that the worst that
-comes of two jobs with the same work is the work done twice.
+`prepare` does the three on one machine, or with `shard` the middle one for its share of the chunks; without
+it joins what all shards have made. What is unfinished lies in `OUT.partial`. Nothing is locked, since the
+file systems of clusters lock badly: every file appears whole and under a name that says what it is made of,
+so that the worst that comes of two jobs with the same work is the work done twice.
 """
 
 import errno
@@ -44,7 +45,8 @@ def prepare(
 ) -> Summary:
     """Align every frame of a raw tree and write a store; interrupted and called again, it goes on.
 
-    Where shards have been at work, nothing is aligned here: they are joined, or those that are missing are named.
+    Where shards have been at work, nothing is aligned here: they are joined, or those that are missing are
+    named.
 
     Args:
         asked: which store, of which raw tree, and how.
@@ -54,24 +56,25 @@ def prepare(
         progress: show a progress bar, where standard error is a terminal.
 
     Returns:
-        What was kept and dropped, of a shard's share or of the whole store. `dropped.csv` in the store names every
-        dropped frame and sequence, `short_sequences.csv` every sequence with fewer than 15 usable frames. A store that
-        is there already is compared with the raw tree.
+        What was kept and dropped, of a shard's share or of the whole store. `dropped.csv` in the store names
+        every dropped frame and sequence, `short_sequences.csv` every sequence with fewer than 15 usable
+        frames. A store that is there already is compared with the raw tree.
 
     Raises:
         FileNotFoundError, NotADirectoryError: no raw folder there; shards that are missing.
-        ValueError: a raw tree that is empty or of another layout, that mixes raw and aligned silhouettes, has a
-            sequence twice, or of which the protocol knows nothing; a resolution that needs `upsample`; a shard that is
-            not among the shards; a damaged store at `out`; with `strict`, a file that cannot be used.
-        FileExistsError: a store that was made with other settings or of other files, or a folder that is no store, lies
-            at `out`.
+        ValueError: a raw tree that is empty or of another layout, that mixes raw and aligned silhouettes, has
+            a sequence twice, or of which the protocol knows nothing; a resolution that needs `upsample`; a
+            shard that is not among the shards; a damaged store at `out`; with `strict`, a file that cannot be
+            used.
+        FileExistsError: a store that was made with other settings or of other files, or a folder that is no
+            store, lies at `out`.
         OSError: the disk is full; the finished chunks stay, and the next call goes on.
     """
     if shard is not None and not (isinstance(shard, int) and isinstance(shards, int) and 0 <= shard < shards):
         many = max(shard + 1, 1) if isinstance(shard, int) else SHARDS
         raise ValueError(
-            f"shard={shard} of shards={shards}: expected 0 … shards − 1. Give the number of jobs in both keys, "
-            f"for {many} of them: shards={many} shard='range(0,{many})'"
+            f"shard={shard} of shards={shards}: expected 0 … shards − 1. Give the number of jobs in both "
+            f"keys, for {many} of them: shards={many} shard='range(0,{many})'"
         )
     mine = slice(None) if shard is None else slice(shard, None, shards)  # of the chunks
     if store := existing(asked):
@@ -114,7 +117,10 @@ def _prepare_share(plan: Plan, shard: int, shards: int, workers: int | None, pro
 
 def _join_shards(plan: Plan, shards: int) -> Summary:
     """Join the chunks of all shards; FileNotFoundError with what to type where some are missing."""
-    for is_missing, why in ((_is_unfinished, "not finished"), (_is_outdated, "made of files that changed since")):
+    for is_missing, why in (
+        (_is_unfinished, "not finished"),
+        (_is_outdated, "made of files that changed since"),
+    ):
         missing = sorted({chunk.number % shards for chunk in plan.chunks if is_missing(chunk)})
         if not missing:
             continue
@@ -126,7 +132,8 @@ def _join_shards(plan: Plan, shards: int) -> Summary:
             f"{plan.out} is prepared in {shards} shards, of which {len(missing)} are {why}: "
             f"{some([str(shard) for shard in missing], 20)}. Prepare what is missing with\n"
             f"  {command} -m {typed} hydra/launcher=submitit_slurm shards={shards} shard={chosen}\n"
-            f"or here, in one job, with\n  {command} {typed} shards=1 shard=0\nand join then with\n  {command} {typed}"
+            f"or here, in one job, with\n  {command} {typed} shards=1 shard=0\nand join then with\n  "
+            f"{command} {typed}"
         )
     return join(plan)
 
@@ -190,6 +197,6 @@ def _disk_full(plan: Plan, error: OSError) -> str:
     room = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
     return (
         f"the disk of {plan.out.parent} is full ({error.strerror}): the store needs about {room} "
-        f"there while it is made and half of that afterwards; make room or give dataset.store=PATH. What is finished "
-        f"stays in {plan.partial}, and the same command goes on from it"
+        "there while it is made and half of that afterwards; make room or give dataset.store=PATH. What is "
+        f"finished stays in {plan.partial}, and the same command goes on from it"
     )

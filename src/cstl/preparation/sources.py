@@ -1,4 +1,6 @@
-"""What a store was made of: a line for each sequence of the raw tree, to tell later whether the tree is still that."""
+"""What a store was made of: a line for each sequence of the raw tree, to tell later whether the
+tree is still that.
+"""
 
 import csv
 import hashlib
@@ -20,7 +22,9 @@ Name = tuple[str, str, str]  # subject, condition, view
 
 
 class Source(NamedTuple):
-    """The files of a sequence: how many, a digest of their names and sizes, and one of their times of change."""
+    """The files of a sequence: how many, a digest of their names and sizes, and one of their
+    times of change.
+    """
 
     subject: str
     condition: str
@@ -36,7 +40,9 @@ class Source(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What of a raw tree is not what a store was made of; `touched` have the same names and sizes and other times."""
+    """What of a raw tree is not what a store was made of; `touched` have the same names and
+    sizes and other times.
+    """
 
     gone: list[Name]
     new: list[Name]
@@ -49,14 +55,22 @@ class Changes(NamedTuple):
         for names, what in ((self.gone, "gone"), (self.new, "new")):
             if names:
                 people = len({subject for subject, *_ in names})
-                parts.append(f"{len(names):,} sequence(s) of {people:,} subject(s) are {what} ({_examples(names)})")
+                parts.append(
+                    f"{len(names):,} sequence(s) of {people:,} subject(s) are {what} ({_examples(names)})"
+                )
         if self.changed:
             then, now = self.changed[0]
             if then.files != now.files:
                 files = f"{then.files} files then, {now.files} now"
             else:
-                files = "other names or sizes" if then.content != now.content else "other pictures of the same names"
-            parts.append(f"{len(self.changed):,} sequence(s) have other files ({shown(' '.join(now.name))}: {files})")
+                files = (
+                    "other names or sizes"
+                    if then.content != now.content
+                    else "other pictures of the same names"
+                )
+            parts.append(
+                f"{len(self.changed):,} sequence(s) have other files ({shown(' '.join(now.name))}: {files})"
+            )
         return "; ".join(parts)
 
 
@@ -95,7 +109,8 @@ def read_sources(store: Store) -> dict[Name, Source] | None:
         return None
     except (ValueError, TypeError, IndexError, csv.Error) as error:
         raise ValueError(
-            f"{store.path / FILE} is damaged ({shown(error, 200)}); delete the folder and prepare the store again"
+            f"{store.path / FILE} is damaged ({shown(error, 200)}); delete the folder and prepare the store "
+            "again"
         ) from None
     return {source.name: source for source in sources}
 
@@ -114,7 +129,9 @@ def find_changes(there: dict[Name, Source], now: Sequence[Source], names: Iterab
         gone=sorted(there.keys() - names),
         new=sorted(names - there.keys()),
         changed=[(then, source) for then, source in pairs if then[3:5] != source[3:5]],
-        touched=[source.name for then, source in pairs if then[3:5] == source[3:5] and then.times != source.times],
+        touched=[
+            source.name for then, source in pairs if then[3:5] == source[3:5] and then.times != source.times
+        ],
     )
 
 

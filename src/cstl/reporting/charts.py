@@ -1,4 +1,6 @@
-"""The report's interactive plots, as Plotly's JSON; the page sets the colours of text and grid to its theme."""
+"""The report's interactive plots, as Plotly's JSON; the page sets the colours of text and grid
+to its theme.
+"""
 
 import html
 import json
@@ -45,7 +47,8 @@ class Chart:
 
 
 def curves(runs: Mapping[str, Mapping[str, Curve]], probes: Sequence[str]) -> list[Chart]:
-    """Draw a plot for each quantity logged: losses and rank-1 first; with several runs, each in a colour of its own.
+    """Draw a plot for each quantity logged: losses and rank-1 first; with several runs, each in a colour of
+    its own.
 
     Args:
         runs: name → the columns of its `metrics.csv`; one run is not named in the legend.
@@ -59,7 +62,11 @@ def curves(runs: Mapping[str, Mapping[str, Curve]], probes: Sequence[str]) -> li
         rank1 = {name: label for name, label in rank1.items() if label == "mean"} or rank1
     held_out = {f"validation/{name.removeprefix('test/')}": label for name, label in rank1.items()}
     held_out = {name: label for name, label in held_out.items() if name in names}
-    panels = {"loss": losses, "rank-1 on the test subjects (%)": rank1, "rank-1 on held-out subjects (%)": held_out}
+    panels = {
+        "loss": losses,
+        "rank-1 on the test subjects (%)": rank1,
+        "rank-1 on held-out subjects (%)": held_out,
+    }
     shown = {name for panel in panels.values() for name in panel} | {f"train/{name}" for name in LOSSES}
     for name in sorted(set(names) - shown, key=lambda name: (name.startswith("speed/"), name)):
         if name.startswith(("train/", "speed/")):
@@ -99,15 +106,18 @@ def _curves(title: str, lines: Sequence[tuple[str, Curve, str, str]], smooth: bo
             figure.add_scatter(**shared, mode="lines", **pale)
         figure.add_scatter(
             **shared, name=label, line=line, meta="smooth" if smooth else None,
-            mode="lines" if smooth and len(steps) > 1 else "lines+markers",  # a line of one point shows nothing
+            # a line of one point shows nothing
+            mode="lines" if smooth and len(steps) > 1 else "lines+markers",
             hovertemplate="iteration %{x}: %{y:.4~g}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
         once = f"{label} {values[0]:.3g}, once"
         texts.append(f"{label} from {values[0]:.3g} to {values[-1]:.3g}" if len(values) > 1 else once)
     first, last = min(steps[0] for _, (steps, _), *_ in lines), max(steps[-1] for _, (steps, _), *_ in lines)
     every = {value for _, (_, values), *_ in lines for value in values}
-    y: dict[str, Any] = {"exponentformat": "power"} if smooth else {"range": [0, 102]}  # its title is the chart's
-    if smooth and len(every) == 1 and (only := every.pop()):  # round it Plotly would draw an axis from −1 to 1
+    # its title is the chart's
+    y: dict[str, Any] = {"exponentformat": "power"} if smooth else {"range": [0, 102]}
+    # round it Plotly would draw an axis from −1 to 1
+    if smooth and len(every) == 1 and (only := every.pop()):
         y["range"] = sorted((0, 2 * only))
     x = {"title": {"text": "iteration"}, **_whole_numbers(first, last)}
     hover = "x" if len(lines) > 1 else "closest"
@@ -118,7 +128,9 @@ def _curves(title: str, lines: Sequence[tuple[str, Curve, str, str]], smooth: bo
 def cross_view(
     title: str, cells: np.ndarray, views: Sequence[str], difference: bool = False, colour: str | None = None
 ) -> Chart:
-    """Draw a heat map over probe view × gallery view: rank-1, (V, V) in percent, or a difference of it in points."""
+    """Draw a heat map over probe view × gallery view: rank-1, (V, V) in percent, or a
+    difference of it in points.
+    """
     most = max(1.0, float(np.nanmax(np.abs(cells), initial=0)))
     scale = {"colorscale": "PuOr", "zmin": -most, "zmax": most} if difference else {"zmin": 0, "zmax": 100}
     sign, measure = ("%+.0f", "points") if difference else ("%.0f", "%")
@@ -133,8 +145,8 @@ def cross_view(
     if np.isfinite(other).any():
         ends = {"lowest": np.nanargmin(other), "highest": np.nanargmax(other)}
         text = f"mean {_signed(mean_excluding_identical(cells), difference)}" + "".join(
-            f"; {what} {_signed(float(cells.flat[at]), difference)} at probe view {views[int(at) // len(views)]}, "
-            f"gallery view {views[int(at) % len(views)]}"
+            f"; {what} {_signed(float(cells.flat[at]), difference)} at probe view "
+            f"{views[int(at) // len(views)]}, gallery view {views[int(at) % len(views)]}"
             for what, at in ends.items()
         )
     text = f"Heat map of {title}, over probe view and gallery view: {text}."
@@ -142,7 +154,11 @@ def cross_view(
 
 
 def per_view(
-    title: str, rows: Sequence[tuple[str, Row]], views: Sequence[str], names: Sequence[str], colour: str | None = None
+    title: str,
+    rows: Sequence[tuple[str, Row]],
+    views: Sequence[str],
+    names: Sequence[str],
+    colour: str | None = None,
 ) -> Chart:
     """Draw rank-1 over the probe views, a line for each (name, row).
 
@@ -155,13 +171,16 @@ def per_view(
         own, dash, sign = line_look(list(names).index(name), many=colour is None)
         figure.add_scatter(
             x=list(views), y=[_digits(value, 4) for value in numbers(row)], name=name, mode="lines+markers",
-            line={"color": colour or own, "dash": _DASHES[dash], "width": 2}, marker={"symbol": _SYMBOLS[sign]},
+            line={"color": colour or own, "dash": _DASHES[dash], "width": 2},
+            marker={"symbol": _SYMBOLS[sign]},
             hovertemplate="view %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     x = {"title": {"text": f"probe view{unit(views)}"}, "type": "category"}  # "000" is no number
     figure.update_layout(xaxis=x, yaxis={"title": {"text": "rank-1 (%)"}, "range": [0, 102]}, hovermode="x")
     means = "; ".join(f"{name} mean {percent(row.mean)}" for name, row in rows)
-    return Chart(title, f"Lines of rank-1 over the probe views, {title}: {means}.", _plain(figure), colour=colour)
+    return Chart(
+        title, f"Lines of rank-1 over the probe views, {title}: {means}.", _plain(figure), colour=colour
+    )
 
 
 def confusion(found: Confusion) -> Chart:
@@ -171,14 +190,18 @@ def confusion(found: Confusion) -> Chart:
         wrong, found.subjects, found.subjects, ("taken for subject", "subject of the probe"),
         "%{y} taken for %{x}: %{z:.1f} % of comparisons", zmin=0,
     )  # fmt: skip
-    often = "; ".join(f"{who} for {other} in {share:.1f} %" for who, other, share in found.pairs[:3]) or "nobody"
+    often = (
+        "; ".join(f"{who} for {other} in {share:.1f} %" for who, other, share in found.pairs[:3]) or "nobody"
+    )
     text = f"Matrix of who is taken for whom among {len(found.subjects)} subjects. Most often: {often}."
     return Chart("% of a subject's comparisons", text, _plain(figure), tall=True)
 
 
 def embedding_map(found: Map) -> list[Chart]:
     """Draw the map three times: coloured by subject, by view and by condition."""
-    names = np.array([" ".join(names) for names in zip(found.subject, found.condition, found.view, strict=True)])
+    names = np.array(
+        [" ".join(names) for names in zip(found.subject, found.condition, found.view, strict=True)]
+    )
     x, y = (np.array([_digits(value, 4) for value in axis]) for axis in found.places.T.tolist())
 
     def points(figure: go.Figure, some: np.ndarray, **settings: Any) -> None:
@@ -189,7 +212,12 @@ def embedding_map(found: Map) -> list[Chart]:
 
     views = sorted(set(found.view.tolist()))
     bar = BAR | {"tickvals": list(range(len(views))), "ticktext": views}
-    marker = {"size": 4, "color": np.searchsorted(views, found.view).tolist(), "colorscale": "Cividis", "colorbar": bar}
+    marker = {
+        "size": 4,
+        "color": np.searchsorted(views, found.view).tolist(),
+        "colorscale": "Cividis",
+        "colorbar": bar,
+    }
     figures = {"by subject": go.Figure(), f"by view{unit(views)}": go.Figure(), "by condition": go.Figure()}
     by_subject, by_view, by_condition = figures.values()
     points(by_view, np.ones(len(x), bool), showlegend=False, marker=marker)
@@ -198,24 +226,30 @@ def embedding_map(found: Map) -> list[Chart]:
             points(figure, some, name=name, marker={"size": 4, "color": colour, "symbol": _SYMBOLS[sign]})
     charts = []
     for title, figure in figures.items():
-        axes = [{"title": {"text": label}, "showticklabels": False, "zeroline": False} for label in found.axes]
+        axes = [
+            {"title": {"text": label}, "showticklabels": False, "zeroline": False} for label in found.axes
+        ]
         legend = {"itemsizing": "constant", "font": {"size": 10}}
         figure.update_layout(xaxis=axes[0], yaxis=axes[1], hovermode="closest", legend=legend)
-        text = f"Map of {len(names):,} sequences of {found.shown} subjects, coloured {title}: near means alike."
+        text = (
+            f"Map of {len(names):,} sequences of {found.shown} subjects, coloured {title}: near means alike."
+        )
         charts.append(Chart(f"Coloured {title}", text, _plain(figure), tall=True))
     return charts
 
 
 def attention(found: Look) -> list[Chart]:
-    """Draw ATA's importance of each scale over frames and parts, and SSFL's scores with the frame chosen for each."""
+    """Draw ATA's importance of each scale over frames and parts, and SSFL's scores with the
+    frame chosen for each.
+    """
     charts, (low, high) = [], found.range
     total = sum(weights.mean() for weights in found.scales.values())
     for name, weights in found.scales.items():
         frame, part = np.unravel_index(weights.argmax(), weights.shape)
         text = (
-            f"Heat map of ATA's importance of the {name} scale over {weights.shape[0]} frames and {weights.shape[1]} "
-            f"parts: mean {weights.mean():.2f}, {100 * weights.mean() / total:.0f} % of all scales; highest at frame "
-            f"{frame}, part {part}."
+            f"Heat map of ATA's importance of the {name} scale over {weights.shape[0]} frames and "
+            f"{weights.shape[1]} parts: mean {weights.mean():.2f}, {100 * weights.mean() / total:.0f} % of "
+            f"all scales; highest at frame {frame}, part {part}."
         )
         figure = _frames_by_parts(weights, "importance", zmin=low, zmax=high)
         charts.append(Chart(f"ATA: importance, {name}", text, _plain(figure)))
@@ -226,7 +260,9 @@ def attention(found: Look) -> list[Chart]:
             marker={"color": "white", "size": 5, "line": {"color": "black", "width": 1}},
             hovertemplate="part %{y} is taken from frame %{x}<extra></extra>",
         )  # fmt: skip
-        taken = ", ".join(f"part {part} from frame {frame}" for part, frame in enumerate(found.source.tolist()))
+        taken = ", ".join(
+            f"part {part} from frame {frame}" for part, frame in enumerate(found.source.tolist())
+        )
         text = f"Heat map of SSFL's scores. It takes {taken}."
         charts.append(Chart("SSFL: scores, parts taken", text, _plain(figure)))
     return charts
@@ -237,7 +273,11 @@ def _frames_by_parts(weights: np.ndarray, what: str, **scale: Any) -> go.Figure:
     figure = _heat(weights.T, None, None, ("frame", "part"), hover, digits=4, **scale)
     frames, parts = weights.shape
     for axis, ends in (("xaxis", [-0.5, frames - 0.5]), ("yaxis", [parts - 0.5, -0.5])):
-        whole = _whole_numbers(0, round(max(ends) - 0.5)) | {"range": ends, "type": "linear", "autorange": None}
+        whole = _whole_numbers(0, round(max(ends) - 0.5)) | {
+            "range": ends,
+            "type": "linear",
+            "autorange": None,
+        }
         figure.update_layout({axis: whole})
     return figure
 
@@ -253,7 +293,12 @@ def _heat(
 ) -> go.Figure:
     """Draw cells (Y, X) from the top down; those without a value stay grey."""
     z = [[None if np.isnan(value) else round(float(value), digits) for value in line] for line in cells]
-    settings = {"colorscale": "Cividis", "colorbar": BAR, "hovertemplate": f"{hover}<extra></extra>", **settings}
+    settings = {
+        "colorscale": "Cividis",
+        "colorbar": BAR,
+        "hovertemplate": f"{hover}<extra></extra>",
+        **settings,
+    }
     figure = go.Figure(go.Heatmap(x=x, y=y, z=z, **settings))
     axes = [{"title": {"text": title}, "type": "category", "showgrid": False} for title in titles]
     figure.update_layout(xaxis=axes[0], yaxis=axes[1] | {"autorange": "reversed"}, plot_bgcolor=EMPTY)

@@ -1,8 +1,9 @@
-"""What a comparison of runs says: which belong together, rows of equal settings, differences with intervals, notes.
+"""What a comparison of runs says: which belong together, rows of equal settings, differences with intervals,
+notes.
 
-Runs that differ in nothing but the seed are one row: mean ± standard deviation, best first, the difference to a
-baseline with an interval from resampling the test subjects, and of the settings only those that differ. Of two runs
-that are named each is a row, and the first is the baseline.
+Runs that differ in nothing but the seed are one row: mean ± standard deviation, best first, the difference to
+a baseline with an interval from resampling the test subjects, and of the settings only those that differ. Of
+two runs that are named each is a row, and the first is the baseline.
 """
 
 import json
@@ -25,7 +26,8 @@ from cstl.run_folder import PROBES, find_runs
 
 RULE = "rank-1 (%), every probe counted, identical views excluded"
 FEW_SUBJECTS = 20  # fewer than these, and an interval from resampling them is too narrow
-IGNORED_WHEN_GROUPING = ("seed", "model.network.height")  # seeds vary within a row, the height is the resolution's
+# seeds vary within a row, the height is the resolution's
+IGNORED_WHEN_GROUPING = ("seed", "model.network.height")
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,13 @@ class Table:
 def compare(
     folders: Sequence[Path], baseline: Sequence[str] = (), resamples: int = 2000, seed: int = 0
 ) -> tuple[list[Table], list[str]]:
-    """Return tables of the runs in some folders, one for each set of test subjects, and what else is to be said.
+    """Return tables of the runs in some folders, one for each set of test subjects, and what else is to be
+    said.
 
     Args:
         folders: runs, sweeps, or folders that hold some.
-        baseline: what is compared with: a run's folder, or settings such as `model.triplet.margin=0.2`. Nothing: of
-            two runs the first; else the first row with the paper's model, or the first.
+        baseline: what is compared with: a run's folder, or settings such as `model.triplet.margin=0.2`.
+            Nothing: of two runs the first; else the first row with the paper's model, or the first.
         resamples: how often the test subjects are drawn again, with replacement.
         seed: of the drawing.
 
@@ -108,7 +111,9 @@ def compare(
             remarks.append(f"{folder} is left out: no run is in it")
     runs = [Entry(path) for path in dict.fromkeys(path.resolve() for path in paths)]
     if not runs:
-        raise ValueError(f"no run in {', '.join(map(str, folders))}; expected folders that `python -m cstl.train` made")
+        raise ValueError(
+            f"no run in {', '.join(map(str, folders))}; expected folders that `python -m cstl.train` made"
+        )
     pair = len(runs) == len(folders) == 2
     if pair and not baseline:
         chosen = [runs[0].folder]
@@ -127,14 +132,16 @@ def compare(
         differ = [kind for kind, *values in kinds if len(set(values)) > 1]
         remarks.insert(
             0,
-            f"{len(parts)} tables, since {listed(differ or ['runs'])} differ: a difference across them would mean "
-            "nothing",
+            f"{len(parts)} tables, since {listed(differ or ['runs'])} differ: a difference across them "
+            "would mean nothing",
         )
     return tables, remarks
 
 
 def _apart(runs: Iterable[Entry]) -> list[list[Entry]]:
-    """Return the runs that can be compared with each other; runs without a result come to those they belong to."""
+    """Return the runs that can be compared with each other; runs without a result come to those
+    they belong to.
+    """
     parts: dict[Identity | None, list[Entry]] = {}
     for run in runs:
         if run.is_finished:
@@ -185,7 +192,12 @@ def _table(
 
 
 def _notes(
-    rows: list[Row], settings: list[str], probes: list[str], all_probes: list[str], place: int | None, resamples: int
+    rows: list[Row],
+    settings: list[str],
+    probes: list[str],
+    all_probes: list[str],
+    place: int | None,
+    resamples: int,
 ) -> list[str]:
     finished, notes = [run for row in rows for run in row.runs], []
     if probes:
@@ -204,8 +216,8 @@ def _notes(
         if any(row.interval for row in rows):
             tested = len(next(run.outcome.subjects for run in finished if run.outcome))
             text += (
-                f"; in brackets 95 % of {resamples} resamples of the {tested} test subjects, the same for both rows, "
-                "with seeds and gallery as they are"
+                f"; in brackets 95 % of {resamples} resamples of the {tested} test subjects, the same for "
+                "both rows, with seeds and gallery as they are"
             )
             if tested < FEW_SUBJECTS:
                 text += f". {tested} subjects are few: the interval is narrower than it should be"
@@ -216,18 +228,21 @@ def _notes(
     if finished and all(run.held_out is not None for run in finished):
         best = max(range(len(rows)), key=lambda i: fmean(run.held_out or 0.0 for run in rows[i].runs))
         notes.append(
-            f"held-out: rank-1 on held-out training subjects, highest for #{best + 1}. Choose settings by it; the test "
-            "subjects are for the report"
+            f"held-out: rank-1 on held-out training subjects, highest for #{best + 1}. Choose settings by "
+            "it; the test subjects are for the report"
         )
     notes += [f"{run.title}: {remark}" for run in finished for remark in remarks_of(run.results)]
     notes += [
-        f"{run.title}: without an interval: {PROBES} is {run.problems[PROBES]}" for run in finished if not run.outcome
+        f"{run.title}: without an interval: {PROBES} is {run.problems[PROBES]}"
+        for run in finished
+        if not run.outcome
     ]
     return notes
 
 
 def _differing(runs: Sequence[Entry], pair: bool) -> tuple[list[str], dict[str, Any]]:
-    """Return the keys of the settings that differ, and the settings that do not; of two runs the seed is one of them.
+    """Return the keys of the settings that differ, and the settings that do not; of two runs the seed is one
+    of them.
 
     What the names of the networks tell already is in neither.
     """
@@ -240,7 +255,9 @@ def _differing(runs: Sequence[Entry], pair: bool) -> tuple[list[str], dict[str, 
         values = {run: json.dumps(run.settings.get(key), default=str) for run in known}
         if len({value for run, value in values.items() if key in run.settings or run.config}) < 2:
             same[key] = next(run.settings[key] for run in known if key in run.settings)
-        elif not key.startswith("model.network.") or len({(run.method, values[run]) for run in known}) > len(methods):
+        elif not key.startswith("model.network.") or len({(run.method, values[run]) for run in known}) > len(
+            methods
+        ):
             differing.append(key)
     return differing, same
 
@@ -253,11 +270,15 @@ def _baseline(
         return None
     if folders:
         home = folders[0].resolve()
-        matching = [i for i, row in enumerate(rows) if any(home in (r.folder, r.folder.parent) for r in row.runs)]
+        matching = [
+            i for i, row in enumerate(rows) if any(home in (r.folder, r.folder.parent) for r in row.runs)
+        ]
     else:
         expected = _typed_settings(asked) if asked else {k: v for k, v in _paper().items() if k in settings}
         matching = [
-            i for i, row in enumerate(rows) if all(row.settings.get(k, UNKNOWN) == v for k, v in expected.items())
+            i
+            for i, row in enumerate(rows)
+            if all(row.settings.get(k, UNKNOWN) == v for k, v in expected.items())
         ]
         if not asked:
             return matching[0] if matching else 0
@@ -271,7 +292,8 @@ def _typed_settings(asked: Sequence[str]) -> dict[str, Any]:
     parts = [part for text in asked for part in shlex.split(text)]
     if wrong := [part for part in parts if "=" not in part]:
         raise ValueError(
-            f"--baseline {wrong[0]}: expected a run's folder that is there, or settings such as 'data.frames=30'"
+            f"--baseline {wrong[0]}: expected a run's folder that is there, or settings such as "
+            "'data.frames=30'"
         )
     return decisive(OmegaConf.to_container(OmegaConf.from_dotlist(parts), resolve=True))  # type: ignore[arg-type]
 
@@ -284,8 +306,12 @@ def _paper() -> dict[str, Any]:
     return {key: value for key, value in settings.items() if "$" not in str(value) and "defaults" not in key}
 
 
-def _with_differences(rows: Sequence[Row], number: int, probes: Sequence[str], resamples: int, seed: int) -> list[Row]:
-    """Return the rows with their differences to one of them; with intervals where all runs say who was recognised."""
+def _with_differences(
+    rows: Sequence[Row], number: int, probes: Sequence[str], resamples: int, seed: int
+) -> list[Row]:
+    """Return the rows with their differences to one of them; with intervals where all runs say
+    who was recognised.
+    """
 
     def drawn(row: Row) -> dict[str, np.ndarray] | None:
         """The same test subjects for every row, since the seed is."""

@@ -13,7 +13,8 @@ from cstl.reporting.comparison import Row, Table, typed_value
 from cstl.reporting.entry import Entry
 from cstl.reporting.page import render
 
-DRAWN, AGAINST = 5, 2  # rows with lines and curves, and with heat maps of the difference to the baseline, at most
+# rows with lines and curves, and with heat maps of the difference to the baseline, at most
+DRAWN, AGAINST = 5, 2
 WIDTH = 150  # of an interval's picture, in pixels
 
 
@@ -83,7 +84,8 @@ def _group(table: Table) -> dict[str, Any]:
         "notes": table.notes,
         "same": [(key, typed_value(value)) for key, value in table.same.items()],
         "line_charts": [
-            replace(charts.per_view(probe, rows, views, list(shown)), tall=len(shown) > 3)  # its legend has many lines
+            # its legend has many lines
+            replace(charts.per_view(probe, rows, views, list(shown)), tall=len(shown) > 3)
             for probe, views, rows in panels
         ],
         "still_lines": _still(figures.lines, panels, names=list(shown)) if panels else None,
@@ -91,7 +93,9 @@ def _group(table: Table) -> dict[str, Any]:
             charts.cross_view(title, cells, views, difference=True, colour=about[title])
             for title, cells in differences.items()
         ],
-        "still_differences": _still(figures.cross_view, differences, views, True, about) if differences else None,
+        "still_differences": _still(figures.cross_view, differences, views, True, about)
+        if differences
+        else None,
         "curves": curve_charts,
         "still_curves": _still(figures.compared_curves, curves) if curve_charts else None,
         "left_out": len(drawn) - len(shown),
@@ -117,7 +121,9 @@ def _names(table: Table) -> list[str]:
 
 def _unfinished(table: Table, names: Sequence[str]) -> dict[str, Row]:
     """Return the first rows without a result: their curves show how far they got."""
-    return dict([(name, row) for name, row in zip(names, table.rows, strict=True) if not row.finished][:AGAINST])
+    return dict(
+        [(name, row) for name, row in zip(names, table.rows, strict=True) if not row.finished][:AGAINST]
+    )
 
 
 def _places(table: Table) -> Callable[[Row], tuple[float, float, float, float] | None]:
@@ -152,7 +158,9 @@ def _paper(table: Table) -> tuple[str, list[str]] | None:
 
 def _mean_of(row: Row, values: Callable[[Entry], np.ndarray]) -> np.ndarray | None:
     """Return the mean over a row's runs of what is known of them; None where one has no probes."""
-    return np.mean([values(run) for run in row.runs], axis=0) if all(run.outcome for run in row.runs) else None
+    return (
+        np.mean([values(run) for run in row.runs], axis=0) if all(run.outcome for run in row.runs) else None
+    )
 
 
 def _per_view(table: Table, shown: Mapping[str, Row]) -> list[figures.Panel]:

@@ -1,4 +1,6 @@
-"""A run in a comparison: its settings, who was recognised, and what it must share with others to be compared."""
+"""A run in a comparison: its settings, who was recognised, and what it must share with others
+to be compared.
+"""
 
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,8 @@ from cstl.run_folder import PROBES, Run
 UNKNOWN = "?"
 MOST_CELLS = 5 * 10**7  # subjects × views × views × probes, each two numbers in memory
 
-Identity = tuple[Any, ...]  # what two runs must share to be compared: data set, resolution, protocol, test subjects
+# what two runs must share to be compared: data set, resolution, protocol, test subjects
+Identity = tuple[Any, ...]
 
 
 class Outcome(NamedTuple):
@@ -48,7 +51,9 @@ class Entry(Run):
         if self.results and self.results["trained_on"] != self.results["dataset"]:
             settings["trained_on"] = self.results["trained_on"]
         # null is as good as absent
-        return {"method": self.method} | {shown(key): v for key, v in settings.items() if v not in ("???", None)}
+        return {"method": self.method} | {
+            shown(key): v for key, v in settings.items() if v not in ("???", None)
+        }
 
     @cached_property
     def known(self) -> Plain:
@@ -82,15 +87,21 @@ class Entry(Run):
             return None
         if (found := self.probes) is None or (protocol := self.protocol) is None:
             older = "not there (from an older version; evaluate the checkpoint again)"
-            self.problems.setdefault(PROBES, older if found is None else "of no use without a protocol in config.yaml")
+            self.problems.setdefault(
+                PROBES, older if found is None else "of no use without a protocol in config.yaml"
+            )
             return None
         size = (len(found.subjects), len(found.views), len(found.views))
         if size[1] > 128 or np.prod(size, dtype=float) * len(protocol.probes) > MOST_CELLS:
-            self.problems[PROBES] = f"of {size[0]:,} subjects in {size[1]:,} views, more than can be resampled"
+            self.problems[PROBES] = (
+                f"of {size[0]:,} subjects in {size[1]:,} views, more than can be resampled"
+            )
             return None
         tallies = {}
         for probe, members in protocol.probes.items():
-            chosen = np.isin(found.condition, [i for i, name in enumerate(found.conditions) if name in members])
+            chosen = np.isin(
+                found.condition, [i for i, name in enumerate(found.conditions) if name in members]
+            )
             arrays = {key: getattr(found, key)[chosen] for key in found._fields[:9]}
             tallies[probe] = tally(from_arrays(arrays, found.gallery_sequences > 0), size[1], size[0])
         outcome = Outcome(found.subjects, found.views, tallies)

@@ -1,4 +1,6 @@
-"""Figures for papers, all in one style: `paper.mplstyle`. Each function draws one; `save` writes it as PDF and PNG."""
+"""Figures for papers, all in one style: `paper.mplstyle`. Each function draws one; `save`
+writes it as PDF and PNG.
+"""
 
 import io
 import math
@@ -88,7 +90,9 @@ def _printed(figure: Figure, ending: str, metadata: dict[str, None]) -> bytes:
 
 @styled
 def curves(found: Mapping[str, Curve], probes: Sequence[str]) -> Figure:
-    """Draw the losses and the rank-1 curves over the iterations, from the columns of a run's `metrics.csv`."""
+    """Draw the losses and the rank-1 curves over the iterations, from the columns of a run's
+    `metrics.csv`.
+    """
     losses = [
         (label, found[f"train/{name}"], colour, "-")
         for (name, label), colour in zip(LOSSES.items(), LOSS_COLOURS, strict=True)
@@ -106,7 +110,9 @@ def curves(found: Mapping[str, Curve], probes: Sequence[str]) -> Figure:
 
 @styled
 def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
-    """Draw the loss and the mean rank-1 of several runs over the iterations, by the columns of their `metrics.csv`."""
+    """Draw the loss and the mean rank-1 of several runs over the iterations, by the columns of
+    their `metrics.csv`.
+    """
     looks = [line_look(i)[:2] for i in range(len(runs))]
 
     def of(column: str) -> list[tuple[str, Curve, str, str]]:
@@ -137,7 +143,13 @@ def _curves(panels: Mapping[str, Sequence[tuple[str, Curve, str, str]]]) -> Figu
 
 def _legend_below(axes: Axes, **settings: Any) -> None:
     """Say below the axes, and not on the data, what is what."""
-    settings = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "ncols": 4, "columnspacing": 1.0, **settings}
+    settings = {
+        "loc": "upper center",
+        "bbox_to_anchor": (0.5, -0.22),
+        "ncols": 4,
+        "columnspacing": 1.0,
+        **settings,
+    }
     axes.legend(**settings)
 
 
@@ -148,7 +160,9 @@ def whole_numbers(ticks: int) -> MaxNLocator:
 
 def rank1(result: CrossViewResult) -> Figure:
     """Return heat maps of rank-1 over probe view × gallery view, one for each set of probes."""
-    return cross_view({probe: cells[:, :, 0].numpy() for probe, cells in result.accuracy.items()}, result.views)
+    return cross_view(
+        {probe: cells[:, :, 0].numpy() for probe, cells in result.accuracy.items()}, result.views
+    )
 
 
 @styled
@@ -163,7 +177,8 @@ def cross_view(
     Args:
         cells: title → rank-1 in percent, or `difference`: one rank-1 minus another, in points.
         views: their V names.
-        colours: title → colour of a bar below it; None: those of the sets of probes, which the titles then are.
+        colours: title → colour of a bar below it; None: those of the sets of probes, which the titles then
+            are.
     """
     colours = condition_colours(list(cells)) if colours is None else colours
     low, high = 0.0, 100.0
@@ -187,8 +202,12 @@ def cross_view(
         mean = f"{short(probe, 24)}: rank-1, mean {percent(mean_excluding_identical(rank1))}"
         axes.set_title(short(probe, 40) if difference else mean)
         if probe in colours:
-            axes.plot([0, 1], [1.02, 1.02], "-", color=colours[probe], transform=axes.transAxes, clip_on=False, lw=2)
-        for i, j in ((i, j) for i in range(len(views)) for j in range(len(views)) if math.isfinite(rank1[i, j])):
+            axes.plot(
+                [0, 1], [1.02, 1.02], "-", color=colours[probe], transform=axes.transAxes, clip_on=False, lw=2
+            )
+        for i, j in (
+            (i, j) for i in range(len(views)) for j in range(len(views)) if math.isfinite(rank1[i, j])
+        ):
             dark = abs(rank1[i, j]) > 0.6 * high if difference else rank1[i, j] < 55
             text, colour = f"{rank1[i, j]:{'+' if difference else ''}.0f}", "white" if dark else "black"
             axes.text(j, i, text, ha="center", va="center", fontsize=4.5, color=colour)
@@ -200,7 +219,9 @@ def cross_view(
 
 
 def per_view(table: Table) -> Figure:
-    """Draw rank-1 over the probe views: a panel for each probe, a line for each method, as in the paper's table."""
+    """Draw rank-1 over the probe views: a panel for each probe, a line for each method, as in
+    the paper's table.
+    """
     panels = [
         (group[0].probe, table.views, [(row.method, row) for row in group if not row.is_difference])
         for group in table.groups()
@@ -209,8 +230,11 @@ def per_view(table: Table) -> Figure:
 
 
 @styled
-def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, names: Sequence[str] = ()) -> Figure:
-    """Draw rank-1 over the probe views: a panel for each (title, views, lines), a line for each (name, row) of it.
+def lines(
+    panels: Sequence[Panel], colours: Mapping[str, str] | None = None, names: Sequence[str] = ()
+) -> Figure:
+    """Draw rank-1 over the probe views: a panel for each (title, views, lines), a line for each (name, row)
+    of it.
 
     A name has one colour, dash and sign in all panels, by its place in `names` where it is there.
 
@@ -224,7 +248,9 @@ def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, nam
     figure = Figure(figsize=(WIDTH if columns > 1 else WIDTH / 2, 2.4 * height))
     grid = figure.subplots(height, columns, squeeze=False, sharey=True).ravel()
     drawn = list(dict.fromkeys(name for _, _, rows in panels for name, _ in rows))
-    looks = {name: line_look(i, many=colours is None) for i, name in enumerate(dict.fromkeys([*names, *drawn]))}
+    looks = {
+        name: line_look(i, many=colours is None) for i, name in enumerate(dict.fromkeys([*names, *drawn]))
+    }
     for axes, (title, views, rows) in zip(grid, panels, strict=False):
         for name, row in rows:
             colour, dash, sign = looks[name]
@@ -244,13 +270,17 @@ def lines(panels: Sequence[Panel], colours: Mapping[str, str] | None = None, nam
         for name, (colour, dash, sign) in looks.items()
         if name in drawn
     ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=2 if any(len(name) > 20 for name in drawn) else 6)
+    figure.legend(
+        handles=keys, loc="outside lower center", ncols=2 if any(len(name) > 20 for name in drawn) else 6
+    )
     return figure
 
 
 @styled
 def confusion(found: Confusion) -> Figure:
-    """Draw the percent of a subject's comparisons in which it was taken for another; the diagonal stays grey."""
+    """Draw the percent of a subject's comparisons in which it was taken for another; the
+    diagonal stays grey.
+    """
     side = min(WIDTH, 2.2 + 0.09 * len(found.subjects))
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.subplots()
@@ -276,9 +306,13 @@ def embedding_map(found: Map) -> Figure:
     x, y = found.places.T
     for axes, of in ((by_subject, groups(found)["subject"]), (by_kind, groups(found)["condition"])):
         for name, some, colour, sign in of:
-            axes.scatter(x[some], y[some], s=4, color=colour, marker=sign, linewidths=0, label=short(name, 12))
+            axes.scatter(
+                x[some], y[some], s=4, color=colour, marker=sign, linewidths=0, label=short(name, 12)
+            )
     views = sorted(set(found.view.tolist()))
-    for view, colour in zip(views, matplotlib.colormaps["cividis"](np.linspace(0, 1, len(views))), strict=True):
+    for view, colour in zip(
+        views, matplotlib.colormaps["cividis"](np.linspace(0, 1, len(views))), strict=True
+    ):
         some = found.view == view
         by_view.scatter(x[some], y[some], s=4, color=colour, linewidths=0, label=short(view, 12))
     for axes, title in ((by_subject, "subject"), (by_view, f"view{unit(views)}"), (by_kind, "condition")):
@@ -295,10 +329,14 @@ def embedding_map(found: Map) -> Figure:
 
 @styled
 def attention(found: Look, title: str) -> Figure:
-    """Draw ATA's importance of the scales and SSFL's scores over frames and parts, and the recombined frame."""
+    """Draw ATA's importance of the scales and SSFL's scores over frames and parts, and the
+    recombined frame.
+    """
     panels = found.scales | ({"SSFL score": found.scores} if found.scores is not None else {})
     figure = Figure(figsize=(WIDTH, 1.0 + 0.95 * len(panels)))
-    grid = figure.add_gridspec(1 + len(panels), 2, width_ratios=[5, 1], height_ratios=[0.7, *[1] * len(panels)])
+    grid = figure.add_gridspec(
+        1 + len(panels), 2, width_ratios=[5, 1], height_ratios=[0.7, *[1] * len(panels)]
+    )
     frames = len(found.silhouettes)
     top = figure.add_subplot(grid[0, 0])
     some = np.linspace(0, frames - 1, min(frames, 16)).round().astype(int)
@@ -339,7 +377,9 @@ def attention(found: Look, title: str) -> Figure:
 
 @styled
 def strips(lines: Sequence[Sequence[tuple[str, np.ndarray]]], frames: int = 8) -> Figure:
-    """Draw sequences (T, H, W) as frames side by side, each under its title; so many lines of so many sequences."""
+    """Draw sequences (T, H, W) as frames side by side, each under its title; so many lines of
+    so many sequences.
+    """
     figure = Figure(figsize=(WIDTH, 0.85 * len(lines)))
     panels = figure.subplots(len(lines), max(map(len, lines)), squeeze=False)
     for axes in panels.flat:
@@ -355,7 +395,10 @@ def strips(lines: Sequence[Sequence[tuple[str, np.ndarray]]], frames: int = 8) -
 def captions(probe: HardProbe) -> tuple[str, str, str]:
     """Say what the three sequences of a hard probe are."""
     return (
-        f"probe {probe.subject} {probe.condition} {probe.view}, missed in {probe.missed} of {probe.compared} views",
+        (
+            f"probe {probe.subject} {probe.condition} {probe.view}, missed in {probe.missed} of "
+            f"{probe.compared} views"
+        ),
         f"taken for {probe.taken_for} {probe.gallery_view}, distance {probe.nearest_distance:.2f}",
         f"right: {probe.right} {probe.gallery_view}, distance {probe.match_distance:.2f}",
     )

@@ -1,4 +1,6 @@
-"""What a run's probes say: rank-1 by pair of views, who is taken for whom, which probes are hardest, a map."""
+"""What a run's probes say: rank-1 by pair of views, who is taken for whom, which probes are
+hardest, a map.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +25,9 @@ CONFUSED = 60  # subjects in the confusion matrix, at most
 
 @dataclass(frozen=True)
 class Confusion:
-    """Percent of a subject's comparisons in which it was taken for another, float64 (K, K) over `subjects`."""
+    """Percent of a subject's comparisons in which it was taken for another, float64 (K, K) over
+    `subjects`.
+    """
 
     subjects: list[str]
     percent: np.ndarray  # row: who it was; column: taken for; the diagonal: recognised
@@ -83,7 +87,9 @@ def members(run: Run, probe: str) -> list[int]:
 
 
 def cross_view(run: Run, probe: str) -> np.ndarray:
-    """Return rank-1, every probe counted, float64 (V probe views, V gallery views), percent; NaN: nothing to count."""
+    """Return rank-1, every probe counted, float64 (V probe views, V gallery views), percent;
+    NaN: nothing to count.
+    """
     assert run.probes is not None
     rows = run.probe_table.of(members(run, probe))
     return tally(rows._replace(subject=np.zeros_like(rows.subject)), len(run.probes.views), 1).percent()
@@ -107,7 +113,9 @@ def intervals(run: Run) -> dict[str, Interval]:
     if len(subjects) * views**2 * len(run.probe_sets) > MOST_CELLS:
         return {}
     found = {probe: tally(table.of(members(run, probe)), views, len(subjects)) for probe in run.probe_sets}
-    means = {probe: float(nanmean(mean_over_galleries(sums.percent(), leave_out))) for probe, sums in found.items()}
+    means = {
+        probe: float(nanmean(mean_over_galleries(sums.percent(), leave_out))) for probe, sums in found.items()
+    }
     found = {probe: sums for probe, sums in found.items() if np.isfinite(means[probe])}
     if not found:
         return {}
@@ -128,7 +136,9 @@ def compared(run: Run) -> ProbeTable:
 
 
 def confusion(run: Run) -> Confusion | None:
-    """Return who is taken for whom, over all probes and galleries that count; None where nobody can be named."""
+    """Return who is taken for whom, over all probes and galleries that count; None where nobody
+    can be named.
+    """
     p, subject_of = run.probes, _subjects_of(run)
     if p is None or subject_of is None:
         return None
@@ -160,7 +170,9 @@ def confusion(run: Run) -> Confusion | None:
 
 
 def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
-    """Return the probes of a set that are missed in most galleries, by the largest margin first; each subject once."""
+    """Return the probes of a set that are missed in most galleries, by the largest margin
+    first; each subject once.
+    """
     p, table = run.probes, compared(run).of(members(run, probe))
     assert p is not None
     table = table.where(table.match >= 0)
@@ -196,7 +208,9 @@ def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
 
 
 def embedding_map(run: Run) -> Map | None:
-    """Return the embeddings of some subjects' sequences on the plane in which they differ most: their first two PCs."""
+    """Return the embeddings of some subjects' sequences on the plane in which they differ most:
+    their first two PCs.
+    """
     p, e = run.probes, run.embeddings
     if p is None or e is None or len(e.embedding) < 4:
         return None
@@ -261,7 +275,9 @@ def _names(run: Run) -> dict[int, str]:
 
 
 def _subjects_of(run: Run) -> np.ndarray | None:
-    """Return the subject of each line of the store's table, as a position in `Probes.subjects`; −1 for others."""
+    """Return the subject of each line of the store's table, as a position in `Probes.subjects`;
+    −1 for others.
+    """
     p, labels = run.probes, _labels(run)
     assert p is not None
     if not len(labels):

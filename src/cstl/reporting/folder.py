@@ -1,4 +1,6 @@
-"""What a page shows of a run beside its files: the paper's table, the network's weights, the store's silhouettes."""
+"""What a page shows of a run beside its files: the paper's table, the network's weights, the
+store's silhouettes.
+"""
 
 import csv
 import os
@@ -71,7 +73,9 @@ def read_run(folder: Path) -> ShownRun:
         FileNotFoundError: no such folder, or one that no run has written.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"no run folder at {folder}; runs lie in runs/NAME (python -m cstl.runs lists them)")
+        raise FileNotFoundError(
+            f"no run folder at {folder}; runs lie in runs/NAME (python -m cstl.runs lists them)"
+        )
     if not is_run(folder):
         raise FileNotFoundError(
             f"{folder} is no run folder: expected {CONFIG}, {RESULTS}, {METRICS} or one of them, found none; "
@@ -86,7 +90,8 @@ def read_run(folder: Path) -> ShownRun:
     _find_checkpoint(run)
     trained = (run.weights and run.weights.config) or {}
     if not run.config and trained.get("dataset", {}).get("name") == run.dataset:
-        run.config = shown_settings(trained)  # an evaluation on the data set that the checkpoint was trained on
+        # an evaluation on the data set that the checkpoint was trained on
+        run.config = shown_settings(trained)
     _name_method(run)
     _find_store(run)
     _explain(run)
@@ -105,11 +110,15 @@ def _read_table(path: Path) -> Table:
         rows.append(Row(shown(probe, 60), shown(method, 60), tuple(values), mean))
     if not 3 < len(header) <= LIMITS["views"] or len(rows) > LIMITS["views"]:
         raise ValueError(f"{len(header)} columns and {len(rows)} rows are no table of views")
-    return Table(shown(title.removeprefix("# ")), tuple(shown(view, 60) for view in header[2:-1]), tuple(rows))
+    return Table(
+        shown(title.removeprefix("# ")), tuple(shown(view, 60) for view in header[2:-1]), tuple(rows)
+    )
 
 
 def _find_checkpoint(run: ShownRun) -> None:
-    """The checkpoint that the results belong to, wherever the run was moved; of an unfinished run, the last."""
+    """The checkpoint that the results belong to, wherever the run was moved; of an unfinished
+    run, the last.
+    """
     own = run.folder / CHECKPOINTS
     found = []
     if named := run.results.get("checkpoint"):
@@ -130,16 +139,20 @@ def _find_checkpoint(run: ShownRun) -> None:
 
 
 def _name_method(run: ShownRun) -> None:
-    """Earlier versions called every network CSTL and set the paper's rows beside it without a look at the rest."""
+    """Earlier versions called every network CSTL and set the paper's rows beside it without a
+    look at the rest.
+    """
     if run.results and "method" not in run.results:
         if run.table and any(row.is_difference or row.method.endswith(" (paper)") for row in run.table.rows):
             run.notes.append(
-                "The paper's rows are left out: this run is of an earlier version, which did not look whether "
-                "all is as it was published; evaluate its checkpoint again."
+                "The paper's rows are left out: this run is of an earlier version, which did not look "
+                "whether all is as it was published; evaluate its checkpoint again."
             )
         renamed = {"CSTL": run.method}
         if run.table:
-            rows = [row for row in run.table.rows if not (row.is_difference or row.method.endswith(" (paper)"))]
+            rows = [
+                row for row in run.table.rows if not (row.is_difference or row.method.endswith(" (paper)"))
+            ]
             rows = [replace(row, method=renamed.get(row.method, row.method)) for row in rows]
             run.table = replace(run.table, rows=tuple(rows))
         measures = run.results.get("measures") or {}
@@ -167,16 +180,16 @@ def _find_store(run: ShownRun) -> None:
     if tested_on not in (None, store.fingerprint):
         run.notes.append(
             f"Silhouettes are left out: the store {paths[0]} is not the one that the run was tested on, its "
-            f"fingerprint is {store.fingerprint}, not {tested_on}; evaluate the checkpoint again on the store as it "
-            "is now."
+            f"fingerprint is {store.fingerprint}, not {tested_on}; evaluate the checkpoint again on the "
+            "store as it is now."
         )
         return
     if run.probes is not None:
         lines, subject = run.probes.sequence, np.array(run.probes.subjects)[run.probes.subject]
         if lines.max(initial=0) >= len(store) or (store.subjects[lines] != subject).any():
             run.notes.append(
-                f"Silhouettes are left out: the store {paths[0]} is not the one that the run was tested on, its "
-                "sequences are others; evaluate the checkpoint again on the store as it is now."
+                f"Silhouettes are left out: the store {paths[0]} is not the one that the run was tested on, "
+                "its sequences are others; evaluate the checkpoint again on the store as it is now."
             )
             return
     run.store = store
@@ -187,25 +200,31 @@ def _explain(run: ShownRun) -> None:
     done, asked = run.steps
     if not run.is_finished:
         if done:
-            progress = f"{done:,} of {asked:,} iterations are logged" if asked else f"{done:,} iterations are logged"
+            progress = (
+                f"{done:,} of {asked:,} iterations are logged" if asked else f"{done:,} iterations are logged"
+            )
         else:
             progress = "no iteration is logged yet"
         if run.error is not None:
             run.notes.insert(0, f"It failed: {run.error or 'no message'}")
         run.notes.insert(
             0,
-            f"This run is not finished: {progress}, and results.json is not there. The same command goes on with it; "
-            "this page shows what there is.",
+            f"This run is not finished: {progress}, and results.json is not there. The same command goes on "
+            "with it; this page shows what there is.",
         )
     elif run.probes is None and not (run.folder / PROBES).exists():
         again = (
-            f"python -m cstl.evaluate checkpoint='{run.checkpoint}'" if run.checkpoint else "python -m cstl.evaluate"
+            f"python -m cstl.evaluate checkpoint='{run.checkpoint}'"
+            if run.checkpoint
+            else "python -m cstl.evaluate"
         )
         run.notes.append(
-            "Heat maps, confusions and the hardest probes are left out: probes.npz is not there, as in runs of older "
-            f"versions. {again} writes it."
+            "Heat maps, confusions and the hardest probes are left out: probes.npz is not there, as in runs "
+            f"of older versions. {again} writes it."
         )
     run.notes[:0] = remarks_of(run.results)
     for probe, row in run.results.get("rank1", {}).items():
         if row["mean"] is None:
-            run.notes.append(f"{probe} has no result: no probe sequence of it could be counted in the test set.")
+            run.notes.append(
+                f"{probe} has no result: no probe sequence of it could be counted in the test set."
+            )

@@ -25,12 +25,16 @@ _MARKERS = "osD^vP"
 
 
 def is_pair(table: Table) -> bool:
-    """Tell whether a table is of two runs: what differs between them is then said first, each run a column."""
+    """Tell whether a table is of two runs: what differs between them is then said first, each
+    run a column.
+    """
     return len(table.rows) == 2 and all(len(row.runs) == 1 for row in table.rows)
 
 
 def titles(table: Table) -> list[str]:
-    """Return what the first run of each row is called: its folder, or where that is a number more of its path."""
+    """Return what the first run of each row is called: its folder, or where that is a number
+    more of its path.
+    """
     runs = [row.runs[0] for row in table.rows]
     clear = len({run.name for run in runs}) == len(runs) and not any(run.name.isdecimal() for run in runs)
     return [run.name if clear else run.title for run in runs]
@@ -42,13 +46,17 @@ def differing(table: Table) -> list[list[str]]:
 
 
 def numbers(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Return headings and cells of what a table says in numbers; the last is the difference with its interval."""
+    """Return headings and cells of what a table says in numbers; the last is the difference
+    with its interval.
+    """
     finished = [row for row in table.rows if row.finished]
     held_out = bool(finished) and all(run.held_out is not None for row in finished for run in row.runs)
     columns, lines = [*table.probes, "mean", *(["held-out"] if held_out else []), "difference"], []
     for i, row in enumerate(table.rows):
         cells = [f"{fmean(row.means[probe]):.1f}" if row.finished else "" for probe in table.probes]
-        cells.append(_spread(row.means["mean"]) if row.means else MISSING if row.finished else row.runs[0].state)
+        cells.append(
+            _spread(row.means["mean"]) if row.means else MISSING if row.finished else row.runs[0].state
+        )
         if held_out:
             cells.append(f"{fmean(run.held_out or 0.0 for run in row.runs):.1f}" if row.finished else "")
         lines.append([*cells, "baseline" if i == table.baseline else _difference(row)])
@@ -94,13 +102,16 @@ def short(keys: Iterable[str]) -> dict[str, str]:
 
 def _places(table: Table) -> list[list[str]]:
     """Return the place and the number of runs of each row."""
-    return [[str(i), str(len(row.runs))] if row.finished else [MISSING, ""] for i, row in enumerate(table.rows, 1)]
+    return [
+        [str(i), str(len(row.runs))] if row.finished else [MISSING, ""] for i, row in enumerate(table.rows, 1)
+    ]
 
 
 def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
     """Return what rich's `Console.print` shows in `width` characters.
 
-    Of two runs first what differs. Else a leaderboard, in which settings are columns where they fit, or lines of one.
+    Of two runs first what differs. Else a leaderboard, in which settings are columns where they fit, or lines
+    of one.
     """
     names, (columns, lines) = titles(table), numbers(table)
     parts: list[Text | rich.table.Table] = [Text(table.title, style="bold"), Text()]
@@ -110,12 +121,22 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
         else:
             parts += [Text("no setting differs"), Text()]
         parts.append(
-            render(["run", *columns], [[name, *line] for name, line in zip(names, lines, strict=True)], "terminal")
+            render(
+                ["run", *columns],
+                [[name, *line] for name, line in zip(names, lines, strict=True)],
+                "terminal",
+            )
         )
         same = f"the same in both: {len(table.same)} settings" if table.same else ""
-        return [*parts, Text(), *map(Text, wrapped(filter(None, [same, *_without_result(table), *table.notes]), width))]
+        return [
+            *parts,
+            Text(),
+            *map(Text, wrapped(filter(None, [same, *_without_result(table), *table.notes]), width)),
+        ]
 
-    settings = {part: [setting(row, key) for row in table.rows] for key, part in short(table.settings).items()}
+    settings = {
+        part: [setting(row, key) for row in table.rows] for key, part in short(table.settings).items()
+    }
     finished = [i for i, row in enumerate(table.rows) if row.finished]
     if len({tuple(cells[i] for cells in settings.values()) for i in finished}) < len(finished):
         settings["run"] = names  # nothing else tells these rows from each other
@@ -128,7 +149,9 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
         for (place, count), line, *cells in zip(_places(table), lines, *settings.values(), strict=True)
     ]
     words, quiet = range(1, 1 + len(settings)), [i for i in range(len(rows)) if i not in finished]
-    parts.append(render(["#", *settings, "runs", *columns], rows, "terminal", words=words, quiet=quiet, tight=True))
+    parts.append(
+        render(["#", *settings, "runs", *columns], rows, "terminal", words=words, quiet=quiet, tight=True)
+    )
     return [*parts, Text(), *map(Text, wrapped([*_without_result(table), *table.notes], width))]
 
 
@@ -151,11 +174,19 @@ def to_markdown(table: Table) -> str:
     """Return a pipe table with every differing setting, under its title and above its notes."""
     columns, lines = numbers(table)
     rows = [
-        [place, *(setting(row, key) for key in table.settings), count, *line, ", ".join(run.title for run in row.runs)]
+        [
+            place,
+            *(setting(row, key) for key in table.settings),
+            count,
+            *line,
+            ", ".join(run.title for run in row.runs),
+        ]
         for (place, count), line, row in zip(_places(table), lines, table.rows, strict=True)
     ]
     head = ["#", *table.settings, "runs", *columns, "folders"]
-    text = render(head, rows, "md", title=table.title, words=(*range(1, 1 + len(table.settings)), len(head) - 1))
+    text = render(
+        head, rows, "md", title=table.title, words=(*range(1, 1 + len(table.settings)), len(head) - 1)
+    )
     return f"{text}\n" + "".join(f"- {escaped(note)}\n" for note in [*_without_result(table), *table.notes])
 
 
@@ -193,7 +224,9 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 
 def draw(tables: Sequence[Table]) -> Figure:
-    """The scores with their deviation over the seeds, and the differences with their intervals, a line for each row."""
+    """The scores with their deviation over the seeds, and the differences with their intervals,
+    a line for each row.
+    """
     finished = [[row for row in table.rows if row.finished] for table in tables]
     heights = [0.36 * len(rows) + 1.1 for rows in finished]
     figure = Figure(figsize=(10, sum(heights) + 0.6), layout="constrained")
@@ -217,7 +250,8 @@ def draw(tables: Sequence[Table]) -> Figure:
             )
         labels = [label_of(row, table.settings) or row.runs[0].title for row in rows]
         scores.set_yticks(
-            places, [textwrap.shorten(f"#{i} {label}", 60, placeholder=" …") for i, label in enumerate(labels, 1)]
+            places,
+            [textwrap.shorten(f"#{i} {label}", 60, placeholder=" …") for i, label in enumerate(labels, 1)],
         )
         scores.set_xlabel("rank-1, identical views excluded (%)")
         scores.set_title(table.title.partition(": ")[0], fontsize="medium", loc="left")

@@ -63,7 +63,9 @@ def report_run(folder: str | Path, out: str | Path | None = None) -> Path:
 def _page_of_run(run: Run) -> dict[str, Any]:
     """Return what the template of one run needs; draws the figures on the way."""
     folder = run.folder / "figures"
-    stills: dict[str, str | None] = dict.fromkeys(("curves", "cross_view", "per_view", "confusion", "embeddings"))
+    stills: dict[str, str | None] = dict.fromkeys(
+        ("curves", "cross_view", "per_view", "confusion", "embeddings")
+    )
 
     def still(name: str, figure: Figure) -> str:
         stills[name] = pictures.inlined(figures.save(figure, folder, name))
@@ -124,7 +126,9 @@ def _page_of_run(run: Run) -> dict[str, Any]:
             page["hardest"] = _hardest(run)
             if page["hardest"]:
                 trios = [
-                    list(zip(figures.captions(probe), (_frames(run, line) for line in probe.trio), strict=True))
+                    list(
+                        zip(figures.captions(probe), (_frames(run, line) for line in probe.trio), strict=True)
+                    )
                     for probe, _ in page["hardest"]
                 ]
                 figures.save(figures.strips(trios), folder, "hardest")
@@ -143,12 +147,15 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "how": ("How it was made", True),
     }
     sections = [(name, label) for name, (label, there) in names.items() if there]
-    page["notes"] = [note for note in run.notes if note not in remarks_of(run.results)]  # the verdict has those
+    # the verdict has those
+    page["notes"] = [note for note in run.notes if note not in remarks_of(run.results)]
     return page | {"sections": sections, "figures": f"{run.name}/figures" if drawn else None}
 
 
 def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving]]]]:
-    """Return the hardest probes of each set, each with its three sequences: what it is, whose, how far, in motion."""
+    """Return the hardest probes of each set, each with its three sequences: what it is, whose,
+    how far, in motion.
+    """
     shown = []
     for name in run.probe_sets:
         for probe in findings.hardest(run, name, HARDEST):
@@ -182,13 +189,24 @@ def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
     store, looks = run.store, []
     assert store is not None
     assert run.probes is not None
-    for whose, line in pictures.examples(store, run.probe_sets, run.probes.views, run.probes.subjects).items():
+    for whose, line in pictures.examples(
+        store, run.probe_sets, run.probes.views, run.probes.subjects
+    ).items():
         found = pictures.look(network, pictures.frames_of(store, line, pictures.LOOKED_AT))
         if found is None:
             run.notes.append("What the network looks at is left out: this ablation has neither ATA nor SSFL.")
             return []
-        item: dict[str, Any] = {"title": whose, "moving": _moving(found.silhouettes, f"Silhouettes of {whose}")}
-        item |= {"recombined": None, "tinted": None, "sources": [], "more": 0, "charts": charts.attention(found)}
+        item: dict[str, Any] = {
+            "title": whose,
+            "moving": _moving(found.silhouettes, f"Silhouettes of {whose}"),
+        }
+        item |= {
+            "recombined": None,
+            "tinted": None,
+            "sources": [],
+            "more": 0,
+            "charts": charts.attention(found),
+        }
         if found.scores is not None:
             taken = pictures.sources(found)
             item["recombined"] = pictures.data_uri(pictures.recombine(found))
@@ -202,7 +220,9 @@ def _looks(run: Run, still: Any) -> list[dict[str, Any]]:
                 }
                 for frame, parts in taken[: pictures.SOURCES]
             ]
-        item["still"] = still(f"attention_{_file_name(whose.rpartition(': ')[0])}", figures.attention(found, whose))
+        item["still"] = still(
+            f"attention_{_file_name(whose.rpartition(': ')[0])}", figures.attention(found, whose)
+        )
         looks.append(item)
     return looks
 
@@ -215,7 +235,10 @@ def _frames(run: Run, line: int) -> np.ndarray:
 def _moving(silhouettes: np.ndarray, text: str) -> Moving:
     frames, height, width = silhouettes.shape
     return Moving(
-        pictures.data_uri(pictures.strip(silhouettes)), f"{text}, {frames} frames", frames, 64 * width / height
+        pictures.data_uri(pictures.strip(silhouettes)),
+        f"{text}, {frames} frames",
+        frames,
+        64 * width / height,
     )
 
 
@@ -233,7 +256,10 @@ def _verdict(run: Run, between: Mapping[str, Interval]) -> dict[str, Any] | None
     if subjects:
         facts.append(("guessing", f"{100 / subjects:.1f} %", "chance, a gallery of all test subjects"))
     theirs = f"{run.published} (paper)"
-    against = {"GEI": ("baseline", "gait energy images, which learn nothing"), theirs: ("paper", "as published")}
+    against = {
+        "GEI": ("baseline", "gait energy images, which learn nothing"),
+        theirs: ("paper", "as published"),
+    }
     for method, (name, note) in against.items():
         rows = [row for row in run.table.rows if row.method == method] if run.table else []
         others = [row.mean for row in rows if row.mean is not None]
@@ -296,7 +322,9 @@ def state_of(run: Run) -> str:
     done, asked = run.steps
     if not run.is_finished:
         return f"not finished, {done:,}" + (f" of {asked:,}" if asked else "") + " iterations logged"
-    return f"{run.results.get('test_subjects', MISSING)} test subjects" + (f", {done:,} iterations" if done else "")
+    return f"{run.results.get('test_subjects', MISSING)} test subjects" + (
+        f", {done:,} iterations" if done else ""
+    )
 
 
 def _reported(run: Run) -> str:
@@ -313,7 +341,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
             ("training subjects", _training_subjects(r)),
             ("test subjects", _coverage(r)),
             ("gallery sequences", str(r.get("gallery_sequences", MISSING))),
-            ("probe sequences", ", ".join(f"{name} {count}" for name, count in r.get("probe_sequences", {}).items())),
+            (
+                "probe sequences",
+                ", ".join(f"{name} {count}" for name, count in r.get("probe_sequences", {}).items()),
+            ),
             ("checkpoint", Path(str(r.get("checkpoint", MISSING))).name),
             ("store fingerprint", str(r.get("store", MISSING))),
             ("configuration digest", str(r.get("configuration", MISSING))),
@@ -328,7 +359,9 @@ def _training_subjects(results: dict[str, Any]) -> str:
     if not isinstance(found, dict):
         return str(results.get("train_subjects", MISSING))
     return ", ".join(
-        f"{of['subjects']} of {name}" if isinstance(of, dict) and "subjects" in of else f"those of {name} are unknown"
+        f"{of['subjects']} of {name}"
+        if isinstance(of, dict) and "subjects" in of
+        else f"those of {name} are unknown"
         for name, of in found.items()
     )
 
@@ -361,13 +394,18 @@ def render(template: str, **values: Any) -> str:
     own = files("cstl.reporting").joinpath("templates")
     inlined = {name: own.joinpath(f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     return environment.get_template(template).render(
-        **values, **{name: Markup(text) for name, text in inlined.items()}, plotly=_plotly(), version=version("cstl")
+        **values,
+        **{name: Markup(text) for name, text in inlined.items()},
+        plotly=_plotly(),
+        version=version("cstl"),
     )
 
 
 @cache
 def _plotly() -> str:
-    """Return Plotly's script as its Python package has it, packed: a quarter of the size, and mail takes it."""
+    """Return Plotly's script as its Python package has it, packed: a quarter of the size, and
+    mail takes it.
+    """
     spec = find_spec("plotly")
     assert spec is not None
     assert spec.submodule_search_locations is not None

@@ -22,7 +22,8 @@ class Look:
     """What the network makes of one sequence: T frames, P parts."""
 
     silhouettes: np.ndarray  # uint8 (T, H, W)
-    scales: dict[str, np.ndarray]  # scale → float32 (T, P), ATA's importance, mean over the channels; empty without ATA
+    # scale → float32 (T, P), ATA's importance, mean over the channels; empty without ATA
+    scales: dict[str, np.ndarray]
     scores: np.ndarray | None  # float32 (T, P), SSFL's; None without SSFL
 
     @property
@@ -34,7 +35,9 @@ class Look:
     def range(self) -> tuple[float | None, float | None]:
         """The smallest and the largest importance; None without ATA."""
         every = [weights for weights in self.scales.values() if weights.size]
-        return min((float(w.min()) for w in every), default=None), max((float(w.max()) for w in every), default=None)
+        return min((float(w.min()) for w in every), default=None), max(
+            (float(w.max()) for w in every), default=None
+        )
 
 
 def frames_of(store: Store, sequence: int, count: int) -> np.ndarray:
@@ -60,15 +63,21 @@ def examples(
     side = "090" if "090" in views else views[len(views) // 2]
     found = {}
     for probe, conditions in list(probes.items())[:3]:
-        there = np.flatnonzero(np.isin(store.conditions, list(conditions)) & np.isin(store.subjects, list(subjects)))
+        there = np.flatnonzero(
+            np.isin(store.conditions, list(conditions)) & np.isin(store.subjects, list(subjects))
+        )
         if len(there):
             line = int(there[np.argsort(store.views[there] != side, kind="stable")[0]])
-            found[f"{probe}: {store.subjects[line]} {store.conditions[line]}, view {store.views[line]}"] = line
+            found[f"{probe}: {store.subjects[line]} {store.conditions[line]}, view {store.views[line]}"] = (
+                line
+            )
     return found
 
 
 def look(network: Any, silhouettes: np.ndarray) -> Look | None:
-    """Show any network the frames uint8 (T, H, W); None where it does not say what it looks at, see `cstl.models`."""
+    """Show any network the frames uint8 (T, H, W); None where it does not say what it looks at,
+    see `cstl.models`.
+    """
     if not hasattr(network, "attention"):
         return None
     tensor = next(network.parameters())
@@ -93,7 +102,9 @@ def strip(silhouettes: np.ndarray) -> np.ndarray:
 
 
 def recombine(found: Look) -> np.ndarray:
-    """Return the frame that SSFL puts together, uint8 (H, W): each part's rows out of the frame it is taken from."""
+    """Return the frame that SSFL puts together, uint8 (H, W): each part's rows out of the frame
+    it is taken from.
+    """
     assert found.source is not None
     rows = _rows_of_parts(found)
     return np.stack([found.silhouettes[found.source[part], row] for row, part in enumerate(rows)])
@@ -108,7 +119,8 @@ def sources(found: Look) -> list[tuple[int, int]]:
 
 
 def tinted(found: Look, frame: int | None, colours: list[str]) -> np.ndarray:
-    """Return a source frame with the rows taken from it in its colour and the rest dim; None: the recombined one.
+    """Return a source frame with the rows taken from it in its colour and the rest dim; None: the recombined
+    one.
 
     Args:
         frame: one of `sources`.

@@ -38,14 +38,17 @@ class Published(NamedTuple):
 
 
 def method_name(settings: Mapping[str, Any]) -> str:
-    """Return what a run's network is called in tables: `label`, CSTL with its ablations, another network's class."""
+    """Return what a run's network is called in tables: `label`, CSTL with its ablations,
+    another network's class.
+    """
     if label := settings.get("label"):
         return shown(check_label(label), 60)
     network = settings.get("model", {}).get("network", {})
     target = str(network.get("_target_", _CSTL[0]))  # the authors' files name none
     if target not in _CSTL:
         name = target.rpartition(".")[2]
-        return shown(target if name in ("CSTL", BASELINE, "difference") else name, 60)  # another class of that name
+        # another class of that name
+        return shown(target if name in ("CSTL", BASELINE, "difference") else name, 60)
     differing = _ablations(network)
     return f"CSTL ({', '.join(differing)})" if differing else "CSTL"
 
@@ -53,7 +56,9 @@ def method_name(settings: Mapping[str, Any]) -> str:
 def method_of_files(results: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     """Return the same of a run that is read from its folder: as its results say, else as its settings do."""
     try:
-        return shown((results or {}).get("method") or (method_name(config) if config.get("model") else "CSTL"), 60)
+        return shown(
+            (results or {}).get("method") or (method_name(config) if config.get("model") else "CSTL"), 60
+        )
     except (ValueError, TypeError, AttributeError):
         return "unknown network"
 
@@ -61,7 +66,9 @@ def method_of_files(results: Mapping[str, Any] | None, config: Mapping[str, Any]
 def check_label(label: Any) -> str:
     """Return the label itself; ValueError for one that would be taken for another row of the table."""
     if not isinstance(label, str) or not label.strip() or len(label) > 60:
-        raise ValueError(f"label={shown(label, 80)}: expected a name of 1 to 60 characters, such as label=CSTL-wide")
+        raise ValueError(
+            f"label={shown(label, 80)}: expected a name of 1 to 60 characters, such as label=CSTL-wide"
+        )
     if label.strip() in (BASELINE, "difference") or label.strip().endswith("(paper)"):
         raise ValueError(f"label={shown(label)} is the name of another row of the table; choose another one")
     return label.strip()
@@ -77,7 +84,9 @@ def coverage(data: GaitDataModule) -> dict[str, dict[str, int]]:
 
 
 def caveats(data: GaitDataModule, seen: int = 0, chosen: int = 0) -> list[str]:
-    """Say what a table's title has to of the test subjects and their frames, where that is not as expected."""
+    """Say what a table's title has to of the test subjects and their frames, where that is not
+    as expected.
+    """
     present, asked = coverage(data)["test_subjects"].values()
     said = [f"{present} of {asked} test subjects"] if present < asked else []
     if data.max_frames is not None:
@@ -184,8 +193,13 @@ def _incomplete(data: GaitDataModule, rules: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _other_training(config: Mapping[str, Any], trained: Trained, whose: str, expected: Protocol) -> str | None:
-    subjects, classes = list(expected.train_subjects), config.get("model", {}).get("network", {}).get("num_classes")
+def _other_training(
+    config: Mapping[str, Any], trained: Trained, whose: str, expected: Protocol
+) -> str | None:
+    subjects, classes = (
+        list(expected.train_subjects),
+        config.get("model", {}).get("network", {}).get("num_classes"),
+    )
     if trained.unknown not in ([], [AUTHORS]) or (trained.unknown and trained.subjects):
         return f"it is not known whom {few(trained.unknown, 1)} was trained on"
     if others := [name for name in trained.subjects if name != whose]:
@@ -198,5 +212,7 @@ def _other_training(config: Mapping[str, Any], trained: Trained, whose: str, exp
         count = len(trained.subjects.get(whose, []))
         return f"the network was trained on {count} subjects that are not the {len(subjects)} published ones"
     if classes != len(subjects):  # all that the authors' files tell
-        return f"the network was trained on {shown(classes, 20)} subjects, the published one on {len(subjects)}"
+        return (
+            f"the network was trained on {shown(classes, 20)} subjects, the published one on {len(subjects)}"
+        )
     return None

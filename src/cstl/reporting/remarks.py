@@ -1,4 +1,6 @@
-"""What is to be known of a result before it is believed: a few sentences for `results.json`, terminal and report."""
+"""What is to be known of a result before it is believed: a few sentences for `results.json`,
+terminal and report.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -55,7 +57,10 @@ def remarks(
     near = COLLAPSED * (margin or 0)
     if collapsed := (apart <= near and spread <= near) or spread <= 1e-3 * size:
         found.append(
-            f"The embeddings have collapsed: the {len(embeddings)} test sequences are all alike, {apart:.1g} apart"
+            (
+                f"The embeddings have collapsed: the {len(embeddings)} test sequences are all alike, "
+                f"{apart:.1g} apart"
+            )
             + (f" where training asks for a margin of {margin:g}" if margin else "")
             + f"{_at_the_margin(logged, margin)}. Try another seed, or a lower model.optimizer.lr."
         )
@@ -63,13 +68,13 @@ def remarks(
         found.append("No subject of a probe is in the gallery of a view: every probe can only be missed.")
     elif enrolled == 1:
         found.append(
-            "The gallery holds one subject only: whatever is nearest is of this subject, and rank-1 says nothing of "
-            "the network."
+            "The gallery holds one subject only: whatever is nearest is of this subject, and rank-1 says "
+            "nothing of the network."
         )
     elif not collapsed and rank1 <= chance + 2 * deviation:
         found.append(
-            f"Rank-1 of {rank1:.1f} % cannot be told from guessing, which gives {chance:.1f} ± {deviation:.1f} % with "
-            f"{enrolled} subjects in the gallery and {walks:.0f} walks to recognise."
+            f"Rank-1 of {rank1:.1f} % cannot be told from guessing, which gives {chance:.1f} ± "
+            f"{deviation:.1f} % with {enrolled} subjects in the gallery and {walks:.0f} walks to recognise."
         )
     elif min(means) == 100:
         found.append("Every probe is recognised in every view: this test is too easy to compare methods by.")
@@ -77,13 +82,13 @@ def remarks(
         simple = [row["mean"] for row in baseline.rows().values() if row["mean"] is not None]
         if simple and round(rank1, 1) < round(fmean(simple), 1):
             found.append(
-                f"Below the baseline: gait energy images, which learn nothing, reach a mean of {fmean(simple):.1f} %, "
-                f"this network {rank1:.1f} %."
+                "Below the baseline: gait energy images, which learn nothing, reach a mean of "
+                f"{fmean(simple):.1f} %, this network {rank1:.1f} %."
             )
     if not collapsed and (twins := _twins(result, embeddings, labels, SAME * spread)):
         found.append(
-            f"{twins} of the {len(np.unique(result.table.sequence))} probe sequences have the embedding of a gallery "
-            "sequence: are the same frames there under two names?"
+            f"{twins} of the {len(np.unique(result.table.sequence))} probe sequences have the embedding of "
+            "a gallery sequence: are the same frames there under two names?"
         )
     return found + _not_finite(logged)
 
@@ -91,7 +96,9 @@ def remarks(
 def remarks_of(results: Plain) -> list[str]:
     """Return those that a `results.json` holds, whoever wrote it."""
     found: Any = results.get("remarks")
-    return [shown(text)[:500] for text in found[:10] if isinstance(text, str)] if isinstance(found, list) else []
+    return (
+        [shown(text)[:500] for text in found[:10] if isinstance(text, str)] if isinstance(found, list) else []
+    )
 
 
 def _nothing(result: CrossViewResult) -> str:
@@ -133,6 +140,6 @@ def _not_finite(logged: Sequence[Mapping[str, float]]) -> list[str]:
         return []
     what = "a loss" if worst is lost else "a gradient"
     return [
-        f"{len(worst)} of the {len(trained)} training steps logged had {what} that is not finite and changed nothing, "
-        f"the last at step {worst[-1]['step']:.0f}."
+        f"{len(worst)} of the {len(trained)} training steps logged had {what} that is not finite and "
+        f"changed nothing, the last at step {worst[-1]['step']:.0f}."
     ]

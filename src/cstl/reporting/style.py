@@ -1,4 +1,6 @@
-"""What plots of the page and figures for papers share: colours, dashes, signs, and how numbers are written."""
+"""What plots of the page and figures for papers share: colours, dashes, signs, and how numbers
+are written.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +14,9 @@ from cstl.reporting.findings import Map
 from cstl.reporting.tables import MISSING, Row
 
 WIDTH = 6.9  # inches: both columns of a paper
-STYLE = matplotlib.rc_params_from_file(str(files("cstl").joinpath("paper.mplstyle")), use_default_template=False)
+STYLE = matplotlib.rc_params_from_file(
+    str(files("cstl").joinpath("paper.mplstyle")), use_default_template=False
+)
 COLOURS: list[str] = STYLE["axes.prop_cycle"].by_key()["color"]
 SIGNS = ("o", "^", "s")  # with the colours: enough for `findings.SUBJECTS`
 DASHES = ("-", "--", ":", "-.")
@@ -30,12 +34,16 @@ def condition_colours(probes: Sequence[str]) -> dict[str, str]:
         name → colour; also of "mean" and of "gallery".
     """
     *others, mean, gallery = COLOURS
-    named = {probe: others[i % len(others)] for i, probe in enumerate(name for name in probes if name != "mean")}
+    named = {
+        probe: others[i % len(others)] for i, probe in enumerate(name for name in probes if name != "mean")
+    }
     return {"mean": mean, "gallery": gallery, **named}
 
 
 def line_look(i: int, many: bool = True) -> tuple[str, str, str]:
-    """Return colour, dash and sign of the i-th line; `many`: colours tell lines apart first, else dashes and signs."""
+    """Return colour, dash and sign of the i-th line; `many`: colours tell lines apart first,
+    else dashes and signs.
+    """
     place = i // len(COLOURS) if many else i
     return COLOURS[i % len(COLOURS)], DASHES[place % len(DASHES)], SIGNS[place % len(SIGNS)]
 
@@ -47,7 +55,9 @@ def groups(found: Map) -> dict[str, list[tuple[str, np.ndarray, str, str]]]:
     colours = condition_colours(found.kinds[1:])
     kinds = enumerate(found.kinds)
     return {
-        "subject": [(str(name), found.subject == name, *look) for name, look in zip(subjects, looks, strict=True)],
+        "subject": [
+            (str(name), found.subject == name, *look) for name, look in zip(subjects, looks, strict=True)
+        ],
         "condition": [(name, found.kind == name, colours[name], SIGNS[i % len(SIGNS)]) for i, name in kinds],
     }
 

@@ -1,7 +1,8 @@
 """The table of a paper: a line for each probe and method, a column for each probe view, and their mean.
 
-`paper_table` makes it from results and from what was published, `to_terminal` and `to_text` show it: all formats print
-the same numbers, rounded to one decimal as papers do. `render` is what every table of this project is shown with.
+`paper_table` makes it from results and from what was published, `to_terminal` and `to_text` show it: all
+formats print the same numbers, rounded to one decimal as papers do. `render` is what every table of this
+project is shown with.
 """
 
 import csv
@@ -70,7 +71,8 @@ def render(
     quiet: Collection[int] = (),
     tight: bool = False,
 ) -> Any:
-    """Return a table as text, or as rich's for a terminal; what a format takes for its own markup is shown as it is.
+    """Return a table as text, or as rich's for a terminal; what a format takes for its own markup is shown as
+    it is.
 
     Args:
         columns: headings.
@@ -123,13 +125,20 @@ def _terminal(
 
 
 def _latex_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, words: Collection[int], rules: Collection[int]
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str,
+    words: Collection[int],
+    rules: Collection[int],
 ) -> str:
     lines = [
         r"\begin{table*}",
         r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
         r"  % the rules of booktabs, or plain ones in a paper without it",
-        r"  \providecommand{\toprule}{\hline}\providecommand{\midrule}{\hline}\providecommand{\bottomrule}{\hline}",
+        (
+            r"  "
+            r"\providecommand{\toprule}{\hline}\providecommand{\midrule}{\hline}\providecommand{\bottomrule}{\hline}"
+        ),
         rf"  \caption{{{_latex(title)}}}",
         rf"  \begin{{tabular}}{{{''.join('l' if i in words else 'r' for i in range(len(columns)))}}}",
         r"    \toprule",
@@ -152,7 +161,9 @@ _OTHER_MEANS = (  # what to show beside rank-1 of every probe, and where `CrossV
 
 
 def other_means(measures: Mapping[str, Any], probes: Sequence[str]) -> list[list[str]]:
-    """Return the means that `paper_table` does not have: a line for each measure, its name and percent by probe."""
+    """Return the means that `paper_table` does not have: a line for each measure, its name and
+    percent by probe.
+    """
     lines = []
     for label, group, key, rank in _OTHER_MEANS:
         means = [measures.get(group, {}).get(probe, {}).get(key) for probe in probes]
@@ -176,7 +187,8 @@ def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str
         size: height and width of the silhouettes, in pixels.
 
     Returns:
-        (probe, method) → percent of each view and of "mean": rank-1, identical views excluded, every probe counted.
+        (probe, method) → percent of each view and of "mean": rank-1, identical views excluded, every probe
+        counted.
 
     Source: Huang et al., ICCV 2021, Tables 1 (large split) and 2.
     """
@@ -204,16 +216,17 @@ def paper_table(
 ) -> Table:
     """Return the table that papers print: rank-1, every probe counted, identical views excluded.
 
-    Below the first method comes the row of what it was published as, "NAME (paper)", and the difference, ours minus
-    theirs, of the numbers as printed; only where the views are those of the paper. Whether published values may stand
-    there at all, `cstl.reporting.published.published` says.
+    Below the first method comes the row of what it was published as, "NAME (paper)", and the difference, ours
+    minus theirs, of the numbers as printed; only where the views are those of the paper. Whether published
+    values may stand there at all, `cstl.reporting.published.published` says.
 
     Args:
         methods: name → result, such as {"CSTL": …, "GEI": …}, all of the same protocol.
         title: the data set's name for the reader, such as "CASIA-B".
         dataset: the data set's name, such as "casiab".
         size: height and width of the silhouettes, in pixels.
-        published_as: the published method that the first one is, such as "CSTL"; None: compared with nothing published.
+        published_as: the published method that the first one is, such as "CSTL"; None: compared with nothing
+            published.
         remarks: what else is to be said in the title.
     """
     own, first = next(iter(methods.items()))
@@ -231,15 +244,24 @@ def paper_table(
                 lines.append(_row(probe, _DIFFERENCE, _difference(mine, theirs)))
     height, width = size
     rule = f"rank-1 (%), every probe, identical views {'in' if first.has_one_view else 'ex'}cluded"
-    return Table("; ".join([f"{shown_text(title)} {height}×{width}: {rule}", *remarks]), first.views, tuple(lines))
+    return Table(
+        "; ".join([f"{shown_text(title)} {height}×{width}: {rule}", *remarks]), first.views, tuple(lines)
+    )
 
 
 def to_terminal(table: Table, width: int = 80) -> Group:
-    """Return what rich's `Console.print` shows in `width` characters, if need be as several blocks of views."""
+    """Return what rich's `Console.print` shows in `width` characters, if need be as several
+    blocks of views.
+    """
     numbers = [[_short(number, row.is_difference) for number in row.numbers] for row in table.rows]
-    names = max(len(row.probe) for row in table.rows) + 1 + max(len("method"), *(len(row.method) for row in table.rows))
+    names = (
+        max(len(row.probe) for row in table.rows)
+        + 1
+        + max(len("method"), *(len(row.method) for row in table.rows))
+    )
     column = 1 + max(len("mean"), *map(len, table.views), *(len(cell) for line in numbers for cell in line))
-    blocks = math.ceil(len(table.views) / max(1, (width - names) // column - 1))  # a column is left for the mean
+    # a column is left for the mean
+    blocks = math.ceil(len(table.views) / max(1, (width - names) // column - 1))
     size = math.ceil(len(table.views) / blocks)
     firsts = _firsts(table)
     quiet = [i for i, row in enumerate(table.rows) if row.is_difference]
@@ -259,7 +281,9 @@ def to_terminal(table: Table, width: int = 80) -> Group:
 
 
 def to_text(table: Table, format: str) -> str:
-    """Return the table as the content of a file: one of `TEXT_FORMATS`. In CSV, a missing value is an empty cell."""
+    """Return the table as the content of a file: one of `TEXT_FORMATS`. In CSV, a missing value
+    is an empty cell.
+    """
     firsts, lines = _firsts(table), []
     for i, row in enumerate(table.rows):
         probe = "" if format == "tex" and i not in firsts else row.probe
@@ -283,7 +307,8 @@ def _row(probe: str, method: str, numbers: Mapping[str, float | None]) -> Row:
 def _difference(ours: Mapping[str, float | None], theirs: Mapping[str, float]) -> dict[str, float | None]:
     """Subtract theirs from ours as printed; of the means only where both are over all views."""
     differences = {
-        view: None if value is None else round(round(value, 1) - theirs[view], 1) + 0.0  # + 0.0: no negative zero
+        # + 0.0: no negative zero
+        view: None if value is None else round(round(value, 1) - theirs[view], 1) + 0.0
         for view, value in ours.items()
     }
     if None in differences.values():

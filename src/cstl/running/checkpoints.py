@@ -29,13 +29,17 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Write a checkpoint beside its target and rename it, so that a file under its own name is always intact."""
+    """Write a checkpoint beside its target and rename it, so that a file under its own name is
+    always intact.
+    """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         """Write it, or raise OSError, for example on a full disk, and leave nothing behind.
 
-        `storage_options={"keep": 2}` takes older checkpoints of steps away as soon as the new one is on the disk and
-        before it has its name: there are never more, whenever the process is killed.
+        `storage_options={"keep": 2}` takes older checkpoints of steps away as soon as the new one is on the
+        disk and before it has its name: there are never more, whenever the process is killed.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,27 +57,35 @@ class AtomicCheckpoints(TorchCheckpointIO):
             if not isinstance(cause, OSError):
                 raise
             last = next(reversed(checkpoints(target.parent)), None)
-            kept = f"{last} is whole, and the same command goes on from it" if last else "there is none before it"
+            kept = (
+                f"{last} is whole, and the same command goes on from it"
+                if last
+                else "there is none before it"
+            )
             reason = os.strerror(cause.errno or errno.EIO)
-            raise OSError(cause.errno, f"the checkpoint {target} could not be written ({reason}); {kept}") from error
+            raise OSError(
+                cause.errno, f"the checkpoint {target} could not be written ({reason}); {kept}"
+            ) from error
 
 
 class Checkpoints(Callback):
-    """Write `step-0001000.ckpt` every so many steps, at the end and when a signal comes, and keep the last ones.
+    """Write `step-0001000.ckpt` every so many steps, at the end and when a signal comes, and keep the last
+    ones.
 
-    SIGTERM, SIGUSR1 (clusters send them before they take a machine back) and a first Ctrl-C raise `Stopped` once the
-    step, or the evaluation, that is under way is over, the last one too. A second Ctrl-C ends the run at once, another
-    signal that comes again after `PATIENCE` seconds likewise: then the step waits for something that does not come.
+    SIGTERM, SIGUSR1 (clusters send them before they take a machine back) and a first Ctrl-C raise `Stopped`
+    once the step, or the evaluation, that is under way is over, the last one too. A second Ctrl-C ends the
+    run at once, another signal that comes again after `PATIENCE` seconds likewise: then the step waits for
+    something that does not come.
 
-    A checkpoint is written when the next batch begins: what belongs to the steps before it, an evaluation too, is
-    over and logged by then.
+    A checkpoint is written when the next batch begins: what belongs to the steps before it, an evaluation
+    too, is over and logged by then.
 
     Args:
         folder: where they lie.
         every: steps between two of them.
         keep: how many stay.
-        best: also keep `best.ckpt`, of the highest mean rank-1 on held-out training subjects so far; never of the test
-            subjects. Needs `dataset.protocol.validation` of 1 or more.
+        best: also keep `best.ckpt`, of the highest mean rank-1 on held-out training subjects so far; never of
+            the test subjects. Needs `dataset.protocol.validation` of 1 or more.
     """
 
     def __init__(self, folder: str | Path, every: int, keep: int = 2, best: bool = False) -> None:
@@ -83,7 +95,9 @@ class Checkpoints(Callback):
         self.signal, self.since = 0, 0.0  # the number of the one that came, and when
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over from Lightning, whose own handler broadcasts, which can hang; it restores them."""
+        """Take the signals over from Lightning, whose own handler broadcasts, which can hang;
+        it restores them.
+        """
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             remove_leftovers(self.folder, self.keep)
@@ -92,13 +106,17 @@ class Checkpoints(Callback):
                 signal.signal(number, self._note)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let a signal end the final evaluation at once: it has nothing to save, and the same command repeats it."""
+        """Let a signal end the final evaluation at once: it has nothing to save, and the same
+        command repeats it.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number != signal.SIGINT:  # of several processes each would wait for the others
                     signal.signal(number, stop_at_once() if trainer.world_size == 1 else signal.SIG_DFL)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Write a checkpoint where one is due or a signal has come to one of the processes."""
         number = self._stopped(trainer, pl_module)
         if trainer.global_step and (number or trainer.global_step % self.every == 0):
@@ -119,8 +137,9 @@ class Checkpoints(Callback):
         score = trainer.callback_metrics.get("validation/rank1/mean")
         if score is None:
             raise ValueError(
-                "callbacks=best: nothing could be counted on the held-out training subjects, so that no checkpoint is "
-                "the best: hold more of them out with dataset.protocol.validation=10, or leave callbacks=best out"
+                "callbacks=best: nothing could be counted on the held-out training subjects, so that no "
+                "checkpoint is the best: hold more of them out with dataset.protocol.validation=10, or leave "
+                "callbacks=best out"
             )
         if float(score) > self.best_score:
             self.best_score = float(score)
@@ -135,7 +154,9 @@ class Checkpoints(Callback):
         if (self.folder / BEST).exists():
             self.best_score = state_dict["best_score"]
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Take a run that had come to its end for one in the middle, where it is to go on."""
         loop = checkpoint["loops"]["fit_loop"]
         if trainer.max_steps > checkpoint["global_step"] and loop["epoch_progress"]["current"]["processed"]:
@@ -153,7 +174,10 @@ class Checkpoints(Callback):
             raise Stopped(number)
         if number == signal.SIGINT and sys.stderr.isatty():
             with suppress(RuntimeError):  # the signal came in the middle of another print
-                print("stopping after this step, with a checkpoint; Ctrl-C again: at once, without", file=sys.stderr)
+                print(
+                    "stopping after this step, with a checkpoint; Ctrl-C again: at once, without",
+                    file=sys.stderr,
+                )
         if not self.signal:
             self.since = time.monotonic()
         self.signal = number
@@ -184,19 +208,21 @@ def check_best(held_out: Sequence[str], every: int | None, steps: int) -> None:
         steps: of the whole training.
 
     Raises:
-        ValueError: fewer than two subjects, of which one alone is recognised whatever the network, or no evaluation.
+        ValueError: fewer than two subjects, of which one alone is recognised whatever the network, or no
+            evaluation.
     """
     if every is None or every > steps:
         shown = "null" if every is None else every
         raise ValueError(
-            f"callbacks=best chooses among evaluations while training, and with evaluate_every={shown} the {steps} "
-            f"iterations have none: set evaluate_every={max(steps // 10, 1)}, or leave callbacks=best out"
+            f"callbacks=best chooses among evaluations while training, and with evaluate_every={shown} the "
+            f"{steps} iterations have none: set evaluate_every={max(steps // 10, 1)}, or leave "
+            "callbacks=best out"
         )
     if len(held_out) < 2:
         raise ValueError(
             "callbacks=best chooses by at least two held-out training subjects, never by the test subjects; "
-            f"{len(held_out)} of dataset.protocol.validation are in the store: set dataset.protocol.validation=10, or "
-            "leave callbacks=best out"
+            f"{len(held_out)} of dataset.protocol.validation are in the store: set "
+            "dataset.protocol.validation=10, or leave callbacks=best out"
         )
 
 
@@ -212,7 +238,8 @@ def remove_leftovers(folder: Path, keep: int) -> None:
 
 
 def last_intact_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that can be loaded, None where there is none, and a line on each newer corrupt one.
+    """Return the newest checkpoint that can be loaded, None where there is none, and a line on each newer
+    corrupt one.
 
     A corrupt one is renamed, so that it is looked at no more, once an older one is known to be intact.
 
@@ -232,25 +259,30 @@ def last_intact_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         raise ValueError(
             f"no checkpoint in {folder} can be loaded; they stay as they are:\n"
             + "".join(f"  {reason}\n" for _, reason in corrupt)
-            + f"Put a copy there, or begin anew, which loses the training:\n  rm -r {shlex.quote(str(folder))}\n"
+            + "Put a copy there, or begin anew, which loses the training:\n  rm -r "
+            f"{shlex.quote(str(folder))}\n"
             "and then the same command"
         )
     if (best := folder / BEST).exists() and (reason := _damage(best)):
         raise ValueError(
             f"the best checkpoint so far is damaged, and stays as it is: {reason}\n"
-            "Put a copy there, or take it away; then the same command goes on and reports the best from here on, else "
-            f"the last:\n  rm {shlex.quote(str(best))}"
+            "Put a copy there, or take it away; then the same command goes on and reports the best from "
+            f"here on, else the last:\n  rm {shlex.quote(str(best))}"
         )
     problems = []
     for path, reason in corrupt:
         renamed = path.with_name(path.name + DAMAGED)
         path.replace(renamed)
-        problems.append(f"{path} is damaged ({reason}); it is now called {renamed.name}, the one before it is used")
+        problems.append(
+            f"{path} is damaged ({reason}); it is now called {renamed.name}, the one before it is used"
+        )
     return intact, problems
 
 
 def _damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, None where it loads; raise OSError where it cannot be read at all."""
+    """Return what is wrong with a checkpoint, None where it loads; raise OSError where it
+    cannot be read at all.
+    """
     try:
         load_tensors(path)
     except DamagedError as error:

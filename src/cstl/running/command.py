@@ -1,4 +1,6 @@
-"""What all commands share: Hydra composes, the command acts, and a mistake reaches the user as one message."""
+"""What all commands share: Hydra composes, the command acts, and a mistake reaches the user as
+one message.
+"""
 
 import re
 import shlex
@@ -23,7 +25,8 @@ _PASSED_ON = r"(dataset|res|store)=|dataset\.(?!raw=)|--config-(dir|path)=|-c[dp
 
 
 def command(function: Callable[[DictConfig], Any], then: str | None = None) -> Callable[[], Any]:
-    """Return the entry point of `python -m cstl.NAME`: compose `conf/NAME.yaml` and call the function NAME with it.
+    """Return the entry point of `python -m cstl.NAME`: compose `conf/NAME.yaml` and call the function NAME
+    with it.
 
     Args:
         function: what the command does; in a sweep, whose jobs return their score, it is called for each job.
@@ -51,9 +54,15 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
         typed.expand_home(config)
 
         def leave(message: object, code: int) -> None:
-            """Print on rank 0 alone, and end with its exit code: Lightning takes another's number for a crash."""
+            """Print on rank 0 alone, and end with its exit code: Lightning takes another's
+            number for a crash.
+            """
             if is_first():
-                how = "the same command goes on" if started_elsewhere() else f"go on with:\n  {go_on(name, config)}"
+                how = (
+                    "the same command goes on"
+                    if started_elsewhere()
+                    else f"go on with:\n  {go_on(name, config)}"
+                )
                 print(f"{message}; {how}", file=sys.stderr)
             sys.exit(code if is_first() else 0)
 
@@ -65,7 +74,9 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
         except Stopped as stopped:
             leave(stopped, 128 + stopped.signal)
         except (KeyboardInterrupt, SystemExit) as ended:  # Lightning makes the second of the first
-            if not isinstance(ended, KeyboardInterrupt) and not isinstance(ended.__context__, KeyboardInterrupt):
+            if not isinstance(ended, KeyboardInterrupt) and not isinstance(
+                ended.__context__, KeyboardInterrupt
+            ):
                 raise
             leave("interrupted", 130)
         except Exception as error:
@@ -82,10 +93,14 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
 
 
 def typed_again(leave_out: str | None = None) -> str:
-    """Return what was typed after a command, to be typed again: in a sweep the job's own; not those of a pattern."""
+    """Return what was typed after a command, to be typed again: in a sweep the job's own; not
+    those of a pattern.
+    """
     hydra = HydraConfig.get()
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    overrides = [override for override in hydra.overrides.task if not (leave_out and re.match(leave_out, override))]
+    overrides = [
+        override for override in hydra.overrides.task if not (leave_out and re.match(leave_out, override))
+    ]
     return shlex.join([*(f"--config-dir={folder}" for folder in folders), *overrides])
 
 
@@ -96,7 +111,9 @@ def write_command(folder: Path, name: str) -> None:
 
 
 def asked_checkpoint(config: DictConfig, command: str) -> Path:
-    """Return the checkpoint that was asked for; raise ValueError with the newest one, where none or a folder was."""
+    """Return the checkpoint that was asked for; raise ValueError with the newest one, where
+    none or a folder was.
+    """
     runs = config.get("runs", "runs")
     path = None if OmegaConf.is_missing(config, "checkpoint") else config.checkpoint
     if path and not Path(path).is_dir():
@@ -104,9 +121,13 @@ def asked_checkpoint(config: DictConfig, command: str) -> Path:
     if path:
         inside = sorted({*Path(path).glob("*.ckpt"), *Path(path).glob("checkpoints/*.ckpt")})
         if not inside:
-            raise ValueError(f"{path} is a folder without a checkpoint; those of a run lie in {runs}/NAME/checkpoints")
+            raise ValueError(
+                f"{path} is a folder without a checkpoint; those of a run lie in {runs}/NAME/checkpoints"
+            )
         newest = shlex.quote(f"checkpoint={inside[-1]}")
-        raise ValueError(f"{path} is a folder; name a file in it, such as\n  python -m cstl.{command} {newest}")
+        raise ValueError(
+            f"{path} is a folder; name a file in it, such as\n  python -m cstl.{command} {newest}"
+        )
     there = sorted(Path(runs).glob("*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
     newest = shlex.quote(f"checkpoint={there[-1] if there else f'{runs}/NAME/checkpoints/step-0001000.ckpt'}")
     raise ValueError(f"which checkpoint? Name its file, such as\n  python -m cstl.{command} {newest}")

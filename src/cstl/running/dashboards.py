@@ -1,4 +1,5 @@
-"""What Weights & Biases and TensorBoard show beside the scalars of `metrics.csv`: speed, tables, pictures, settings.
+"""What Weights & Biases and TensorBoard show beside the scalars of `metrics.csv`: speed, tables, pictures,
+settings.
 
 `metrics.csv` is a function of the run alone, the same after any stop; how fast a machine was is not.
 """
@@ -34,15 +35,20 @@ Samples = dict[str, np.ndarray]
 
 def dashboards(trainer: Trainer) -> list[Dashboard]:
     """Return the loggers that show more than scalars, of rank 0."""
-    return [logger for logger in trainer.loggers if isinstance(logger, Dashboard)] if trainer.is_global_zero else []
+    return (
+        [logger for logger in trainer.loggers if isinstance(logger, Dashboard)]
+        if trainer.is_global_zero
+        else []
+    )
 
 
 class Speed(Callback):
-    """Log how fast training is: `speed/…`, every `log_every_n_steps` iterations, of those since the last time.
+    """Log how fast training is: `speed/…`, every `log_every_n_steps` iterations, of those since the last
+    time.
 
     - `sequences_per_second`: of all processes together; evaluations do not count.
-    - `waiting_for_data`: the share of that time, 0 … 1, in which this process waited for its next batch; Lightning's
-      `ThroughputMonitor` does not tell it.
+    - `waiting_for_data`: the share of that time, 0 … 1, in which this process waited for its next batch;
+      Lightning's `ThroughputMonitor` does not tell it.
     - `memory`: the most so far in GiB, of the GPU where the network is on one, else of this process.
 
     A GPU is waited for only when there is something to log, which Lightning does then in any case.
@@ -54,7 +60,9 @@ class Speed(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.waited += time.perf_counter() - self.idle_since
 
     def on_train_batch_end(
@@ -67,10 +75,15 @@ class Speed(Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         seconds = time.perf_counter() - self.since
-        measured = {"sequences_per_second": self.sequences / seconds, "waiting_for_data": self.waited / seconds}
+        measured = {
+            "sequences_per_second": self.sequences / seconds,
+            "waiting_for_data": self.waited / seconds,
+        }
         measured |= memory(pl_module.device)
         for logger in loggers:
-            logger.log_metrics({f"speed/{name}": value for name, value in measured.items()}, trainer.global_step)
+            logger.log_metrics(
+                {f"speed/{name}": value for name, value in measured.items()}, trainer.global_step
+            )
         self._begin()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,7 +100,9 @@ class Speed(Callback):
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """Return {"memory": GiB}, the most so far on a GPU or else of this process; nothing where it cannot be told."""
+    """Return {"memory": GiB}, the most so far on a GPU or else of this process; nothing where
+    it cannot be told.
+    """
     if device.type == "cuda":
         return {"memory": torch.cuda.max_memory_allocated(device) / 2**30}
     if resource is None:
@@ -100,9 +115,10 @@ class Pictures(Callback):
     """Log what is more than a scalar of a step.
 
     - The whole configuration, the versions of the packages and the code's commit.
-    - At each evaluation of the test subjects `test/rank1/PROBE/VIEW`; as `tables/rank1` the paper's table with its row
-      beside ours and as `tables/PROBE` probe view × gallery view; `pictures/heat_maps` of the same; and, where the
-      network says what it looks at, `pictures/salient_frames` of a sequence of each kind of probe.
+    - At each evaluation of the test subjects `test/rank1/PROBE/VIEW`; as `tables/rank1` the paper's table
+      with its row beside ours and as `tables/PROBE` probe view × gallery view; `pictures/heat_maps` of the
+      same; and, where the network says what it looks at, `pictures/salient_frames` of a sequence of each kind
+      of probe.
     - Once, `pictures/silhouettes` of these sequences.
     """
 
@@ -143,14 +159,17 @@ class Pictures(Callback):
 
 
 def commit(package: Path = Path(__file__).parent) -> str | None:
-    """Return the commit that this code is, with `-dirty` where it differs; None where git does not know its files."""
+    """Return the commit that this code is, with `-dirty` where it differs; None where git does
+    not know its files.
+    """
 
     def git(*words: str) -> str:
         command = ("git", "-C", str(package), *words)
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # not some other repository, around an installation
+        # not some other repository, around an installation
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -159,18 +178,24 @@ def commit(package: Path = Path(__file__).parent) -> str | None:
 def paper_sheet(
     result: CrossViewResult, recognizer: GaitRecognizer, data: GaitDataModule
 ) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows of the paper's table: ours, the published row where it may stand, the difference."""
+    """Return columns and rows of the paper's table: ours, the published row where it may stand,
+    the difference.
+    """
     config = recognizer.config or {}
     dataset, methods = config["dataset"], {method_name(config): result}
     published_as = published(data, config, recognizer.trained, dataset).method
     table = tables.paper_table(
         methods, dataset["title"], dataset["name"], frame_size(config["res"]), published_as=published_as
     )
-    return ["probe", "method", *table.views, "mean"], [[row.probe, row.method, *row.numbers] for row in table.rows]
+    return ["probe", "method", *table.views, "mean"], [
+        [row.probe, row.method, *row.numbers] for row in table.rows
+    ]
 
 
 def view_sheet(result: CrossViewResult, probe: str) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows of rank-1 in percent, a row for each probe view and a column for each gallery view."""
+    """Return columns and rows of rank-1 in percent, a row for each probe view and a column for
+    each gallery view.
+    """
     cells = result.accuracy[probe][:, :, 0]
     rows = [[None if value != value else value for value in row] for row in cells.tolist()]
     return ["probe view", *result.views], [[view, *row] for view, row in zip(result.views, rows, strict=True)]
@@ -190,5 +215,7 @@ def draw_attention(network: nn.Module, sequences: Samples) -> np.ndarray | None:
         uint8 (H, W, 3).
     """
     found = {whose: pictures.look(network, frames) for whose, frames in sequences.items()}
-    drawn = [figures.to_array(figures.attention(one, whose)) for whose, one in found.items() if one is not None]
+    drawn = [
+        figures.to_array(figures.attention(one, whose)) for whose, one in found.items() if one is not None
+    ]
     return np.concatenate(drawn) if drawn else None

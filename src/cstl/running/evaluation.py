@@ -51,7 +51,8 @@ def evaluate_and_write(
         What `results.json` says; on other ranks nothing.
     """
     started = time.monotonic()
-    if recognizer.result_step != trainer.global_step:  # else the evaluation after the last step has just found it
+    # else the evaluation after the last step has just found it
+    if recognizer.result_step != trainer.global_step:
         trainer.test(recognizer, datamodule=data, verbose=False)
     if not is_first():
         return {}
@@ -102,7 +103,9 @@ def evaluate_and_write(
     if settings["report"]:
         write_report(folder)
     CONSOLE.print()
-    last_words = terminal.closing(folder, table, len(data.test_subjects), seconds, checkpoint, noticed, method)
+    last_words = terminal.closing(
+        folder, table, len(data.test_subjects), seconds, checkpoint, noticed, method
+    )
     terminal.write_line(terminal.log_file(folder), last_words)
     say(last_words)
     return content
@@ -166,11 +169,15 @@ def write_report(folder: Path) -> None:
     try:
         report_run(folder)
     except Exception as error:
-        LOG.warning("the report of %s could not be written: %s: %s", folder, type(error).__name__, shown(error))
+        LOG.warning(
+            "the report of %s could not be written: %s: %s", folder, type(error).__name__, shown(error)
+        )
 
 
 def network_cost(recognizer: GaitRecognizer, data: GaitDataModule) -> Plain:
-    """Return what the network costs on one sequence of as many frames as a clip of the training has, at most."""
+    """Return what the network costs on one sequence of as many frames as a clip of the training
+    has, at most.
+    """
     frames = data.frames if isinstance(data.frames, int) else max(data.frames)
     shape = (1, frames, data.store.height, data.store.width)
     silhouettes = torch.full(shape, 0.5, device=recognizer.device).to(recognizer.dtype)

@@ -1,4 +1,6 @@
-"""Make a run's folder before Hydra writes into it, and refuse one that is not this command's or would be lost."""
+"""Make a run's folder before Hydra writes into it, and refuse one that is not this command's or
+would be lost.
+"""
 
 import os
 import shutil
@@ -17,10 +19,25 @@ from cstl.run_folder import CHECKPOINTS, CONFIG, EMBEDDINGS, EVALUATED, METRICS,
 
 DAMAGED = ".damaged"
 _OUTPUTS = (
-    *("table.md", "table.csv", "table.tex", PROBES, EMBEDDINGS, "cross_view.png", "curves.png", REPORT, "figures"),
+    *(
+        "table.md",
+        "table.csv",
+        "table.tex",
+        PROBES,
+        EMBEDDINGS,
+        "cross_view.png",
+        "curves.png",
+        REPORT,
+        "figures",
+    ),
 )
-_KINDS = {"train": "a training run", "evaluate": "an evaluation", "sweep": "a sweep, whose jobs are the folders in it"}
-_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # Windows
+_KINDS = {
+    "train": "a training run",
+    "evaluate": "an evaluation",
+    "sweep": "a sweep, whose jobs are the folders in it",
+}
+# Windows
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 
@@ -48,7 +65,9 @@ class RunFolder(Callback):
 
 
 def starts_first() -> bool:
-    """Whether this is the first of the processes that a launcher has started, as far as the environment says."""
+    """Whether this is the first of the processes that a launcher has started, as far as the
+    environment says.
+    """
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
@@ -93,12 +112,16 @@ def refuse(error: object) -> None:
 
 
 def check_name(name: object, runs: str = "runs") -> None:
-    """Refuse what cannot be the name of one folder in that of the runs, everywhere: ValueError with the reason."""
+    """Refuse what cannot be the name of one folder in that of the runs, everywhere: ValueError
+    with the reason.
+    """
     text = str(name)
     if name is None or text == "":
         reason = "is empty, and a run needs a folder of its own; leave it out to have it named after the time"
     elif not isinstance(name, str | int) or isinstance(name, bool):
-        reason = f"""was read as {name!r}, a {type(name).__name__}, and not as text; quote it: 'name="{text}"'"""
+        reason = (
+            f"""was read as {name!r}, a {type(name).__name__}, and not as text; quote it: 'name="{text}"'"""
+        )
     elif not text.isprintable():
         reason = "has control characters or others that cannot be seen"
     elif found := sorted(set(text) & set('/\\<>:"|?*')):
@@ -116,7 +139,9 @@ def check_name(name: object, runs: str = "runs") -> None:
 
 
 def check_kind(folder: Path, kind: str) -> None:
-    """Raises ValueError where a folder holds something else than this kind makes: train, evaluate or sweep."""
+    """Raises ValueError where a folder holds something else than this kind makes: train,
+    evaluate or sweep.
+    """
     found = None
     if is_begun(folder):
         found = "evaluate" if EVALUATED in Run(folder).config else "train"  # a damaged one is for `open_run`
@@ -129,7 +154,11 @@ def check_kind(folder: Path, kind: str) -> None:
 def is_begun(folder: Path) -> bool:
     """Whether there is something to lose: a checkpoint or results. Else its name is free."""
     checkpoints = folder / CHECKPOINTS
-    return (folder / RESULTS).exists() or any(checkpoints.glob("*.ckpt")) or any(checkpoints.glob(f"*.ckpt{DAMAGED}"))
+    return (
+        (folder / RESULTS).exists()
+        or any(checkpoints.glob("*.ckpt"))
+        or any(checkpoints.glob(f"*.ckpt{DAMAGED}"))
+    )
 
 
 def is_finished(folder: Path, say: Callable[[str], None]) -> bool:
@@ -154,7 +183,8 @@ def begin_anew(folder: Path) -> None:
 
 
 def put_aside(folder: Path, steps: int) -> Path:
-    """Moves the results after so many steps to a run folder within the run's, with the checkpoint they belong to.
+    """Moves the results after so many steps to a run folder within the run's, with the checkpoint they belong
+    to.
 
     Stopped in between, it can be done again, or the run can go on.
     """

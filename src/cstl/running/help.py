@@ -1,4 +1,6 @@
-"""Help that is made from the files: a command's docstring, the comments of its YAML, the files of each group."""
+"""Help that is made from the files: a command's docstring, the comments of its YAML, the files
+of each group.
+"""
 
 import ast
 import re
@@ -30,7 +32,9 @@ class Key:
 
 
 def commands() -> dict[str, tuple[str, list[str]]]:
-    """Return name → (what it does, examples of arguments) of every command, as the docstrings of the modules say."""
+    """Return name → (what it does, examples of arguments) of every command, as the docstrings
+    of the modules say.
+    """
     commands = {}
     for file in sorted(Path(cstl.__file__).parent.glob("[!_]*.py")):
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
@@ -42,7 +46,12 @@ def commands() -> dict[str, tuple[str, list[str]]]:
 def overview() -> str:
     """Return what `python -m cstl` prints."""
     lines = ["cstl: recognising people by their gait across camera views", ""]
-    lines += ["New here? This needs no data and some minutes:", "", "    python -m cstl.train experiment=demo", ""]
+    lines += [
+        "New here? This needs no data and some minutes:",
+        "",
+        "    python -m cstl.train experiment=demo",
+        "",
+    ]
     lines += ["Commands; each tells more with --help:"]
     for name, (what, examples) in commands().items():
         lines += ["", *_entry(name, what, 19), f"    python -m cstl.{name} {examples[0]}"]
@@ -52,28 +61,40 @@ def overview() -> str:
 def help_on(
     command: str, config: DictConfig, groups: dict[str, tuple[str, list[str]]], topics: Sequence[str] = ()
 ) -> str:
-    """Return what a command's `--help` prints: examples, the keys of its own file, the choices and their keys.
+    """Return what a command's `--help` prints: examples, the keys of its own file, the choices and their
+    keys.
 
     Args:
         command: its name.
         config: as composed.
-        groups: of which a file can be chosen → the chosen one, and all there are, in the user's own folder, too.
+        groups: of which a file can be chosen → the chosen one, and all there are, in the user's own folder,
+            too.
         topics: groups whose keys are explained, and nothing else.
     """
     what, examples = commands()[command]
     file = Path(CONFIG_PATH, f"{command}.yaml")
-    lines = [*textwrap.wrap(f"{what}.", WIDTH), "", *(f"  python -m cstl.{command} {example}" for example in examples)]
+    lines = [
+        *textwrap.wrap(f"{what}.", WIDTH),
+        "",
+        *(f"  python -m cstl.{command} {example}" for example in examples),
+    ]
     if not topics:
         lines += ["", "Settings, typed KEY=VALUE; here with the values that they have", ""]
-        lines += [line for key, value in _present(keys_of(file), config) for line in _entry(value, key.meaning)]
-        lines += ["", "Choices, typed GROUP=NAME: the files of conf/GROUP; and the keys of each"] * bool(groups)
+        lines += [
+            line for key, value in _present(keys_of(file), config) for line in _entry(value, key.meaning)
+        ]
+        lines += ["", "Choices, typed GROUP=NAME: the files of conf/GROUP; and the keys of each"] * bool(
+            groups
+        )
     why = _why(file)
     for group in topics or groups:
         name, names = groups[group]
         lines += ["", *_entry(f"{group}={name}", why.get(group, "")), *_wrapped("choices:", names)]
         files = sorted(Path(CONFIG_PATH, group).glob("*.yaml"), key=lambda path: path.stem != name)
         explained: dict[str, Key] = {}
-        for key in (key for path in files for key in keys_of(path) if key.meaning and key.name.startswith(f"{group}.")):
+        for key in (
+            key for path in files for key in keys_of(path) if key.meaning and key.name.startswith(f"{group}.")
+        ):
             explained.setdefault(key.name, key)
         keys = _present(explained.values(), config)
         if topics:
@@ -102,14 +123,24 @@ def _present(keys: Iterable[Key], config: DictConfig) -> Iterator[tuple[Key, str
 
 def _typed(value: Any) -> str:
     plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, width=1000).replace("\n...", "").strip().replace(", ", ",")
+    text = (
+        yaml.safe_dump(plain, default_flow_style=True, width=1000)
+        .replace("\n...", "")
+        .strip()
+        .replace(", ", ",")
+    )
     return text if len(text) <= COLUMN else "…"
 
 
 def _wrapped(what: str, words: Sequence[str]) -> list[str]:
     text, indent = " ".join([what, *words]) * bool(words), " " * 6
     return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
@@ -151,12 +182,15 @@ def keys_of(file: Path, conf: Path = Path(CONFIG_PATH)) -> list[Key]:
                 yield from walk(value, f"{name}.")
 
     package = lines[0].removeprefix("# @package ") if lines[0].startswith("# @package ") else group
-    keys = walk(root, "" if package in (".", "_global_") else f"{package}.") if root else ()  # none: it sets nothing
+    # none: it sets nothing
+    keys = walk(root, "" if package in (".", "_global_") else f"{package}.") if root else ()
     return [key for key in keys if not key.name.endswith(".defaults")]
 
 
 def comment_of(lines: list[str], line: int, start: int, own: bool) -> str:
-    """Return the comment that begins on a line at or after a column, with the lines of its column that follow it."""
+    """Return the comment that begins on a line at or after a column, with the lines of its
+    column that follow it.
+    """
     column = lines[line].find("#", start)
     if column < 0 or lines[line][start:column].strip():
         return ""

@@ -1,4 +1,6 @@
-"""A recogniser and its data out of a checkpoint, whose settings come from a file and are trusted with nothing."""
+"""A recogniser and its data out of a checkpoint, whose settings come from a file and are
+trusted with nothing.
+"""
 
 from pathlib import Path
 
@@ -25,7 +27,10 @@ from cstl.recognizer import GaitRecognizer
 from cstl.trained import training_of
 
 # What Lightning can compute in; a file from elsewhere may name nothing else.
-PRECISIONS = (*("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"), *("32", "bf16", "16", "64"))
+PRECISIONS = (
+    *("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
+    *("32", "bf16", "16", "64"),
+)
 
 
 def load_recognizer(
@@ -37,7 +42,8 @@ def load_recognizer(
 
     Args:
         path: of the checkpoint.
-        model: the user's own, as composed: its network is made of these settings, and takes the file's weights.
+        model: the user's own, as composed: its network is made of these settings, and takes the file's
+            weights.
 
     Raises:
         FileNotFoundError, ValueError: no such file, a damaged one, or one that holds something else.
@@ -64,7 +70,9 @@ def load_recognizer(
                 f"{', '.join(PRECISIONS[:6])}"
             )
         if model is None and settings.get("res") != network.height:
-            raise ValueError(f"{path} is refused: its res is {settings.get('res')}, its network's {network.height}")
+            raise ValueError(
+                f"{path} is refused: its res is {settings.get('res')}, its network's {network.height}"
+            )
         if "dataset" in settings and not settings["dataset"].get("name"):
             raise ValueError(f"{path} is refused: its data set has no name")
     recognizer = GaitRecognizer(network, half_embeddings=half_embeddings)
@@ -76,7 +84,8 @@ def load_recognizer(
 
 
 def own_network(model: DictConfig, weights: Weights) -> nn.Module:
-    """The network that the user's model names, with a checkpoint's weights; the file says how many classes it has.
+    """The network that the user's model names, with a checkpoint's weights; the file says how many classes it
+    has.
 
     Raises:
         ValueError: the checkpoint is of no run of ours, or its weights are those of another network.
@@ -92,14 +101,17 @@ def own_network(model: DictConfig, weights: Weights) -> nn.Module:
         raise ValueError(f"it does not say what {', '.join(unknown)} of its network is")
     network: nn.Module = instantiate(settings | filled)
     if wrong := different_tensors(weights.state_dict, network.state_dict()):
-        raise ValueError(f"its weights are not those of model.network={settings['_target_']}: {', '.join(wrong[:3])}")
+        raise ValueError(
+            f"its weights are not those of model.network={settings['_target_']}: {', '.join(wrong[:3])}"
+        )
     check_numbers(weights.state_dict)
     network.load_state_dict(weights.state_dict)
     return network
 
 
 def class_tensors(settings: Plain, network: nn.Module) -> set[str]:
-    """Return the names of a network's tensors that belong to its classes: those that one more class would enlarge.
+    """Return the names of a network's tensors that belong to its classes: those that one more class would
+    enlarge.
 
     Args:
         settings: its `_target_` and arguments.
@@ -108,8 +120,14 @@ def class_tensors(settings: Plain, network: nn.Module) -> set[str]:
     if "num_classes" not in settings:
         return set()
     with torch.random.fork_rng(devices=[]):
-        larger = instantiate(settings | {"num_classes": settings["num_classes"] + 1}, _convert_="all").state_dict()
-    return {key for key, value in network.state_dict().items() if key in larger and larger[key].shape != value.shape}
+        larger = instantiate(
+            settings | {"num_classes": settings["num_classes"] + 1}, _convert_="all"
+        ).state_dict()
+    return {
+        key
+        for key, value in network.state_dict().items()
+        if key in larger and larger[key].shape != value.shape
+    }
 
 
 def trained_dataset(path: Path, trained: Plain) -> Plain:
@@ -119,16 +137,24 @@ def trained_dataset(path: Path, trained: Plain) -> Plain:
         ValueError: it is not known, or not what it must be.
     """
     if not (dataset := trained.get("dataset")):
-        raise ValueError(f"{path} does not say which data set to evaluate on: add dataset=casiab or dataset=oumvlp")
+        raise ValueError(
+            f"{path} does not say which data set to evaluate on: add dataset=casiab or dataset=oumvlp"
+        )
     try:
         plain_keys(dataset, "dataset")
-        if absent := [f"dataset.{key}" for key in ("name", "title", "store", "protocol") if not dataset.get(key)]:
+        if absent := [
+            f"dataset.{key}" for key in ("name", "title", "store", "protocol") if not dataset.get(key)
+        ]:
             raise ValueError(f"it lacks {', '.join(absent)}")
         if dataset.get("split_file") is not None:
             raise ValueError("its data set names a split file to read, not the subjects that are in it")
         protocol_of(dataset)
         if dataset["store"].replace("\\", "/").startswith("//"):
-            raise ValueError(f"its store {shown(dataset['store'], 100)} is on another machine; give store=PATH")
+            raise ValueError(
+                f"its store {shown(dataset['store'], 100)} is on another machine; give store=PATH"
+            )
     except ValueError as error:
-        raise ValueError(f"{path} is refused: {error}; evaluate it on a data set of yours with dataset=NAME") from None
+        raise ValueError(
+            f"{path} is refused: {error}; evaluate it on a data set of yours with dataset=NAME"
+        ) from None
     return dataset

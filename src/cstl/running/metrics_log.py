@@ -1,4 +1,6 @@
-"""Where scalars, tables and pictures go: a file, Weights & Biases, TensorBoard; a run that goes on continues each."""
+"""Where scalars, tables and pictures go: a file, Weights & Biases, TensorBoard; a run that goes
+on continues each.
+"""
 
 import csv
 import io
@@ -35,10 +37,11 @@ OFTEN = 20.0  # seconds between two writings of metrics.csv
 class CSVLog(Logger):
     """Write `metrics.csv`: a row for each logged iteration, a column for each name, `step` the first.
 
-    Lightning's own logger deletes the file when a run goes on, and a process killed while it rewrites the file leaves
-    neither the old nor the new one. Here the file is replaced as a whole, with every checkpoint and every `OFTEN`
-    seconds, and `resume` keeps what belongs to the steps before a checkpoint. A row that says nothing new of its step
-    is left out: an evaluation that is repeated, since the process was killed after it, is logged once.
+    Lightning's own logger deletes the file when a run goes on, and a process killed while it rewrites the
+    file leaves neither the old nor the new one. Here the file is replaced as a whole, with every checkpoint
+    and every `OFTEN` seconds, and `resume` keeps what belongs to the steps before a checkpoint. A row that
+    says nothing new of its step is left out: an evaluation that is repeated, since the process was killed
+    after it, is logged once.
 
     Args:
         folder: where the file lies.
@@ -89,16 +92,17 @@ class CSVLog(Logger):
 
 
 class WandbLog(WandbLogger):
-    """Log to Weights & Biases through Lightning's logger: one run there for each run folder, never in training's way.
+    """Log to Weights & Biases through Lightning's logger: one run there for each run folder, never in
+    training's way.
 
-    A run that goes on continues its run there, see `wandb_id`. What comes after the checkpoint it goes on from is
-    logged a second time, with the same values at the same iterations: better twice than lost with the process that was
-    killed. Without a network each start has a folder `wandb/offline-run-…` of its own, and `wandb sync` sends those of
-    one id one after the other.
+    A run that goes on continues its run there, see `wandb_id`. What comes after the checkpoint it goes on
+    from is logged a second time, with the same values at the same iterations: better twice than lost with the
+    process that was killed. Without a network each start has a folder `wandb/offline-run-…` of its own, and
+    `wandb sync` sends those of one id one after the other.
 
-    Where the service does not answer, or nobody is logged in, the run goes on offline and says so; the jobs of a sweep
-    that follow do not wait again. Nothing about the machine is sent, for with it wandb would send SLURM's environment
-    variables.
+    Where the service does not answer, or nobody is logged in, the run goes on offline and says so; the jobs
+    of a sweep that follow do not wait again. Nothing about the machine is sent, for with it wandb would send
+    SLURM's environment variables.
 
     Args:
         folder: of the run; wandb keeps its files in `FOLDER/wandb`.
@@ -174,7 +178,10 @@ class WandbLog(WandbLogger):
         try:
             self._experiment.finish(exit_code=int(failed))
         except TimeoutError:
-            _say(f"W&B: not everything was sent within {self.timeout:g} s; the rest is sent with `{self._sync}`")
+            _say(
+                f"W&B: not everything was sent within {self.timeout:g} s; the rest is sent with "
+                f"`{self._sync}`"
+            )
         self._experiment = None
 
     @property
@@ -198,12 +205,16 @@ def wandb_id(folder: Path) -> str:
         write_text(file, new)
     except OSError as error:
         reason = error.strerror or error
-        _say(f"W&B: {file} cannot be read or written ({reason}); when this run goes on, it is another one there")
+        _say(
+            f"W&B: {file} cannot be read or written ({reason}); when this run goes on, it is another one "
+            "there"
+        )
     return new
 
 
 class TensorBoardLog(TensorBoardLogger):
-    """Log to TensorBoard through Lightning's logger, in `FOLDER/tensorboard`; pictures and tables as in `WandbLogger`.
+    """Log to TensorBoard through Lightning's logger, in `FOLDER/tensorboard`; pictures and tables as in
+    `WandbLogger`.
 
     Args:
         folder: of the run.
@@ -244,7 +255,9 @@ Dashboard = WandbLog | TensorBoardLog
 
 
 def loggers_of(config: DictConfig) -> list[DictConfig]:
-    """Return the entries of the configuration's `logger` that are to be made, without one that `mode` disables."""
+    """Return the entries of the configuration's `logger` that are to be made, without one that
+    `mode` disables.
+    """
     nodes = [node for node in config.values() if isinstance(node, DictConfig)]
     return [node for node in nodes if node.get("mode") != "disabled"]
 

@@ -39,13 +39,18 @@ _OF_THE_SWEEP = (
 class Stopped(BaseException):
     """A signal asked to stop: after `step` steps, with a checkpoint; None: at once.
 
-    No error, as `KeyboardInterrupt` is none: whoever excuses errors, or says where they came from, lets it pass.
+    No error, as `KeyboardInterrupt` is none: whoever excuses errors, or says where they came from, lets it
+    pass.
     """
 
     def __init__(self, number: int, step: int | None = None) -> None:
         self.signal = signal.Signals(number)
         what = (
-            f"with a checkpoint after {step} steps" if step else "at once" if step is None else "before the first step"
+            f"with a checkpoint after {step} steps"
+            if step
+            else "at once"
+            if step is None
+            else "before the first step"
         )
         super().__init__(f"stopped by {self.signal.name} {what}")
 
@@ -92,19 +97,19 @@ def naming_what_was_lost() -> Iterator[None]:
         reason = " ".join(str(error).split())
         if isinstance(error, BrokenExecutor):
             raise ChildProcessError(
-                f"one of the processes that work on frames was killed ({reason}), perhaps since memory ran out: try "
-                "workers=1. What is done is kept, the same command goes on"
+                f"one of the processes that work on frames was killed ({reason}), perhaps since memory ran "
+                "out: try workers=1. What is done is kept, the same command goes on"
             ) from error
         if worker := re.search(r"DataLoader worker \(pid.*", reason):
             raise ChildProcessError(
-                f"a process that gathers batches was lost ({worker[0].rstrip(' .')}): killed, perhaps since memory ran "
-                "out, or the store's frames can no longer be read (bus error). The same command goes on from the last "
-                "checkpoint; with data.workers=0 no such process is needed"
+                f"a process that gathers batches was lost ({worker[0].rstrip(' .')}): killed, perhaps since "
+                "memory ran out, or the store's frames can no longer be read (bus error). The same command "
+                "goes on from the last checkpoint; with data.workers=0 no such process is needed"
             ) from error
         if "/gloo/" in reason and re.search(r"[Cc]onnection (reset|closed) by peer", reason):
             raise ChildProcessError(
-                "another process of this run was lost: killed, perhaps since memory ran out, or ended by an error, "
-                "which it says above. The same command goes on from the last checkpoint"
+                "another process of this run was lost: killed, perhaps since memory ran out, or ended by an "
+                "error, which it says above. The same command goes on from the last checkpoint"
             ) from error
         cause = error.__context__  # Lightning's end of a fit that had not begun fails, too
         if "combined_loader" in reason and isinstance(cause, OSError) and cause.errno:
@@ -112,14 +117,15 @@ def naming_what_was_lost() -> Iterator[None]:
             how = "): type ulimit -n 4096 before" if files else "; /dev/shm may be full): make room"
             raise OSError(
                 cause.errno,
-                f"the processes that gather batches could not be started ({os.strerror(cause.errno)}{how}, or take "
-                "data.workers=0, which needs none",
+                f"the processes that gather batches could not be started ({os.strerror(cause.errno)}{how}, "
+                "or take data.workers=0, which needs none",
             ) from error
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in reason:
             raise OSError(
                 errno.ENOMEM,
-                f"memory ran out ({reason or 'MemoryError'}). Smaller batches need less: data.eval_frames= where "
-                "it evaluates; where it trains trainer.precision=bf16-mixed, or more devices (trainer=ddp)",
+                f"memory ran out ({reason or 'MemoryError'}). Smaller batches need less: data.eval_frames= "
+                "where it evaluates; where it trains trainer.precision=bf16-mixed, or more devices "
+                "(trainer=ddp)",
             ) from error
         raise
 
@@ -145,7 +151,9 @@ def owned(folder: Path) -> Iterator[None]:
 
 def started_elsewhere() -> bool:
     """Return whether torchrun, srun or Lightning has started this process beside others."""
-    return "LOCAL_RANK" in os.environ or (int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ)
+    return "LOCAL_RANK" in os.environ or (
+        int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ
+    )
 
 
 def check_processes(config: DictConfig, trainer: Trainer) -> None:
@@ -153,8 +161,9 @@ def check_processes(config: DictConfig, trainer: Trainer) -> None:
     processes = trainer.world_size
     if trainer.accumulate_grad_batches > 1:
         raise ValueError(
-            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} would change the loss: triplets are "
-            "mined within a batch. Take a larger batch on more devices (trainer=ddp), or fewer frames a sequence"
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} would change the loss: "
+            "triplets are mined within a batch. Take a larger batch on more devices (trainer=ddp), or fewer "
+            "frames a sequence"
         )
     if "steps" in config.data and trainer.max_steps > 0:
         check_divisible(config.data.subjects, processes)
@@ -163,21 +172,22 @@ def check_processes(config: DictConfig, trainer: Trainer) -> None:
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
     if started_elsewhere() and "${now:" in unresolved["name"]:
         raise ValueError(
-            f"the {processes} processes that torchrun or srun started would each make a run of their own, named after "
-            "the time: give the run a name with name=NAME, which also lets it go on after a stop"
+            f"the {processes} processes that torchrun or srun started would each make a run of their own, "
+            "named after the time: give the run a name with name=NAME, which also lets it go on after a stop"
         )
     if started_elsewhere():
         return
     if not HydraConfig.initialized():
         raise ValueError(
-            f"from Python a run has one process, and trainer.devices={config.trainer.devices} asks for {processes}: "
-            "start it with the command, python -m cstl.train trainer=ddp, or take trainer.devices=1"
+            f"from Python a run has one process, and trainer.devices={config.trainer.devices} asks for "
+            f"{processes}: start it with the command, python -m cstl.train trainer=ddp, or take "
+            "trainer.devices=1"
         )
     launcher = HydraConfig.get().launcher._target_.rsplit(".", 1)[-1]
     if is_multirun() and launcher != "BasicLauncher":
         raise ValueError(
-            f"a sweep with {launcher} starts several jobs at once, and each of them would start {processes} processes "
-            "of its own, which it cannot. Leave hydra/launcher= out (one job after the other), use "
+            f"a sweep with {launcher} starts several jobs at once, and each of them would start {processes} "
+            "processes of its own, which it cannot. Leave hydra/launcher= out (one job after the other), use "
             "hydra/launcher=slurm_gpus trainer=slurm, or take trainer.devices=1"
         )
 
@@ -191,15 +201,19 @@ def is_multirun() -> bool:
 def as_one_run(config: DictConfig, folder: Path, processes: int) -> Iterator[None]:
     """Let Lightning start the other ranks as this run: with this name, in this folder, also within a sweep.
 
-    Lightning repeats the command line of this process for them. That of a sweep would start the whole sweep again, and
-    a name made of the time would be another one.
+    Lightning repeats the command line of this process for them. That of a sweep would start the whole sweep
+    again, and a name made of the time would be another one.
     """
     if processes == 1 or not HydraConfig.initialized():
         yield
         return
     hydra: Any = HydraConfig.get()
     argv, environment, run_dir = sys.argv[:], os.environ.copy(), hydra.run.dir
-    flags = [word for word in argv[1:] if word not in ("-m", "--multirun") and not re.match(r"[~+]*[\w./@]+=", word)]
+    flags = [
+        word
+        for word in argv[1:]
+        if word not in ("-m", "--multirun") and not re.match(r"[~+]*[\w./@]+=", word)
+    ]
     overrides = [*hydra.overrides.task, *hydra.overrides.hydra]
     overrides = [override for override in overrides if not override.startswith(_OF_THE_SWEEP)]
     name = str(config.name).replace("\\", r"\\").replace("'", r"\'")

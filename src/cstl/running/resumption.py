@@ -31,7 +31,8 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     A start that left neither a checkpoint nor results has nothing to lose, and its name is free.
 
     Raises:
-        ValueError: the folder is not a training run's, the run is finished, or it was started with other settings.
+        ValueError: the folder is not a training run's, the run is finished, or it was started with other
+            settings.
     """
     check_kind(folder, "train")
     file, extend = folder / "config.yaml", settings.get("extend")
@@ -47,8 +48,8 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
         before, reason = None, f"is damaged ({error})"
     if not is_begun(folder):
         if extend is not None:
-            raise ValueError(f"extend={extend}: {folder} has no run to go on with; leave extend= out, and type "
-                             f"trainer.max_steps={extend}")  # fmt: skip
+            raise ValueError(f"extend={extend}: {folder} has no run to go on with; leave extend= out, and "
+                             f"type trainer.max_steps={extend}")  # fmt: skip
         if before is not None and differences(before, settings) and is_first():
             say(f"{folder}: a start that came to nothing is begun anew, with other settings")
             begin_anew(folder)
@@ -57,26 +58,35 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
             write_command(folder, "train")  # of the first start, for ever
         return None
     if before is None:
-        raise ValueError(f"{folder} holds a run whose config.yaml {reason}, so nothing tells whether this is the same "
-                         f"run: put it back, or {rename}")  # fmt: skip
+        raise ValueError(f"{folder} holds a run whose config.yaml {reason}, so nothing tells whether this "
+                         f"is the same run: put it back, or {rename}")  # fmt: skip
     trained_on, store = before.get("store_fingerprint"), settings.get("store_fingerprint")
     if trained_on not in (None, store):  # a run of an earlier version does not say
         raise ValueError(
             f"{folder} was trained on a store with the fingerprint {shown(trained_on)}; "
-            f"{settings['dataset']['store']} has {store}: it was prepared anew of other frames, or is another one. "
-            f"Name the store that the run was trained on with dataset.store=PATH, or {rename}"
+            f"{settings['dataset']['store']} has {store}: it was prepared anew of other frames, or is "
+            f"another one. Name the store that the run was trained on with dataset.store=PATH, or {rename}"
         )
     steps = before["trainer"]["max_steps"]
     differs = differences(before, settings)
     others = [line for line in differs if not line.startswith("trainer.max_steps:")]
     if others or (differs and extend is None):
         longest = max(steps, settings["trainer"]["max_steps"])
-        how = rename if others else f"type extend={longest} to have it go on to {longest} iterations, or {rename}"
-        raise ValueError(f"{folder} is a run with other settings; {how}. What differs:\n  " + "\n  ".join(differs))
+        how = (
+            rename
+            if others
+            else f"type extend={longest} to have it go on to {longest} iterations, or {rename}"
+        )
+        raise ValueError(
+            f"{folder} is a run with other settings; {how}. What differs:\n  " + "\n  ".join(differs)
+        )
     if extend is not None and extend < steps:
-        raise ValueError(f"extend={extend}: {folder} is a run of {steps} iterations in all, and cannot be shortened")
+        raise ValueError(
+            f"extend={extend}: {folder} is a run of {steps} iterations in all, and cannot be shortened"
+        )
     finished = is_finished(folder, say)
-    lost = missing_files(folder, settings) if checkpoints(folder / "checkpoints") else []  # what can be made again
+    # what can be made again
+    lost = missing_files(folder, settings) if checkpoints(folder / "checkpoints") else []
     if finished and not lost and (extend is None or extend == steps):
         longer = f"to go on type extend=N with more than {steps} iterations, "
         raise AlreadyFinishedError(
@@ -88,7 +98,13 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     if extend is not None and extend > steps:
         schedule = settings["model"].get("scheduler") or {"milestones": []}
         cuts = schedule.get("milestones")
-        rate = f"is cut at {cuts}, as before" if cuts else "stays constant" if cuts == [] else "follows model.scheduler"
+        rate = (
+            f"is cut at {cuts}, as before"
+            if cuts
+            else "stays constant"
+            if cuts == []
+            else "follows model.scheduler"
+        )
         kept = f"; its results so far are in {put_aside(folder, steps)}" if finished and is_first() else ""
         say(f"{folder} goes on from {steps} iterations to {extend}; the learning rate {rate}{kept}")
     if is_first():
@@ -97,7 +113,9 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
 
 
 def missing_files(folder: Path, settings: Plain) -> list[str]:
-    """Return the files that a finished run has and this one lacks: it may have been killed while it wrote them."""
+    """Return the files that a finished run has and this one lacks: it may have been killed
+    while it wrote them.
+    """
     names = [RESULTS, *(f"table.{ending}" for ending in TEXT_FORMATS), PROBES]
     names += [EMBEDDINGS] if settings["keep_embeddings"] else []
     names += ["cross_view.png", *(["curves.png"] if (folder / METRICS).exists() else [])]
@@ -109,12 +127,16 @@ def prolong(config: DictConfig) -> None:
     """Set the number of iterations to `extend` where it is asked for."""
     if (steps := config.get("extend")) is not None:
         if type(steps) is not int or steps < 1:
-            raise ValueError(f"extend={shown(steps)}: expected the number of iterations in all, such as extend=20000")
+            raise ValueError(
+                f"extend={shown(steps)}: expected the number of iterations in all, such as extend=20000"
+            )
         config.trainer.max_steps = steps
 
 
 def resume_logs(loggers: Iterable[Logger], last: Path | None) -> None:
-    """Cut the logs back to the checkpoint a run goes on from; None: a run may have been killed before its first one."""
+    """Cut the logs back to the checkpoint a run goes on from; None: a run may have been killed
+    before its first one.
+    """
     for logger in loggers:
         if isinstance(logger, CSVLog | TensorBoardLog):
             logger.resume(step=int(last.stem.removeprefix("step-")) if last else 0)

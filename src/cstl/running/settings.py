@@ -1,4 +1,6 @@
-"""Which settings there are and which values can work: what is misspelt or impossible is refused before a run starts."""
+"""Which settings there are and which values can work: what is misspelt or impossible is refused
+before a run starts.
+"""
 
 import inspect
 import math
@@ -17,10 +19,20 @@ from cstl.config import CONFIG_PATH, RENAMED, plain
 from cstl.data.protocol import KEYS, protocol_of
 from cstl.preparation.plan import OPTIONS
 
-PATHS = ("checkpoint", "init_from", "store", "out", "runs", "dataset.raw", "dataset.store", "dataset.split_file")
+PATHS = (
+    "checkpoint",
+    "init_from",
+    "store",
+    "out",
+    "runs",
+    "dataset.raw",
+    "dataset.store",
+    "dataset.split_file",
+)
 
 _HYDRAS_OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-_NAMES = ("dataset.protocol.probes", "dataset.protocol.cross_view_probes", "dataset.protocol.splits")  # the user's
+# the user's
+_NAMES = ("dataset.protocol.probes", "dataset.protocol.cross_view_probes", "dataset.protocol.splits")
 _ELSEWHERE = {  # groups whose files say what goes elsewhere, and leave no key
     **dict.fromkeys(("experiment", "hparams_search", "recipe"), "_global_"),
     "ablation": "model.network",
@@ -49,7 +61,10 @@ class Rule(NamedTuple):
 
     def or_(self, value: int | None, meaning: str) -> "Rule":
         """Return the rule that lets one more value pass."""
-        return Rule(f"{self.expected}, or {_shown(value)}: {meaning}", lambda found: found == value or self.fits(found))
+        return Rule(
+            f"{self.expected}, or {_shown(value)}: {meaning}",
+            lambda found: found == value or self.fits(found),
+        )
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
@@ -71,10 +86,14 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str] = ()) -> ValueError:
-    """Return the error for a word that there is not: with the nearest of the choices or of further ones, and all."""
+    """Return the error for a word that there is not: with the nearest of the choices or of
+    further ones, and all.
+    """
     choices = sorted({choice for choice in choices if not choice.startswith("_")})
     further = [choice for choice in further if choice.rpartition(".")[0]]
-    elsewhere = min((choice for choice in further if choice.rpartition(".")[2] == word), key=len, default=None)
+    elsewhere = min(
+        (choice for choice in further if choice.rpartition(".")[2] == word), key=len, default=None
+    )
     likely = elsewhere or nearest(word, choices) or nearest(word, further)
     hint = f"; did you mean {likely}?" if likely else "."
     listed = f" There are: {', '.join(choices)}" if choices else ""
@@ -82,7 +101,9 @@ def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str]
 
 
 def refuse_unknown(config: DictConfig, command: str) -> None:
-    """Raise ValueError for keys that nothing reads, wherever they come from, with the nearest key and the list."""
+    """Raise ValueError for keys that nothing reads, wherever they come from, with the nearest
+    key and the list.
+    """
     read_elsewhere = _references(config)
     every = [key for key, _ in leaves(config)]
 
@@ -129,7 +150,8 @@ def refuse_unknown(config: DictConfig, command: str) -> None:
             check(key, _own_keys(command, key), node)
         elif key in ("model", "trainer"):
             raise ValueError(
-                f"{key} is needed, and was left out, or has no _target_, the class that it makes; see conf/{key}"
+                f"{key} is needed, and was left out, or has no _target_, the class that it makes; see "
+                f"conf/{key}"
             )
 
 
@@ -143,7 +165,8 @@ def refuse_impossible(config: DictConfig, command: str) -> None:
             example = "data.frames=30" if key == "data" else "in conf/dataset/casiab.yaml"
             raise ValueError(f"{key}={_shown(found)}: expected keys with values, as {example}")
     rules = [(key, rule) for keys, rule in _RULES.items() for key in keys.split()]
-    for key, rule in sorted(rules, key=lambda rule: not rule[0].startswith("dataset.")):  # what others take comes first
+    # what others take comes first
+    for key, rule in sorted(rules, key=lambda rule: not rule[0].startswith("dataset.")):
         node, last = key.rpartition(".")[::2]
         parent = OmegaConf.select(config, node, throw_on_missing=False) if node else config
         if not isinstance(parent, DictConfig) or last not in parent or OmegaConf.is_missing(parent, last):
@@ -161,7 +184,11 @@ def refuse_impossible(config: DictConfig, command: str) -> None:
             if key_read.startswith("dataset.") and key_read in _references(config):
                 remedy = f": add it to the YAML file of the data set, or type {key}=VALUE"
             else:
-                remedy = f"; did you mean {meant}?" if (meant := nearest(key_read, every)) else f": type {key}=VALUE"
+                remedy = (
+                    f"; did you mean {meant}?"
+                    if (meant := nearest(key_read, every))
+                    else f": type {key}=VALUE"
+                )
             raise ValueError(f"{key} is {found}, but {key_read} is not there{remedy}") from None
         if isinstance(value, ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
@@ -197,8 +224,8 @@ def _refuse_impossible_benchmark(config: DictConfig, command: str) -> None:
     if command == "train" and not protocol.train_subjects:
         where = dataset.get("split_file") or "dataset.protocol.train"
         raise ValueError(
-            f"{where} names no training subject, only {len(protocol.test_subjects)} to test on: nothing can be "
-            f"trained. To evaluate on them: python -m cstl.evaluate checkpoint=PATH dataset={dataset.name}"
+            f"{where} names no training subject, only {len(protocol.test_subjects)} to test on: nothing can "
+            f"be trained. To evaluate on them: python -m cstl.evaluate checkpoint=PATH dataset={dataset.name}"
         )
 
 
@@ -207,26 +234,36 @@ def _refuse_impossible_training(config: DictConfig) -> None:
     if (steps := select(config, "trainer.max_steps")) is not None and steps < 1:
         raise ValueError(f"trainer.max_steps={steps}: expected at least 1 iteration to train")
     if select(config, "model.network._target_") in ("cstl.models.CSTL", "cstl.models.AblatedCSTL"):
-        rule, channels = _list("three widths of the encoder, such as [32,64,128]", count=3), select(config, _CHANNELS)
+        rule, channels = (
+            _list("three widths of the encoder, such as [32,64,128]", count=3),
+            select(config, _CHANNELS),
+        )
         if not isinstance(channels, ListConfig) or not rule.fits(list(channels)):
             raise ValueError(f"{_CHANNELS}={_shown(channels)}: expected {rule.expected}")
-    weights = {loss: select(config, f"model.{loss}.weight", default=1) for loss in ("triplet", "cross_entropy")}
+    weights = {
+        loss: select(config, f"model.{loss}.weight", default=1) for loss in ("triplet", "cross_entropy")
+    }
     weights = {loss: weight if select(config, f"model.{loss}") else 0 for loss, weight in weights.items()}
     if weights["triplet"]:
         for key, what in {"data.subjects": "subject", "data.sequences": "sequence of a subject"}.items():
             if select(config, key) == 1:
                 raise ValueError(
-                    f"{key}=1: a batch of one {what} has no triplets, and the triplet loss would train nothing; "
-                    "expected at least 2, or model.triplet=null"
+                    f"{key}=1: a batch of one {what} has no triplets, and the triplet loss would train "
+                    "nothing; expected at least 2, or model.triplet=null"
                 )
     if not any(weights.values()) and not select(config, "model.losses"):
-        raise ValueError("model.triplet, model.cross_entropy and model.losses leave no loss: one must have a weight")
+        raise ValueError(
+            "model.triplet, model.cross_entropy and model.losses leave no loss: one must have a weight"
+        )
 
 
 def renamed(key: str, value: str = "VALUE") -> str | None:
     """Return what is said of a key of 0.1 that has another name; None of any other key."""
     if key == "dataset.recipe":
-        return "dataset.recipe is a file of its own since 0.2, recipe/MODEL_DATASET.yaml: see docs/your_own_data.md"
+        return (
+            "dataset.recipe is a file of its own since 0.2, recipe/MODEL_DATASET.yaml: see "
+            "docs/your_own_data.md"
+        )
     return f"{key} is {RENAMED[key]} since 0.2: type {RENAMED[key]}={value}" if key in RENAMED else None
 
 
@@ -309,12 +346,18 @@ def _is_whole(value: Any, least: float = 1) -> bool:
 
 
 def _whole(least: int = 1, most: float = math.inf) -> Rule:
-    words = f"a whole number of at least {least}" if most == math.inf else f"a whole number from {least} to {most:.0f}"
+    words = (
+        f"a whole number of at least {least}"
+        if most == math.inf
+        else f"a whole number from {least} to {most:.0f}"
+    )
     return Rule(words, lambda value: _is_whole(value, least) and value <= most)
 
 
 def _number(least: float = 0, above: bool = False, most: float = math.inf) -> Rule:
-    words = f"a number {'above' if above else 'of at least'} {least:g}" + f" and at most {most:g}" * (most < math.inf)
+    words = f"a number {'above' if above else 'of at least'} {least:g}" + f" and at most {most:g}" * (
+        most < math.inf
+    )
 
     def fits(value: Any) -> bool:
         number = isinstance(value, float) or _is_whole(value, -math.inf)
@@ -376,13 +419,19 @@ _RULES = {  # keys → what their values must be
     "data.clip": _choice("consecutive", "unordered", "with_repeats", "thinned"),
     "data.frames": Rule("a whole number of at least 1, or [LEAST, MOST]", _are_frames),
     "trainer.devices": Rule("how many, a list such as [0,1], or auto", _are_devices),
-    "trainer.deterministic": Rule("true, false or warn", lambda value: isinstance(value, bool) or value == "warn"),
+    "trainer.deterministic": Rule(
+        "true, false or warn", lambda value: isinstance(value, bool) or value == "warn"
+    ),
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"),
     "trainer.precision": _choice(*_precision).or_(None, "as in training"),
     "logger.mode": _choice("online", "offline", "disabled"),
     "evaluate baseline report strict upsample half_embeddings": (
         _true := Rule("true or false", lambda value: isinstance(value, bool))
     ),
-    "model.augment_together data.repeat_sequences callbacks.checkpoints.best trainer.enable_model_summary": _true,
-    " ".join(PATHS): Rule("a path", lambda value: value is None or (isinstance(value, str) and bool(value.strip()))),
+    (
+        "model.augment_together data.repeat_sequences callbacks.checkpoints.best trainer.enable_model_summary"
+    ): _true,
+    " ".join(PATHS): Rule(
+        "a path", lambda value: value is None or (isinstance(value, str) and bool(value.strip()))
+    ),
 }

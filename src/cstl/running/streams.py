@@ -1,4 +1,6 @@
-"""Outputs that a run cannot fail on, whatever their encoding or reader; and options answered in a sentence."""
+"""Outputs that a run cannot fail on, whatever their encoding or reader; and options answered in
+a sentence.
+"""
 
 import argparse
 import codecs
@@ -13,12 +15,15 @@ from typing import Any, NoReturn
 
 from cstl.files import shown
 
-# The signs of our tables and sentences, for encodings without them (cp1252, gbk, ascii): one for one, so columns stay.
+# The signs of our tables and sentences, for encodings without them (cp1252, gbk, ascii): one for one, so
+# columns stay.
 _SIGNS = str.maketrans("−–×…→±·─│•█░’“”", '--x.>~.-|*#.\'""')
 
 
 class _Unfailing(io.FileIO):
-    """A file descriptor that drops what it cannot write: a closed pipe (`| head`), a full disk, a lost terminal."""
+    """A file descriptor that drops what it cannot write: a closed pipe (`| head`), a full disk,
+    a lost terminal.
+    """
 
     def write(self, data: Any, /) -> int:
         try:
@@ -30,13 +35,16 @@ class _Unfailing(io.FileIO):
 
 
 def never_fail() -> None:
-    """Make standard output and error take every sign and survive their reader; silence matplotlib's first run."""
+    """Make standard output and error take every sign and survive their reader; silence
+    matplotlib's first run.
+    """
     codecs.register_error("cstl", _in_other_signs)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started this process
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif type(stream) is io.TextIOWrapper and stream.errors != "cstl":  # a notebook and a test have their own
+        # a notebook and a test have their own
+        elif type(stream) is io.TextIOWrapper and stream.errors != "cstl":
             stream.flush()
             if os.name == "nt" and stream.isatty():  # Windows writes to its console in another way
                 stream.reconfigure(errors="cstl")
@@ -44,7 +52,8 @@ def never_fail() -> None:
             raw = _Unfailing(stream.fileno(), "wb", closefd=False)
             buffer = io.BufferedWriter(raw)
             setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, errors="cstl", line_buffering=True))
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "building the font cache", "created a temporary folder"
+    # "building the font cache", "created a temporary folder"
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _in_other_signs(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -1,4 +1,6 @@
-"""Sweeps: a job that fails does not end them, a search is scored on held-out subjects, and the end says what failed."""
+"""Sweeps: a job that fails does not end them, a search is scored on held-out subjects, and the
+end says what failed.
+"""
 
 import atexit
 import logging
@@ -20,7 +22,8 @@ from cstl.owner import InUseError, is_in_use, owner
 from cstl.run_folder import ERROR, Run
 from cstl.running.folder import check_kind, make_folder, refuse, starts_first
 
-_OWNED = ExitStack()  # the sweep's folder, until its end; not in the callback, which is sent to the jobs' processes
+# the sweep's folder, until its end; not in the callback, which is sent to the jobs' processes
+_OWNED = ExitStack()
 atexit.register(_OWNED.close)
 
 
@@ -33,22 +36,25 @@ class Sweep(Callback):
             refuse("a search is a sweep, add -m: python -m cstl.train -m hparams_search=optuna")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a search without held-out subjects; keep all jobs in one folder, whatever their names are."""
+        """Refuse a search without held-out subjects; keep all jobs in one folder, whatever
+        their names are.
+        """
         if is_search(config.hydra):
-            logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage, of which nothing is used
+            # Optuna's storage, of which nothing is used
+            logging.getLogger("alembic").setLevel(logging.WARNING)
             held_out = OmegaConf.select(config, "dataset.protocol.validation") or 0
             every, steps = config.evaluate_every, config.trainer.max_steps
             if held_out < 2:  # one alone is recognised whatever the settings
                 none = "none" if held_out < 1 else "one"
                 refuse(
-                    "a search chooses settings by held-out training subjects, never by the test subjects, and "
-                    f"dataset.protocol.validation={held_out} holds {none} out: leave it out, or set "
+                    "a search chooses settings by held-out training subjects, never by the test subjects, "
+                    f"and dataset.protocol.validation={held_out} holds {none} out: leave it out, or set "
                     "dataset.protocol.validation=10"
                 )
             if every is None or every > steps:
                 refuse(
-                    f"a search needs a look at the held-out subjects, and evaluate_every={every} has none in the "
-                    f"{steps} iterations of a trial: leave it out, or set evaluate_every={steps}"
+                    f"a search needs a look at the held-out subjects, and evaluate_every={every} has none "
+                    f"in the {steps} iterations of a trial: leave it out, or set evaluate_every={steps}"
                 )
         jobs = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         if isinstance(jobs, dict) and jobs["subdir"] != "${hydra.job.num}":
@@ -70,7 +76,9 @@ class Sweep(Callback):
         """Name the jobs that failed, and end with exit code 1 where there are any."""
         _OWNED.close()
         folder = Path(config.hydra.sweep.dir)
-        jobs = sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+        jobs = sorted(
+            (path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name)
+        )
         if os.environ.get("RANK", "0") != "0":
             return  # the first process says so
         busy = [job for job in jobs if is_in_use(job)]

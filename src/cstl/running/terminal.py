@@ -34,7 +34,8 @@ _FILES = (
 
 
 class RunProgress(RichProgressBar):
-    """Show Lightning's bar as one line: steps a second, time left, loss and rank-1 so far; another while it evaluates.
+    """Show Lightning's bar as one line: steps a second, time left, loss and rank-1 so far; another while it
+    evaluates.
 
     The loss is read at the steps that are logged, so that a GPU is not waited for at the others.
     """
@@ -63,7 +64,9 @@ class RunProgress(RichProgressBar):
             self.progress.speed_estimate_period = 120
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Note what the bar shows; nothing is left for Lightning's own column, which would be a second line."""
+        """Note what the bar shows; nothing is left for Lightning's own column, which would be a
+        second line.
+        """
         metrics = trainer.callback_metrics
         if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in metrics:  # type: ignore[attr-defined]
             self.metrics["loss"] = f"{float(metrics['train/loss']):.3f}"
@@ -76,10 +79,11 @@ class RunProgress(RichProgressBar):
 
 
 class Lines(Callback):
-    """Say in plain lines how far a run is: at its start, every half minute, at every evaluation and when it ends.
+    """Say in plain lines how far a run is: at its start, every half minute, at every evaluation and when it
+    ends.
 
-    They go to the run's log, and to the output where that is no terminal. The loss is read only when a line is due, so
-    that a GPU need not be waited for.
+    They go to the run's log, and to the output where that is no terminal. The loss is read only when a line
+    is due, so that a GPU need not be waited for.
 
     Args:
         file: the log, which is added to.
@@ -88,7 +92,8 @@ class Lines(Callback):
 
     def __init__(self, file: Path, printed: bool) -> None:
         self.file, self.printed = file, printed
-        self.last_line = self.since = time.monotonic()  # when the last line was, and since when steps are counted
+        # when the last line was, and since when steps are counted
+        self.last_line = self.since = time.monotonic()
         self.step = self.batches = 0  # what it was then; batches evaluated so far
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,9 +101,9 @@ class Lines(Callback):
         device, several = trainer.strategy.root_device, trainer.world_size
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         self._say(
-            f"{self.file.parent.name}: {data.dataset}, {data.num_classes} training and {len(data.test_subjects)} test "
-            f"subjects; {several} process{'es' * (several > 1)} on {name}; step {trainer.global_step:,} of "
-            f"{trainer.max_steps:,}"
+            f"{self.file.parent.name}: {data.dataset}, {data.num_classes} training and "
+            f"{len(data.test_subjects)} test subjects; {several} process{'es' * (several > 1)} on {name}; "
+            f"step {trainer.global_step:,} of {trainer.max_steps:,}"
         )
         self._count(trainer)
 
@@ -134,14 +139,17 @@ class Lines(Callback):
             f"{'held-out ' * (split != 'test')}rank-1 {', '.join(of)} %" for split, of in rank1_of.items()
         )
         after = f" after step {trainer.global_step:,}" if trainer.global_step else ""
-        self._say(f"evaluation{after}: {rank1 or 'nothing to compare'} ({_clock(time.monotonic() - self.began)})")
+        self._say(
+            f"evaluation{after}: {rank1 or 'nothing to compare'} ({_clock(time.monotonic() - self.began)})"
+        )
         self._count(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._say(f"trained for {trainer.global_step:,} steps")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        write_line(self.file, f"{type(exception).__name__}: {exception}".rstrip(": "))  # the command prints it
+        # the command prints it
+        write_line(self.file, f"{type(exception).__name__}: {exception}".rstrip(": "))
 
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end
@@ -175,7 +183,9 @@ class _Metrics(ProgressColumn):
         self.metrics = metrics
 
     def render(self, task: Task) -> Text:
-        return Text(" ".join(f"{name} {value}" for name, value in self.metrics.items() if task.description == "train"))
+        return Text(
+            " ".join(f"{name} {value}" for name, value in self.metrics.items() if task.description == "train")
+        )
 
 
 class _Speed(ProgressColumn):
@@ -207,7 +217,8 @@ def closing(
     remarks: Sequence[str] = (),
     method: str = "CSTL",
 ) -> str:
-    """Return the summary at the end of a run: its result and the paper's, where everything lies, what to type next.
+    """Return the summary at the end of a run: its result and the paper's, where everything lies, what to type
+    next.
 
     Args:
         folder: what the run leaves lies there.
@@ -231,7 +242,9 @@ def closing(
 def leftovers(folder: Path, checkpoint: Path) -> str:
     """Return a list of what lies in a run's folder now, and what to type next."""
     lines = [f"{near(folder)}/"]
-    files = [(" ".join(name for name in names if (folder / name).exists()), meaning) for names, meaning in _FILES]
+    files = [
+        (" ".join(name for name in names if (folder / name).exists()), meaning) for names, meaning in _FILES
+    ]
     inside = folder in checkpoint.parents
     files.append((str(checkpoint.relative_to(folder) if inside else near(checkpoint)), "the model"))
     files = [(names, meaning) for names, meaning in files if names]
@@ -250,7 +263,8 @@ def near(path: Path) -> Path:
 
 def _means(means: Mapping[str, float | None], sign: str = "") -> str:
     numbers = {
-        probe: MISSING if mean is None else f"{mean:{sign}.1f}".replace("-", "−") for probe, mean in means.items()
+        probe: MISSING if mean is None else f"{mean:{sign}.1f}".replace("-", "−")
+        for probe, mean in means.items()
     }
     return ", ".join(f"{probe} {mean}" for probe, mean in numbers.items())
 

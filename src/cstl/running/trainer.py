@@ -42,7 +42,8 @@ def make_data(config: DictConfig) -> GaitDataModule:
 def saved_settings(config: DictConfig, data: GaitDataModule) -> Plain:
     """Return the configuration as files keep it, complete in itself.
 
-    It has the subjects of a split file in place of its path, the number of classes, and the store's fingerprint.
+    It has the subjects of a split file in place of its path, the number of classes, and the store's
+    fingerprint.
     """
     settings = plain(config) | {"store_fingerprint": data.store.fingerprint}
     if settings["dataset"].get("split_file") is not None:
@@ -84,13 +85,14 @@ def check_device(accelerator: str) -> None:
     """Refuse a GPU where PyTorch sees none."""
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"trainer=gpu, but PyTorch {torch.__version__} sees no GPU here: use trainer=cpu or trainer=auto, or "
-            "install a PyTorch build with CUDA and check that `nvidia-smi` lists a GPU"
+            f"trainer=gpu, but PyTorch {torch.__version__} sees no GPU here: use trainer=cpu or "
+            "trainer=auto, or install a PyTorch build with CUDA and check that `nvidia-smi` lists a GPU"
         )
 
 
 def quiet_lightning() -> None:
-    """Silence what Lightning says of a choice that is ours: the batch sampler resumes by itself, a CPU is fine.
+    """Silence what Lightning says of a choice that is ours: the batch sampler resumes by itself, a CPU is
+    fine.
 
     And what matplotlib and fontTools tell of their work when a figure becomes a PDF.
     """

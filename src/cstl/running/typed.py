@@ -1,4 +1,6 @@
-"""What was typed after a command: made fit for Hydra's grammar, tried before anything starts, refused in a sentence."""
+"""What was typed after a command: made fit for Hydra's grammar, tried before anything starts,
+refused in a sentence.
+"""
 
 import os
 import re
@@ -42,7 +44,8 @@ from cstl.running.settings import (
 )
 
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
-_ONE = ("dataset", "model", "ablation", "trainer")  # several of their files would be merged into one that nobody wrote
+# several of their files would be merged into one that nobody wrote
+_ONE = ("dataset", "model", "ablation", "trainer")
 _FUNCTIONS = {
     "choice": "choice(1,2)", "range": "range(1,4)", "interval": "interval(0.1,0.4)", "glob": "glob(*)",
     "sort": "sort(1,2)", "shuffle": "shuffle(1,2)", "tag": "tag(log,interval(0.1,0.4))",
@@ -53,7 +56,8 @@ _WORD = re.compile(r"([+~]*)([\w./@:$-]+)=(.*)", re.DOTALL)
 
 
 def read(command: str, words: list[str]) -> list[str]:
-    """Return the words as Hydra takes them, once the configuration that they ask for is composed and looked through.
+    """Return the words as Hydra takes them, once the configuration that they ask for is composed and looked
+    through.
 
     Raises:
         ValueError: a word, key, choice or value that cannot be meant; the message says what can be.
@@ -83,24 +87,28 @@ def read(command: str, words: list[str]) -> list[str]:
         chosen = loader.load_configuration(name, jobs[0], RunMode.MULTIRUN).hydra.runtime.choices
         if chosen["hydra/sweeper"] == "basic":
             raise ValueError(
-                f"{intervals[0]}: numbers are drawn from an interval by a search alone: add hparams_search=optuna, or "
-                f"type the values to try, such as {intervals[0]}=0.1,0.2"
+                f"{intervals[0]}: numbers are drawn from an interval by a search alone: add "
+                f"hparams_search=optuna, or type the values to try, such as {intervals[0]}=0.1,0.2"
             )
     for overrides in jobs:
         config = _composed(name, overrides, loader)
         try:
-            if wrong := [key for key in intervals if OmegaConf.select(config, key, throw_on_missing=False) is None]:
+            if wrong := [
+                key for key in intervals if OmegaConf.select(config, key, throw_on_missing=False) is None
+            ]:
                 raise _no_key(wrong[0], name, overrides, loader)
             if flags.cfg is None and flags.info is None and flags.config_name is None:
                 refuse_unknown(config, command)
                 refuse_impossible(config, command)
         except OmegaConfBaseException as error:
             raise _refused(error, name, overrides, loader) from None
-    return [*(word for word in words if word not in flags.overrides), *readable]  # Hydra takes no option amid settings
+    # Hydra takes no option amid settings
+    return [*(word for word in words if word not in flags.overrides), *readable]
 
 
 def help_asked(command: str, words: list[str]) -> str:
-    """Return the answer to `--help`, with what else was typed: settings, the user's folder, groups to tell more of.
+    """Return the answer to `--help`, with what else was typed: settings, the user's folder, groups to tell
+    more of.
 
     Raises:
         ValueError: as `read`.
@@ -115,7 +123,9 @@ def help_asked(command: str, words: list[str]) -> str:
 
 
 def composed(command: str, words: list[str]) -> DictConfig:
-    """Return the configuration of `conf/COMMAND.yaml` with these words, `read` before; nothing global is set for it."""
+    """Return the configuration of `conf/COMMAND.yaml` with these words, `read` before; nothing
+    global is set for it.
+    """
     flags = _options_of(words)
     return _composed(command, flags.overrides, _loader(flags))
 
@@ -143,9 +153,15 @@ def expected(error: Exception) -> str | None:
         return str(error).splitlines()[0]
     if isinstance(error, MissingMandatoryValue):
         missing = re.search(r"full_key: (\S+)", str(error)) or re.search(r"value: (\S+)", str(error))
-        return f"{missing[1] if missing else 'a setting'} is needed: type {missing[1] if missing else 'KEY'}=VALUE"
+        return (
+            f"{missing[1] if missing else 'a setting'} is needed: type "
+            f"{missing[1] if missing else 'KEY'}=VALUE"
+        )
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
-        return f"there is no {error.full_key}, and it is needed: type {error.full_key}=VALUE, or name it in a YAML file"
+        return (
+            f"there is no {error.full_key}, and it is needed: type {error.full_key}=VALUE, or name it in a "
+            "YAML file"
+        )
     if isinstance(error, OmegaConfBaseException) or type(error).__name__ == "MisconfigurationException":
         return str(error).splitlines()[0]
     return str(error) if isinstance(error, (ValueError, OSError, FloatingPointError)) else None
@@ -165,7 +181,11 @@ def expand_home(config: DictConfig) -> None:
 def _without_home(word: str) -> str:
     """Return `--config-dir=~/my` as a path: a shell leaves a ~ after = as it is."""
     key, equals, value = word.partition("=")
-    if equals and value.startswith("~") and (key in PATHS or key in ("--config-dir", "--config-path", "-cd", "-cp")):
+    if (
+        equals
+        and value.startswith("~")
+        and (key in PATHS or key in ("--config-dir", "--config-path", "-cd", "-cp"))
+    ):
         return f"{key}={os.path.expanduser(value)}"
     return word
 
@@ -181,7 +201,9 @@ def _check_flags(command: str, words: list[str]) -> None:
         following = words[i + 1] if i + 1 < len(words) else ""
         if word[:1] in tuple("–—−"):  # a word processor makes them of hyphens
             flag = word.lstrip("–—−-")
-            raise ValueError(f"{word} begins with a dash that is no hyphen: type {'-' * min(len(flag), 2)}{flag}")
+            raise ValueError(
+                f"{word} begins with a dash that is no hyphen: type {'-' * min(len(flag), 2)}{flag}"
+            )
         if word.startswith("-") and len(word) > 1:
             flag, equals, value = word.partition("=")
             if flag not in options:
@@ -190,23 +212,33 @@ def _check_flags(command: str, words: list[str]) -> None:
                     raise ValueError(f"{flag} is no option; did you mean {meant[0]}?")
                 value = value if equals else following if following and "=" not in following else "VALUE"
                 key = key if key in keys else nearest(key, keys) or key
-                raise ValueError(f"{flag} is no option: settings are typed KEY=VALUE, without dashes: {key}={value}")
+                raise ValueError(
+                    f"{flag} is no option: settings are typed KEY=VALUE, without dashes: {key}={value}"
+                )
             expects = not equals and options[flag].nargs is None
             if expects and (not following or following.startswith("-")):
                 raise ValueError(f"{flag} needs a value: {flag} VALUE")
         elif re.match(_WORD, word) and word.endswith(",") and following and "=" not in following:
             raise ValueError(f"a setting is one word, without spaces after commas: {word}{following}")
-        elif word.startswith("=") or (following == "=") or (word.endswith("=") and following and "=" not in following):
+        elif (
+            word.startswith("=")
+            or (following == "=")
+            or (word.endswith("=") and following and "=" not in following)
+        ):
             words_left = [part for part in words[max(i - word.startswith("="), 0) : i + 3] if part]
             example = "".join(words_left[:3]) if "=" in words_left[:2] else "".join(words_left[:2])
             raise ValueError(f"a setting is one word, without spaces around =: {example}")
 
 
 def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -> str:
-    """Return a word as Hydra's grammar takes it: with quotes where a value has its signs or other alphabets'."""
+    """Return a word as Hydra's grammar takes it: with quotes where a value has its signs or
+    other alphabets'.
+    """
     if word.startswith("~") and "=" not in word:
         if not re.fullmatch(_KEY, word[1:], re.ASCII):
-            raise ValueError(f"{word!r} is no setting: to leave something out type ~KEY, such as ~callbacks.pictures")
+            raise ValueError(
+                f"{word!r} is no setting: to leave something out type ~KEY, such as ~callbacks.pictures"
+            )
         return word
     match = _WORD.fullmatch(word)
     if match is None:
@@ -214,7 +246,9 @@ def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -
     sign, key, value = match.groups()
     if sign not in ("", "+", "++", "~") or not re.fullmatch(_KEY, key, re.ASCII):
         likely = nearest(re.sub(r"@.*|[^\w./]", "", key).strip("./"), [*choices(command), *_keys(command)])
-        raise ValueError(f"there is no key {sign}{key}" + (f"; did you mean {likely}={value}?" if likely else ""))
+        raise ValueError(
+            f"there is no key {sign}{key}" + (f"; did you mean {likely}={value}?" if likely else "")
+        )
     if key in _ONE and value.startswith("["):
         names = value.strip("[]").replace(" ", "")
         each = f"; each in turn: python -m cstl.{command} -m {key}={names}" if "," in names else ""
@@ -294,10 +328,16 @@ def _no_setting(word: str, command: str, loader: ConfigLoaderImpl) -> str:
 
 
 def _jobs(words: list[str], loader: ConfigLoaderImpl) -> tuple[list[list[str]], list[str]]:
-    """Return the overrides of every job of a sweep, without what a search draws itself, and the keys of that."""
+    """Return the overrides of every job of a sweep, without what a search draws itself, and the
+    keys of that.
+    """
     parsed = OverridesParser.create(loader).parse_overrides(words)
     for override in parsed:
-        if override.is_sweep_override() and not override.is_interval_sweep() and not [*override.sweep_iterator()]:
+        if (
+            override.is_sweep_override()
+            and not override.is_interval_sweep()
+            and not [*override.sweep_iterator()]
+        ):
             raise ValueError(f"{override.input_line} names nothing to try")
         value: Any = override.value()
         if override.is_interval_sweep() and value.start > value.end:
@@ -306,12 +346,16 @@ def _jobs(words: list[str], loader: ConfigLoaderImpl) -> tuple[list[list[str]], 
     task = [override for override in parsed if not override.is_hydra_override()]
     intervals = [override for override in task if override.is_interval_sweep()]
     split = BasicSweeper.split_arguments([override for override in task if override not in intervals], None)
-    return [[*own, *job] for batch in split for job in batch], [override.key_or_group for override in intervals]
+    return [[*own, *job] for batch in split for job in batch], [
+        override.key_or_group for override in intervals
+    ]
 
 
 def _loader(flags: Any) -> ConfigLoaderImpl:
     setup_globals()
-    path = create_config_search_path((flags.config_path and os.path.abspath(flags.config_path)) or CONFIG_PATH)
+    path = create_config_search_path(
+        (flags.config_path and os.path.abspath(flags.config_path)) or CONFIG_PATH
+    )
     if flags.config_dir is not None:
         place = f"file://{os.path.abspath(flags.config_dir)}"
         path.prepend("command-line", place, anchor=SearchPathQuery(provider="schema"))
@@ -346,8 +390,8 @@ def _missing(error: MissingConfigException, command: str, loader: ConfigLoaderIm
         folder, file = os.path.split(path.removesuffix(".yaml"))
         own = os.path.dirname(folder) if os.path.basename(folder) == chosen else folder
         raise ValueError(
-            f"{chosen}={path}{where}: expected a name, found a path; a file of your own, MY/{chosen}/{file}.yaml, is "
-            f"chosen by --config-dir={own or 'MY'} {chosen}={file}"
+            f"{chosen}={path}{where}: expected a name, found a path; a file of your own, "
+            f"MY/{chosen}/{file}.yaml, is chosen by --config-dir={own or 'MY'} {chosen}={file}"
         )
     if not options:
         return unknown(f"there is no group {group}{where}", group, choices(command))
@@ -365,18 +409,26 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
     if match := re.search(r"In '([^']+)': Could not override '(?:[^'@]*@)?([^']+)'", text):
         group, groups = match[2], choices(command)
         if group in groups:
-            return ValueError(f"{match[1]}.yaml: an override in its defaults begins with /: override /{group}: NAME")
+            return ValueError(
+                f"{match[1]}.yaml: an override in its defaults begins with /: override /{group}: NAME"
+            )
         return unknown(f"{match[1]}.yaml overrides {group}, and there is no such group", group, groups)
     if match := re.search(r"Could not override '([^']+)'", text):
         return _no_key(match[1].partition("@")[0], command, words, loader)
     if match := re.search(r"Multiple values for ([\w/@]+)", text):
-        value = next((word.partition("=")[2] for word in words if word.lstrip("+").startswith(f"{match[1]}=")), "NAME")
-        if f"+{match[1]}={value}" not in words and (files := [w for w in words if w.startswith("experiment=")]):
+        value = next(
+            (word.partition("=")[2] for word in words if word.lstrip("+").startswith(f"{match[1]}=")), "NAME"
+        )
+        if f"+{match[1]}={value}" not in words and (
+            files := [w for w in words if w.startswith("experiment=")]
+        ):
             return ValueError(
                 f"{match[1]} is chosen twice, the second time in {files[-1]}: in that file's defaults type "
                 f"override /{match[1]}: NAME"
             )
-        return ValueError(f"{match[1]} is given twice, or with a +; type {match[1]}={value}, once and without the +")
+        return ValueError(
+            f"{match[1]} is given twice, or with a +; type {match[1]}={value}, once and without the +"
+        )
     if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         key, value = match[1], match[2]
         ways = [f"each value in turn python -m cstl.{command} -m {key}={value}"]
@@ -387,12 +439,18 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
         return ValueError(f"{match[1]} is several values: add -m, python -m cstl.{command} -m {match[1]}")
     if match := re.search(r"Config group override must be a string or a list", text):
         wrong = [w for w in words if (m := _WORD.fullmatch(w)) and m[2] in choices(command)]
-        takes = [f"{w.partition('=')[0]} takes {', '.join(_options(loader, w.partition('=')[0]))}" for w in wrong]
-        return ValueError(f"{' '.join(wrong)}: a group is set to the name of one of its files; {'; '.join(takes)}")
+        takes = [
+            f"{w.partition('=')[0]} takes {', '.join(_options(loader, w.partition('=')[0]))}" for w in wrong
+        ]
+        return ValueError(
+            f"{' '.join(wrong)}: a group is set to the name of one of its files; {'; '.join(takes)}"
+        )
     if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
         return unknown(f"~{match[1]}: there is no key {match[1]} to delete", match[1], [], _keys(command))
     if match := re.search(r"An item is already at '([^']+)'", text):
-        word = next((word.lstrip("+") for word in words if word.startswith(f"+{match[1]}=")), f"{match[1]}=VALUE")
+        word = next(
+            (word.lstrip("+") for word in words if word.startswith(f"+{match[1]}=")), f"{match[1]}=VALUE"
+        )
         return ValueError(f"{match[1]} is there already: type {word}, without the +")
     if match := re.search(r"Error resolving interpolation '\$\{model\}_", text):  # the recipe's name
         left_out = next((word[1:] for word in words if word in ("~model", "~dataset")), "model or dataset")
@@ -406,13 +464,21 @@ def _refused(error: Exception, command: str, words: list[str], loader: ConfigLoa
             f"{_not_utf8(words, loader)}: expected a text in UTF-8, found another encoding: save it as UTF-8"
         )
     cause = error.__cause__
-    if isinstance(error, InterpolationResolutionError | GrammarParseError) or isinstance(cause, GrammarParseError):
-        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", (text or str(cause)).splitlines()[0])
+    if isinstance(error, InterpolationResolutionError | GrammarParseError) or isinstance(
+        cause, GrammarParseError
+    ):
+        reason = re.sub(
+            r"^\w+ raised while resolving interpolation: ", "", (text or str(cause)).splitlines()[0]
+        )
         reason = re.sub(r".*no viable alternative at input ", "it has no end: ", reason)
         where = getattr(error, "full_key", None) or "a value"
         return ValueError(f"{where} cannot be worked out: {reason}; ${{KEY}} takes the value of KEY")
     lines = [line.strip() for line in f"{text}\n{cause or ''}".splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("full_key:", "object_type", "See https", "reference_type"))]
+    lines = [
+        line
+        for line in lines
+        if not line.startswith(("full_key:", "object_type", "See https", "reference_type"))
+    ]
     return ValueError(
         f"the configuration cannot be made: {'; '.join(dict.fromkeys(lines[:3])) or type(error).__name__}"
     )
@@ -433,7 +499,9 @@ def _not_utf8(words: list[str], loader: ConfigLoaderImpl) -> str:
 
 def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) -> ValueError:
     """Return what is said of a key that the chosen files do not have."""
-    value = next((word.partition("=")[2] for word in words if word.lstrip("+").startswith(f"{key}=")), "VALUE")
+    value = next(
+        (word.partition("=")[2] for word in words if word.lstrip("+").startswith(f"{key}=")), "VALUE"
+    )
     if moved := renamed(key, value):
         return ValueError(moved)
     groups = choices(command)
@@ -446,7 +514,10 @@ def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) 
     while parent and parent not in every:
         parent = parent.rpartition(".")[0]
     inside = parent + "." if parent else ""
-    last, names = key.removeprefix(inside), [name.removeprefix(inside) for name in every if name.startswith(inside)]
+    last, names = (
+        key.removeprefix(inside),
+        [name.removeprefix(inside) for name in every if name.startswith(inside)],
+    )
     siblings = [name for name in names if "." not in name]
     if parent and not siblings:
         return ValueError(f"{key}: {parent} is a single value and has no keys of its own")
@@ -455,16 +526,24 @@ def _no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) 
         word = next((word for word in words if word.startswith(f"{key}=")), f"{key}=VALUE")
         return ValueError(f"{key} is not in the file of {parent}; what it makes takes one: type +{word}")
     siblings = siblings if parent else [*siblings, *(group for group in groups if group not in siblings)]
-    return unknown(f"{parent} has no key {last}" if parent else f"there is no key {last}", last, siblings, every)
+    return unknown(
+        f"{parent} has no key {last}" if parent else f"there is no key {last}", last, siblings, every
+    )
 
 
 def _bad_yaml(error: yaml.YAMLError) -> str:
     """Return what is wrong with a YAML file, and where."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    where = f"{mark.name.strip('<>')}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a YAML file"
+    where = (
+        f"{mark.name.strip('<>')}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a YAML file"
+    )
     problem = getattr(error, "problem", None) or str(error)
     tabs = "\\t" in problem or "'\t'" in problem
-    reason = "a tab; YAML is indented with spaces alone" if tabs else f"{problem}; expected KEY: VALUE in each line"
+    reason = (
+        "a tab; YAML is indented with spaces alone"
+        if tabs
+        else f"{problem}; expected KEY: VALUE in each line"
+    )
     return f"{where}: {' '.join(reason.split())}"
 
 

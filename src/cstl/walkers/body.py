@@ -1,6 +1,7 @@
 """How walkers move and what they are made of: a skeleton of rigid segments, dressed in solids.
 
-Axes: x where the walker goes, y to their left, z up, metres. Angles are in radians unless a table says degrees.
+Axes: x where the walker goes, y to their left, z up, metres. Angles are in radians unless a table says
+degrees.
 """
 
 from typing import NamedTuple
@@ -69,7 +70,8 @@ def skeleton(walk: Walk, phase: Array) -> dict[str, Segment]:
     sway = w["sway"] * h * np.cos(cycle - 2 * np.pi * 0.30)
     pelvis = Segment(np.stack([zero, sway, zero], -1), yaw(pelvis_yaw) @ roll(pelvis_roll))
 
-    load = {"hand": 0.0, "shoulder": 0.5, "back": 4.0}.get(walk.bag, 0.0)  # degrees of lean against what is carried
+    # degrees of lean against what is carried
+    load = {"hand": 0.0, "shoulder": 0.5, "back": 4.0}.get(walk.bag, 0.0)
     chest_axes = (
         yaw(degrees(w["trunk_twist"] * np.cos(cycle - 2 * np.pi * 0.04)))
         @ pitch(-degrees(w["lean"] + load - 0.7 * np.cos(2 * cycle)))
@@ -160,7 +162,8 @@ def gait(walk: Walk) -> Gait:
     )
     rise = np.fft.rfft(-lowest)[:5] / len(grid)
     rise[1:] *= max(w["bounce"], 0)
-    # A step: the heel that touches the ground is ahead of where the other heel stood, whose toes are still there.
+    # A step: the heel that touches the ground is ahead of where the other heel stood, whose toes are still
+    # there.
     foot = w["foot"] * h
     heels = [segments[f"foot_{side}"].at(-0.25 * foot, 0, -FOOT_HEIGHT * h)[:, 0] for side in SIDES]
     others = [segments[f"toes_{side}"].origin[:, 0] - 0.73 * foot for side in SIDES]
@@ -169,7 +172,7 @@ def gait(walk: Walk) -> Gait:
     return Gait(frequency, stride * frequency, rise)
 
 
-# --- What they are made of ------------------------------------------------------------------------------------------
+# --- What they are made of ----------------------------------------------------------------------------------
 
 
 class Blob(NamedTuple):
@@ -216,7 +219,9 @@ def dress(walk: Walk) -> list[list[Blob]]:
     ]
     if (length := w["hair_length"]) > 0:
         nape = Blob("head", (-0.5 * deep, 0, 0.55 * tall - length), (0.022 + hair, 0.75 * broad + hair, 0.03))
-        solids.append([Blob("head", (-0.25 * deep, 0, tall), (0.75 * deep + hair, broad + hair, 0.6 * tall)), nape])
+        solids.append(
+            [Blob("head", (-0.25 * deep, 0, tall), (0.75 * deep + hair, broad + hair, 0.6 * tall)), nape]
+        )
 
     foot = w["foot"]
     for side in SIDES:
@@ -267,9 +272,17 @@ def coat(w: dict[str, float], thigh: float, waist: Blob, hips: Blob) -> list[lis
     hems = [Blob(f"thigh_{side}", (-0.02, 0, drop), (hem, 0.85 * hem, 0.012)) for side in SIDES]
     above = [Blob(f"thigh_{side}", (-0.01, 0, 0.55 * drop), (hem, 0.85 * hem, 0.012)) for side in SIDES]
     collar = Blob(
-        "neck", (-0.008, 0, w["slope"] + 0.5 * w["coat_collar"]), (0.042, 0.042, 0.012 + max(w["coat_collar"], 0))
+        "neck",
+        (-0.008, 0, w["slope"] + 0.5 * w["coat_collar"]),
+        (0.042, 0.042, 0.012 + max(w["coat_collar"], 0)),
     )
-    return [[waist, hips, *above], [hips, hems[0], above[1]], [hips, hems[1], above[0]], [*hems, *above], [collar]]
+    return [
+        [waist, hips, *above],
+        [hips, hems[0], above[1]],
+        [hips, hems[1], above[0]],
+        [*hems, *above],
+        [collar],
+    ]
 
 
 def bag(w: dict[str, float], walk: Walk, top: float, arm: float) -> list[list[Blob]]:
@@ -304,7 +317,10 @@ def bag(w: dict[str, float], walk: Walk, top: float, arm: float) -> list[list[Bl
         for x in (-1, 1)
         for z in (0.03, 0.03 - 1.5 * tall)
     ]
-    strap = [ball("chest", 0, 0.75 * y * w["shoulders"], top + 0.016, 0.012), ball("pelvis", 0, beside, 0.03, 0.012)]
+    strap = [
+        ball("chest", 0, 0.75 * y * w["shoulders"], top + 0.016, 0.012),
+        ball("pelvis", 0, beside, 0.03, 0.012),
+    ]
     return [corners, strap]
 
 
@@ -334,7 +350,9 @@ def embody(walk: Walk) -> Body:
     blobs = list(dict.fromkeys(blob for solid in dressed for blob in solid))
     index = {blob: i for i, blob in enumerate(blobs)}
     most = max(map(len, dressed))
-    solids = np.array([[index[b] for b in solid] + [index[solid[0]]] * (most - len(solid)) for solid in dressed])
+    solids = np.array(
+        [[index[b] for b in solid] + [index[solid[0]]] * (most - len(solid)) for solid in dressed]
+    )
 
     names = list(segments)
     which = np.array([names.index(blob.segment) for blob in blobs])

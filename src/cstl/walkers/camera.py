@@ -22,7 +22,9 @@ SUBPIXELS = 3  # bits
 
 
 def camera(view: str) -> tuple[Array, Array]:
-    """Place a camera, 000 meets the walker, 180 follows → position (3,), axes (3, 3): right, down, forward."""
+    """Place a camera, 000 meets the walker, 180 follows → position (3,), axes (3, 3): right,
+    down, forward.
+    """
     if not (view.isdigit() and 0 <= int(view) < 360):
         raise ValueError(f"View {view!r}: expected an angle in degrees such as '000', '018', … '180'.")
     angle = np.deg2rad(int(view))
@@ -37,8 +39,8 @@ def camera(view: str) -> tuple[Array, Array]:
 def outlines(body: Body, view: str) -> Array:
     """Project the solids.
 
-    An ellipsoid's image is an ellipse (to first order in its size over its distance), and a hull's outline consists of
-    the furthest points of its ellipses in every direction.
+    An ellipsoid's image is an ellipse (to first order in its size over its distance), and a hull's outline
+    consists of the furthest points of its ellipses in every direction.
 
     Returns:
         float (T, S, CORNERS, 2): x and y of convex polygons in pixels.
@@ -86,7 +88,7 @@ def silhouettes(polygons: Array, rng: np.random.Generator | None = None) -> Fram
     return frames
 
 
-# --- How they are corrupted -----------------------------------------------------------------------------------------
+# --- How they are corrupted ---------------------------------------------------------------------------------
 
 # Background subtraction; drawn anew for every camera.
 NOISE = {

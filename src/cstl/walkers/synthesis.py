@@ -1,9 +1,10 @@
 """Synthetic walkers: a gait benchmark that needs no licence, in CASIA-B's raw layout.
 
-A walker is a kinematic skeleton whose joint angles are periodic (low-order Fourier series through the mean curves of
-normal gait), dressed in solids (convex hulls of ellipsoids), seen by eleven perspective cameras and corrupted
-as background subtraction corrupts silhouettes. A sequence's way: `draw_walk` (traits) → `skeleton` → `dress` → `embody`
-(body) → `outlines` → `silhouettes` → `degrade` (camera).
+A walker is a kinematic skeleton whose joint angles are periodic
+(low-order Fourier series through the mean curves of normal gait), dressed in solids
+(convex hulls of ellipsoids), seen by eleven perspective cameras and corrupted as background subtraction
+corrupts silhouettes. A sequence's way: `draw_walk` (traits) → `skeleton` → `dress` → `embody` (body) →
+`outlines` → `silhouettes` → `degrade` (camera).
 """
 
 import errno
@@ -39,14 +40,15 @@ def render_sequence(
     Args:
         seed: of the whole benchmark, 0 or more.
         subject: any name; each names another person.
-        condition: nm-… (normal), bg-… (bag) or cl-… (coat). Another number is another walk of the same person.
+        condition: nm-… (normal), bg-… (bag) or cl-… (coat). Another number is another walk of the same
+            person.
         view: degrees from the walking direction to the camera, "000" (coming) … "180" (going).
         frames: mean number of frames of a sequence, at 25 a second.
         noise: corrupt the silhouettes as background subtraction does.
 
     Returns:
-        uint8 (T, 240, 320), values 0 and 255. It depends on the arguments alone; the views of one walk show the same
-        moments.
+        uint8 (T, 240, 320), values 0 and 255. It depends on the arguments alone; the views of one walk show
+        the same moments.
 
     Raises:
         ValueError: a condition or view of another form.
@@ -55,13 +57,20 @@ def render_sequence(
     return view_sequence(body, seed, subject, condition, view, noise=noise)
 
 
-def view_sequence(body: Body, seed: int, subject: str, condition: str, view: str, *, noise: bool = True) -> Frames:
+def view_sequence(
+    body: Body, seed: int, subject: str, condition: str, view: str, *, noise: bool = True
+) -> Frames:
     """Render what one view's camera sees of a walk: uint8 (T, 240, 320)."""
     rng = named_rng(seed, "camera", subject, condition, view) if noise else None
     return silhouettes(outlines(body, view), rng)
 
 
-PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
+PNG = (
+    cv2.IMWRITE_PNG_STRATEGY,
+    cv2.IMWRITE_PNG_STRATEGY_RLE,
+    cv2.IMWRITE_PNG_FILTER,
+    cv2.IMWRITE_PNG_FILTER_NONE,
+)
 MARKER = "walkers.json"
 PART = ".part"
 
@@ -97,8 +106,8 @@ def synthesize(
 ) -> None:
     """Write synthetic walkers as a raw tree in CASIA-B's layout.
 
-    `out/001/nm-01/000/001-nm-01-000-001.png`: 320×240, 8-bit grey, 0 or 255. Interrupted and called again, it goes on;
-    `out/walkers.json` is written last, so a tree that has it is complete, and then nothing is done.
+    `out/001/nm-01/000/001-nm-01-000-001.png`: 320×240, 8-bit grey, 0 or 255. Interrupted and called again, it
+    goes on; `out/walkers.json` is written last, so a tree that has it is complete, and then nothing is done.
 
     Args:
         out: folder of the tree; new, empty, or an earlier call's with the same settings.
@@ -106,8 +115,8 @@ def synthesize(
         seed: 0 or more. Together with the names it decides every pixel.
         views: angles in degrees, three digits.
         conditions: nm-…, bg-… or cl-….
-        frames: mean number of frames of a sequence, at 25 a second. From some 65 on, walkers enter and leave the side
-            views.
+        frames: mean number of frames of a sequence, at 25 a second. From some 65 on, walkers enter and leave
+            the side views.
         workers: processes; by default one for each core. The files do not depend on it.
         progress: show a bar, or lines where the output is no terminal.
 
@@ -199,7 +208,9 @@ def check(settings: Mapping[str, Any]) -> None:
     if settings["seed"] < 0:
         raise ValueError(f"Synthetic walkers: expected a seed of 0 or more, found {settings['seed']}.")
     if settings["frames"] < 1:
-        raise ValueError(f"Synthetic walkers: expected at least 1 frame a sequence, found {settings['frames']}.")
+        raise ValueError(
+            f"Synthetic walkers: expected at least 1 frame a sequence, found {settings['frames']}."
+        )
     for view in settings["views"]:
         camera.camera(view)
     for condition in settings["conditions"]:
@@ -212,7 +223,8 @@ def is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
     if made is None:
         if out.is_dir() and any(path.name != PART for path in out.iterdir()):
             raise FileExistsError(
-                f"{out} holds files but no {MARKER}, so synthetic walkers did not come from here. Name a new folder."
+                f"{out} holds files but no {MARKER}, so synthetic walkers did not come from here. Name a "
+                "new folder."
             )
         return False
     there = read_json(made)

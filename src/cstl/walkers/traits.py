@@ -1,9 +1,10 @@
 """Who walks: what makes a walker, drawn from tables, and the joint angles of normal gait.
 
-Sources: segment lengths after Drillis & Contini, *Body Segment Parameters* (1966), as given in Winter, *Biomechanics
-and Motor Control of Human Movement* (4th ed., 2009, fig. 4.1); joint angles of the leg after Winter (appendix A) and
-Perry & Burnfield, *Gait Analysis: Normal and Pathological Function* (2nd ed., 2010), rounded; pelvis, trunk and arms
-after Perry & Burnfield and Murray, Drought & Kory, *Walking Patterns of Normal Men* (J. Bone Joint Surg. 46-A, 1964).
+Sources: segment lengths after Drillis & Contini, *Body Segment Parameters* (1966), as given in Winter,
+*Biomechanics and Motor Control of Human Movement* (4th ed., 2009, fig. 4.1); joint angles of the leg after
+Winter (appendix A) and Perry & Burnfield, *Gait Analysis: Normal and Pathological Function* (2nd ed., 2010),
+rounded; pelvis, trunk and arms after Perry & Burnfield and Murray, Drought & Kory, *Walking Patterns of
+Normal Men* (J. Bone Joint Surg. 46-A, 1964).
 """
 
 import zlib
@@ -114,10 +115,15 @@ CURVES: dict[str, list[float]] = {
     "elbow": [16, 15, 15, 16, 18, 21, 25, 29, 32, 35, 36, 36, 34, 31, 28, 25, 23, 21, 19, 17],
 }
 HARMONICS = 5
-SERIES = {name: np.fft.rfft(np.asarray(curve, float))[: HARMONICS + 1] / len(curve) for name, curve in CURVES.items()}
+SERIES = {
+    name: np.fft.rfft(np.asarray(curve, float))[: HARMONICS + 1] / len(curve)
+    for name, curve in CURVES.items()
+}
 
 
-def joint_angle(joint: str, phase: Array, scale: float = 1.0, offset: float = 0.0, delay: float = 0.0) -> Array:
+def joint_angle(
+    joint: str, phase: Array, scale: float = 1.0, offset: float = 0.0, delay: float = 0.0
+) -> Array:
     """Return angle of a joint of a normal walker.
 
     Args:
@@ -142,13 +148,21 @@ def named_rng(seed: int, *names: str) -> np.random.Generator:
 
 
 def draw(
-    table: Mapping[str, Trait], rng: np.random.Generator, centre: Mapping[str, float] | None = None, within: float = 1.0
+    table: Mapping[str, Trait],
+    rng: np.random.Generator,
+    centre: Mapping[str, float] | None = None,
+    within: float = 1.0,
 ) -> dict[str, float]:
     """Draw a subject's traits (without `centre`), or one sequence's traits about the subject's (`centre`)."""
     z = np.clip(rng.standard_normal(len(table)), -2, 2)
     if centre is None:
-        return {n: t.mean + BETWEEN * t.between * float(x) for (n, t), x in zip(table.items(), z, strict=True)}
-    return {n: centre[n] + within * WITHIN * t.within * float(x) for (n, t), x in zip(table.items(), z, strict=True)}
+        return {
+            n: t.mean + BETWEEN * t.between * float(x) for (n, t), x in zip(table.items(), z, strict=True)
+        }
+    return {
+        n: centre[n] + within * WITHIN * t.within * float(x)
+        for (n, t), x in zip(table.items(), z, strict=True)
+    }
 
 
 def subject_traits(seed: int, subject: str) -> dict[str, float]:
@@ -171,10 +185,14 @@ def draw_walk(seed: int, subject: str, condition: str, frames: int) -> Walk:
     """Draw the walk of `subject` under `condition`, of about `frames` frames (within 15 %)."""
     kind = condition.partition("-")[0]
     if kind not in ("nm", "bg", "cl"):
-        raise ValueError(f"Condition {condition!r}: expected nm-…, bg-… or cl-… (normal, bag, coat), as in CASIA-B.")
+        raise ValueError(
+            f"Condition {condition!r}: expected nm-…, bg-… or cl-… (normal, bag, coat), as in CASIA-B."
+        )
     rng = named_rng(seed, "walk", subject, condition)
     usual = subject_traits(seed, subject)
-    traits = draw(TRAITS, rng, usual, COAT_WITHIN if kind == "cl" else 1.0) | draw(PATH | COAT | BAG, rng, usual)
+    traits = draw(TRAITS, rng, usual, COAT_WITHIN if kind == "cl" else 1.0) | draw(
+        PATH | COAT | BAG, rng, usual
+    )
     length = max(1, round(frames * rng.uniform(0.85, 1.15)))
     phase = float(rng.uniform())
     bag, side = BAGS[rng.integers(len(BAGS))], int(rng.integers(2))

@@ -100,13 +100,13 @@ class AblatedCSTL(CSTL):
 
     Args:
         height, num_classes, channels, embedding_dim, reduction, batch_norm, ghosts: those of `CSTL`.
-        scales: which of frame, short and long MSTE makes and ATA aggregates. SSFL reads the same, and the frame level
-            in any case, since it selects among frames.
-        aggregation: a name in `AGGREGATIONS`. The long-term scale alone is the same in every frame, so that ATA's
-            importances would cancel: mean stands for it.
-        ssfl: both, weighted or selected: what of SSFL goes into the embedding. Its weighted feature trains with the
-            classes in each case, since nothing else trains its scores. none: no SSFL; the classes then train the
-            aggregated feature, through the same batch norm and class matrix.
+        scales: which of frame, short and long MSTE makes and ATA aggregates. SSFL reads the same, and the
+            frame level in any case, since it selects among frames.
+        aggregation: a name in `AGGREGATIONS`. The long-term scale alone is the same in every frame, so that
+            ATA's importances would cancel: mean stands for it.
+        ssfl: both, weighted or selected: what of SSFL goes into the embedding. Its weighted feature trains
+            with the classes in each case, since nothing else trains its scores. none: no SSFL; the classes
+            then train the aggregated feature, through the same batch norm and class matrix.
         parts: P, by default height / 2; it divides height / 2, and a part is then a strip of rows.
 
     Raises:
@@ -129,7 +129,9 @@ class AblatedCSTL(CSTL):
         parts: int | None = None,
     ) -> None:
         if isinstance(scales, str) or not scales or not set(scales) <= set(SCALES):
-            raise ValueError(f"scales is {scales!r}; choose one or more of them in brackets, [{','.join(SCALES)}]")
+            raise ValueError(
+                f"scales is {scales!r}; choose one or more of them in brackets, [{','.join(SCALES)}]"
+            )
         if aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation is {aggregation!r}; choose one of {', '.join(AGGREGATIONS)}")
         if ssfl not in SSFL:
@@ -144,7 +146,8 @@ class AblatedCSTL(CSTL):
         if parts is not None and (parts < 1 or rows % parts):
             choices = [str(n) for n in range(1, rows + 1) if rows % n == 0]
             raise ValueError(
-                f"parts={parts} does not divide the {rows} rows of the map; choose one of {', '.join(choices)}"
+                f"parts={parts} does not divide the {rows} rows of the map; choose one of "
+                f"{', '.join(choices)}"
             )
         return parts or rows
 

@@ -16,8 +16,8 @@ def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
 class Encoder(nn.Module):
     """Convolve each frame alone, four times 3×3, and make a part of every row of the map.
 
-    Input float (frames, H, W) in [0, 1]; output (frames, P, C), P = `parts` and C the last of `channels`. The map has
-    H / 2 rows; with fewer parts than rows, a part is a strip of as many rows as it takes.
+    Input float (frames, H, W) in [0, 1]; output (frames, P, C), P = `parts` and C the last of `channels`. The
+    map has H / 2 rows; with fewer parts than rows, a part is a strip of as many rows as it takes.
     """
 
     def __init__(self, channels: tuple[int, int, int], parts: int) -> None:
@@ -34,7 +34,8 @@ class Encoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         x = frames[:, None].contiguous(memory_format=torch.channels_last)  # (frames, 1, H, W)
         x = F.leaky_relu(self.conv1(x), inplace=True)
-        x = F.max_pool2d(self.conv2(x), 2)  # before its LReLU, which keeps the order and has a quarter to do then
+        # before its LReLU, which keeps the order and has a quarter to do then
+        x = F.max_pool2d(self.conv2(x), 2)
         x = F.leaky_relu(x, inplace=True)
         x = F.leaky_relu(self.conv3(x), inplace=True)
         x = F.leaky_relu(self.conv4(x), inplace=True)  # (frames, C, H/2, W/2)

@@ -29,14 +29,14 @@ class CSTL(nn.Module):
     """Embed silhouettes by encoder, MSTE, ATA and SSFL; P parts, each with temporal weights of its own.
 
     Args:
-        height: rows of a silhouette, a multiple of 2 (64 for 64×44, 128 for 128×88); the width is free. Every row of
-            the encoder's map is a part, P = height / 2.
+        height: rows of a silhouette, a multiple of 2 (64 for 64×44, 128 for 128×88); the width is free. Every
+            row of the encoder's map is a part, P = height / 2.
         num_classes: training subjects K.
         channels: widths of the encoder; the last is the C of the paper.
         embedding_dim: values D of an embedding a part.
         reduction: how much narrower the hidden layers of the scores are; it divides C.
-        batch_norm, ghosts: replica, synchronised or ghost: over which sequences training takes batch statistics, see
-            `PartBatchNorm`. Weights and evaluation do not depend on it.
+        batch_norm, ghosts: replica, synchronised or ghost: over which sequences training takes batch
+            statistics, see `PartBatchNorm`. Weights and evaluation do not depend on it.
 
     Raises:
         ValueError: an argument that is not one of these.
@@ -77,7 +77,9 @@ class CSTL(nn.Module):
     def part_count(self) -> int:
         """Count the parts: one for each row of the encoder's map."""
         if self.height < 2 or self.height % 2:
-            raise ValueError(f"height must be a positive multiple of 2 (two rows make a part), found {self.height}")
+            raise ValueError(
+                f"height must be a positive multiple of 2 (two rows make a part), found {self.height}"
+            )
         return self.height // 2
 
     def add_temporal_modules(self, channels: int, reduction: int) -> int:
@@ -92,8 +94,9 @@ class CSTL(nn.Module):
 
         Args:
             silhouettes: float (B, T, H, W) in [0, 1].
-            lengths: int (B,), valid frames of each sequence, 1 … T; what follows them is not looked at, so that
-                sequences of different length give the same result in one batch as one at a time. None: all T.
+            lengths: int (B,), valid frames of each sequence, 1 … T; what follows them is not looked at, so
+                that sequences of different length give the same result in one batch as one at a time. None:
+                all T.
 
         Returns:
             embeddings (B, P, D) and logits (B, P, K), at least float32 also under autocast.
@@ -117,18 +120,26 @@ class CSTL(nn.Module):
 
     def encode(self, silhouettes: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Encode every valid frame → f (P, B, T, C), and where others are, the mask (B, T) of valid ones."""
-        if silhouettes.ndim != 4 or silhouettes.shape[2] != self.height or not silhouettes.is_floating_point():
+        if (
+            silhouettes.ndim != 4
+            or silhouettes.shape[2] != self.height
+            or not silhouettes.is_floating_point()
+        ):
             raise ValueError(
                 f"silhouettes must be float (B, T, {self.height}, W) for this network, found "
-                f"{silhouettes.dtype} {tuple(silhouettes.shape)}; choose height= or prepare the data at that size"
+                f"{silhouettes.dtype} {tuple(silhouettes.shape)}; choose height= or prepare the data at "
+                "that size"
             )
         batch, time = silhouettes.shape[:2]
         if lengths is None:
             f = self.encoder(silhouettes.flatten(0, 1)).unflatten(0, (batch, time))  # (B, T, P, C)
             return f.permute(2, 0, 1, 3).contiguous(), None
         if lengths.shape != (batch,) or int(lengths.min()) < 1 or int(lengths.max()) > time:
-            raise ValueError(f"lengths must be int ({batch},) with values from 1 to {time}, found {lengths.tolist()}")
-        mask = torch.arange(time, device=silhouettes.device) < lengths[:, None].to(silhouettes.device)  # (B, T)
+            raise ValueError(
+                f"lengths must be int ({batch},) with values from 1 to {time}, found {lengths.tolist()}"
+            )
+        # mask: (B, T)
+        mask = torch.arange(time, device=silhouettes.device) < lengths[:, None].to(silhouettes.device)
         valid = self.encoder(silhouettes[mask])  # padding is never encoded
         f = valid.new_zeros(batch, time, *valid.shape[1:]).masked_scatter(mask[:, :, None, None], valid)
         return f.permute(2, 0, 1, 3).contiguous(), mask

@@ -70,8 +70,8 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The network it fits is `CSTL(**network_settings(…))` of the result.
 
     Raises:
-        ValueError: for keys that the authors' network does not have, or lacks, and for shapes that do not belong
-            together.
+        ValueError: for keys that the authors' network does not have, or lacks, and for shapes that do not
+            belong together.
     """
     theirs = {key.removeprefix(PREFIX): value for key, value in state_dict.items()}
     parts = len(theirs["fc_bin"]) if "fc_bin" in theirs else 0
@@ -80,7 +80,11 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if missing or unknown:
         raise ValueError(
             "this is not a state_dict of the authors' CSTL: "
-            + "; ".join(f"{what} {first_of(keys)}" for what, keys in (("lacks", missing), ("unknown", unknown)) if keys)
+            + "; ".join(
+                f"{what} {first_of(keys)}"
+                for what, keys in (("lacks", missing), ("unknown", unknown))
+                if keys
+            )
         )
     ours = {_renamed(key, _KEYS): value for key, value in theirs.items() if not key.startswith(_OFFICIAL_BN)}
     for name in _NORM:

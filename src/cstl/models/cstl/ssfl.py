@@ -24,7 +24,8 @@ class Salient(NamedTuple):
 class SalientSpatialFeatureLearning(nn.Module):
     """Score every frame of every part; a weighted mean, supervised by the class, trains the scores.
 
-    The frames selected are recombined into one spatial feature: part p comes from the frame in which p scores best.
+    The frames selected are recombined into one spatial feature: part p comes from the frame in which p scores
+    best.
     """
 
     def __init__(self, parts: int, channels: int, num_classes: int, reduction: int, scales: int = 3) -> None:
@@ -38,15 +39,20 @@ class SalientSpatialFeatureLearning(nn.Module):
         self.class_weight = class_matrix(channels, num_classes)
 
     def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> Salient:
-        """Read the scales t themselves, not their sums; of the first, the frame level, frames are selected."""
+        """Read the scales t themselves, not their sums; of the first, the frame level, frames
+        are selected.
+        """
         f, scales = t[0], [at_least_float32(scale) for scale in t]
         with torch.autocast(f.device.type, enabled=False):  # in bf16 one arg-max in 25 is another frame
             hidden = F.leaky_relu(self.score_norm(self.score_in(*scales), mask))
             scores = self.score_out(hidden).sigmoid().squeeze(-1)  # (P, B, T)
 
             s = scores if mask is None else scores * mask  # (P, B, T)
-            # The mean over time before the linear map d instead of after it: the same, and a T-th of the work.
-            means = [scale if scale.shape[2] == 1 else weighted_mean(scale, s[..., None], (2,)) for scale in scales]
+            # The mean over time before the linear map d instead of after it: the same, and a T-th of the
+            # work.
+            means = [
+                scale if scale.shape[2] == 1 else weighted_mean(scale, s[..., None], (2,)) for scale in scales
+            ]
             weighted = self.decay(*means).squeeze(2)  # Σ d·s / Σ s, (P, B, C)
 
         best = s.argmax(dim=2)[..., None, None].expand(-1, -1, -1, f.shape[-1])  # (P, B, 1, C)

@@ -18,17 +18,18 @@ Network = TypeVar("Network", bound=nn.Module)
 class PartBatchNorm(nn.Module):
     """Batch normalisation with statistics of its own for every part and channel, over sequences and frames.
 
-    Input (P, B, T, C), output the same; statistics are at least float32. `mask`, bool (B, T), leaves padded frames out
-    of the statistics. As in PyTorch the running variance is the unbiased one.
+    Input (P, B, T, C), output the same; statistics are at least float32. `mask`, bool (B, T), leaves padded
+    frames out of the statistics. As in PyTorch the running variance is the unbiased one.
 
-    In training the batch of all ranks, in their order, is cut into equal consecutive slices of sequences, and each
-    slice is normalised by its own statistics; the running statistics are those of the *first* slice, on all ranks.
-    `set_batch_norm` chooses the slices:
+    In training the batch of all ranks, in their order, is cut into equal consecutive slices of sequences, and
+    each slice is normalised by its own statistics; the running statistics are those of the *first* slice, on
+    all ranks. `set_batch_norm` chooses the slices:
 
     - replica: one for each rank.
     - synchronised: one for all ranks; on a single rank the same as replica.
-    - ghost: `ghosts` of them, whatever the number of ranks. Two are what the authors trained with: DataParallel on
-      two GPUs normalises each half of the batch by itself and keeps the first half's running statistics.
+    - ghost: `ghosts` of them, whatever the number of ranks. Two are what the authors trained with:
+      DataParallel on two GPUs normalises each half of the batch by itself and keeps the first half's running
+      statistics.
 
     In training all ranks must call it together. In evaluation it uses the running statistics.
     """
@@ -63,7 +64,9 @@ class PartBatchNorm(nn.Module):
         normalised = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
         return normalised.flatten(1, 2).to(dtype)
 
-    def _batch_statistics(self, x: Tensor, mask: Tensor | None, ranks_per_slice: int) -> tuple[Tensor, Tensor]:
+    def _batch_statistics(
+        self, x: Tensor, mask: Tensor | None, ranks_per_slice: int
+    ) -> tuple[Tensor, Tensor]:
         """Return mean and biased variance (P, S, C) of x (P, S, B/S, T, C); keep those of slice 0."""
         if mask is None:
             smallest = x.shape[2] * x.shape[3]
@@ -119,9 +122,13 @@ class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
             y = self._normalise_shared_slice(x, ranks_per_slice, momentum)
         else:  # the running statistics are those of the first slice
             first, *others = (
-                F.batch_norm(part, *running, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps)
+                F.batch_norm(
+                    part, *running, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps
+                )
                 for part, running in zip(
-                    x.chunk(local_slices), [(mean, variance), *[(None, None)] * (local_slices - 1)], strict=True
+                    x.chunk(local_slices),
+                    [(mean, variance), *[(None, None)] * (local_slices - 1)],
+                    strict=True,
                 )
             )
             y = torch.cat([first, *others]) if others else first
@@ -136,7 +143,9 @@ class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(x.ndim) if axis != 1]
         variance, mean = torch.var_mean(x, axes, correction=0)  # (C,)
         count = x.new_full((1, 1), x.numel() // x.shape[1])
-        count, mean, variance = _of_whole_slice(count, mean[None, None], variance[None, None], ranks_per_slice)
+        count, mean, variance = _of_whole_slice(
+            count, mean[None, None], variance[None, None], ranks_per_slice
+        )
         mean, variance = mean.flatten(), variance.flatten()
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
@@ -173,9 +182,10 @@ _DIVIDED: dict[type[nn.Module], type[nn.Module]] = {
 def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Network:
     """Choose the statistics of every batch norm of a network, see `PartBatchNorm` → the network.
 
-    PyTorch's `nn.BatchNorm1d`, `2d` and `3d` are changed in place into our subclasses of them: parameters, buffers,
-    hooks and the keys of the state dict stay. Slices are consecutive and equal parts of their axis 0, which may be
-    sequences or, with the sequences as the *leading* factor, sequences × frames: (B, T, …) folded into (B·T, …).
+    PyTorch's `nn.BatchNorm1d`, `2d` and `3d` are changed in place into our subclasses of them: parameters,
+    buffers, hooks and the keys of the state dict stay. Slices are consecutive and equal parts of their axis
+    0, which may be sequences or, with the sequences as the *leading* factor, sequences × frames: (B, T, …)
+    folded into (B·T, …).
 
     Args:
         network: weights and running statistics stay as they are.
@@ -183,23 +193,25 @@ def set_batch_norm(network: Network, population: str, ghosts: int = 2) -> Networ
         ghosts: slices of the batch, for ghost.
 
     Raises:
-        ValueError: another population, no slice, or a batch norm of another kind, whose statistics cannot be chosen.
-            With replica these may stay: they take those of their rank in any case.
+        ValueError: another population, no slice, or a batch norm of another kind, whose statistics cannot be
+            chosen. With replica these may stay: they take those of their rank in any case.
     """
     if population not in POPULATIONS:
         raise ValueError(f"batch_norm is {population!r}; choose one of {', '.join(POPULATIONS)}")
     if ghosts < 1:
         raise ValueError(f"ghosts must be at least 1 (slices of a batch; the authors had 2), found {ghosts}")
     others = {
-        name or "itself": type(module).__name__ for name, module in network.named_modules() if _is_unknown(module)
+        name or "itself": type(module).__name__
+        for name, module in network.named_modules()
+        if _is_unknown(module)
     }
     if (others and population != "replica") or "SyncBatchNorm" in others.values():
         found = ", ".join(f"{name} ({kind})" for name, kind in list(others.items())[:5])
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         raise ValueError(
-            f"batch_norm={population} cannot choose the statistics of {found}{more}: expected nn.BatchNorm1d, 2d or 3d "
-            "themselves, already initialised; build the network with them, or leave the choice to it with "
-            "model.batch_norm=null"
+            f"batch_norm={population} cannot choose the statistics of {found}{more}: expected "
+            "nn.BatchNorm1d, 2d or 3d themselves, already initialised; build the network with them, or "
+            "leave the choice to it with model.batch_norm=null"
         )
     for module in network.modules():
         if type(module) in _DIVIDED:
@@ -226,22 +238,25 @@ def slice_layout(population: str, ghosts: int, sequences: int) -> tuple[int, int
     if sequences % local_slices:
         fitting = [n * ranks for n in range(1, sequences // 2 + 1) if sequences % n == 0]
         raise ValueError(
-            f"batch_norm=ghost with ghosts={slices} cuts the {sequences} sequences of this process into {local_slices} "
-            f"equal slices, which does not come out even; choose ghosts from {fitting or [ranks]}, or a number "
-            f"of sequences that {local_slices} divides"
+            f"batch_norm=ghost with ghosts={slices} cuts the {sequences} sequences of this process into "
+            f"{local_slices} equal slices, which does not come out even; choose ghosts from "
+            f"{fitting or [ranks]}, or a number of sequences that {local_slices} divides"
         )
     return local_slices, max(ranks // slices, 1)
 
 
 def _is_unknown(module: nn.Module) -> bool:
     """Say whether a module is a batch norm of a kind whose statistics cannot be chosen."""
-    counts = "num_batches_tracked" in {name for name, _ in module.named_buffers(recurse=False)}  # also compiled ones
+    # also compiled ones
+    counts = "num_batches_tracked" in {name for name, _ in module.named_buffers(recurse=False)}
     if isinstance(module, PartBatchNorm | _DividedBatchNorm | nn.modules.instancenorm._InstanceNorm):
         return False
     return type(module) not in _DIVIDED and (counts or isinstance(module, nn.modules.batchnorm._BatchNorm))
 
 
-def _of_whole_slice(count: Tensor, mean: Tensor, variance: Tensor, ranks: int) -> tuple[Tensor, Tensor, Tensor]:
+def _of_whole_slice(
+    count: Tensor, mean: Tensor, variance: Tensor, ranks: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return count (1, 1), mean and variance (P, 1, C) of a slice from those of this rank's share of it.
 
     Chan, Golub and LeVeque's formula; sums of squares would lose what the variance is about.
@@ -249,7 +264,8 @@ def _of_whole_slice(count: Tensor, mean: Tensor, variance: Tensor, ranks: int) -
     rank = distributed.get_rank()
     share = torch.stack([count.expand_as(mean), mean, variance])  # (3, P, 1, C)
     first = rank // ranks * ranks
-    counts, means, variances = of_all_processes(share[None])[first : first + ranks].unbind(1)  # (ranks, P, 1, C)
+    # (ranks, P, 1, C)
+    counts, means, variances = of_all_processes(share[None])[first : first + ranks].unbind(1)
     total = counts.sum(0)
     mean = (counts * means).sum(0) / total
     variance = (counts * (variances + (means - mean).square())).sum(0) / total

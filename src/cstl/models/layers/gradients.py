@@ -1,7 +1,7 @@
 """Backward passes written by hand, side by side, each beside the plain formula that it stands for.
 
-Autograd derives the same gradients from the formulas; the tests compare the two. What each function gains in a training
-step stands with it: `scripts/benchmark.py --only hand-written` measures it again.
+Autograd derives the same gradients from the formulas; the tests compare the two. What each function gains in
+a training step stands with it: `scripts/benchmark.py --only hand-written` measures it again.
 """
 
 from typing import Any

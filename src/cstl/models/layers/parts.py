@@ -1,8 +1,8 @@
 """Layers with weights of their own for every body part, computed for all parts at once.
 
-Inside the network a feature map is laid out as (P, B, T, C): parts, sequences, frames, channels. A map per part is then
-one batched matrix product. Weights are kept in the shape of the authors' grouped convolutions, part p in rows
-p·out … (p+1)·out−1, so that Xavier initialisation sees their fans and their checkpoints fit.
+Inside the network a feature map is laid out as (P, B, T, C): parts, sequences, frames, channels. A map per
+part is then one batched matrix product. Weights are kept in the shape of the authors' grouped convolutions,
+part p in rows p·out … (p+1)·out−1, so that Xavier initialisation sees their fans and their checkpoints fit.
 """
 
 import torch
@@ -19,9 +19,9 @@ def at_least_float32(x: Tensor) -> Tensor:
 class PartConv(nn.Module):
     """Convolve over time without bias, every part with weights of its own.
 
-    Input (P, B, T, in), output (P, B, T, out). Frames outside the sequence count as zeros; `kernel` is odd. With
-    kernel 1 several inputs stand for their concatenation along the channels, which is then never made; one of a single
-    frame, (P, B, 1, channels), is the same in all frames and multiplied once.
+    Input (P, B, T, in), output (P, B, T, out). Frames outside the sequence count as zeros; `kernel` is odd.
+    With kernel 1 several inputs stand for their concatenation along the channels, which is then never made;
+    one of a single frame, (P, B, 1, channels), is the same in all frames and multiplied once.
     """
 
     def __init__(self, parts: int, in_channels: int, out_channels: int, kernel: int = 1) -> None:
@@ -38,6 +38,7 @@ class PartConv(nn.Module):
             inputs = (windows(inputs[0], kernel),)
         weights = weight.split([x.shape[-1] for x in inputs], dim=1)
         outputs = [
-            torch.bmm(x.flatten(1, 2), w).unflatten(1, x.shape[1:3]) for x, w in zip(inputs, weights, strict=True)
+            torch.bmm(x.flatten(1, 2), w).unflatten(1, x.shape[1:3])
+            for x, w in zip(inputs, weights, strict=True)
         ]
         return sum(outputs[1:], outputs[0])
