@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="where runs lie (default: runs)")
     given = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         for folder in map(Path, given.folders or ["runs"]):
             if not folder.is_dir() and given.folders:

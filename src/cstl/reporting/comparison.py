@@ -299,7 +299,7 @@ def _typed_settings(asked: Sequence[str]) -> dict[str, Any]:
 
 
 def _paper() -> dict[str, Any]:
-    """The paper's settings of the model, as far as they depend on no data set."""
+    """Return the paper's settings of the model, as far as they depend on no data set."""
     files = (Path(CONFIG_PATH) / "model" / name for name in ("base.yaml", "cstl.yaml"))
     model = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)), resolve=False)
     settings = decisive({"model": model})
@@ -365,7 +365,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def typed_value(value: Any) -> str:
-    """A setting as the command line takes it."""
+    """Return a setting as the command line takes it."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(typed_value, value))}]"
     if isinstance(value, float):

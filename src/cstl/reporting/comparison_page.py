@@ -63,7 +63,7 @@ def _group(table: Table) -> dict[str, Any]:
     base = None if table.baseline is None else names[table.baseline]
     shown = dict([*drawn.items()][:DRAWN]) | ({base: drawn[base]} if base in drawn else {})
     curves = {name: row.runs[0].curves for name, row in {**shown, **_unfinished(table, names)}.items()}
-    curve_charts = charts.curves(curves, table.probes)
+    curve_charts = [replace(chart, tall=len(curves) > 3) for chart in charts.curves(curves, table.probes)]
     panels = _per_view(table, shown)
     differences = _differences(table, drawn, base)
     views = next((run.outcome.views for row in drawn.values() for run in row.runs if run.outcome), [])
@@ -84,8 +84,9 @@ def _group(table: Table) -> dict[str, Any]:
         "notes": table.notes,
         "same": [(key, typed_value(value)) for key, value in table.same.items()],
         "line_charts": [
-            # its legend has many lines
-            replace(charts.per_view(probe, rows, views, list(shown)), tall=len(shown) > 3)
+            replace(
+                charts.per_view(probe, rows, views, list(shown)), tall=len(shown) > 3
+            )  # room for the legend
             for probe, views, rows in panels
         ],
         "still_lines": _still(figures.lines, panels, names=list(shown)) if panels else None,

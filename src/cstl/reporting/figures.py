@@ -124,7 +124,8 @@ def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
 
 def _curves(panels: Mapping[str, Sequence[tuple[str, Curve, str, str]]]) -> Figure:
     """Draw two panels of lines: label of the axis → name, curve, colour and dash of each."""
-    figure = Figure(figsize=(WIDTH, 2.6))
+    more = max(0, *(len(lines) - 3 for lines in panels.values()))  # names in the legend below
+    figure = Figure(figsize=(WIDTH, 2.6 + 0.2 * more))
     for axes, (label, lines) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for name, curve, colour, dash in lines:
             marker = "o" if "%" in label or len(curve[0]) == 1 else None  # a line of one point shows nothing

@@ -1,4 +1,4 @@
-"""How a comparison of runs is shown: in a terminal, as Markdown, as CSV, and as a picture."""
+"""Show a comparison of runs: in a terminal, as Markdown, as CSV, and as a picture."""
 
 import csv
 import io
@@ -191,7 +191,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(tables: Sequence[Table]) -> str:
-    """All tables in one: a line for each row, numbers in full; what a table or a row has not stays empty."""
+    """Return all tables in one, as CSV: a line a row, numbers in full; what a row has not stays empty."""
     keys = list(dict.fromkeys(key for table in tables for key in table.settings))
     probes = [*dict.fromkeys(probe for table in tables for probe in table.probes), "mean"]
     head = ["table", "place", "state", "message", *keys, "runs", "seeds", "held_out"]
@@ -224,9 +224,7 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 
 def draw(tables: Sequence[Table]) -> Figure:
-    """The scores with their deviation over the seeds, and the differences with their intervals,
-    a line for each row.
-    """
+    """Draw scores with their deviation over the seeds, and differences with their intervals, a line a row."""
     finished = [[row for row in table.rows if row.finished] for table in tables]
     heights = [0.36 * len(rows) + 1.1 for rows in finished]
     figure = Figure(figsize=(10, sum(heights) + 0.6), layout="constrained")
@@ -275,7 +273,7 @@ def draw(tables: Sequence[Table]) -> Figure:
 
 
 def write(tables: Sequence[Table], remarks: Sequence[str], folder: Path) -> None:
-    """Writes `comparison.csv`, `.md`, `.png` and `.pdf`."""
+    """Write `comparison.csv`, `.md`, `.png` and `.pdf`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "comparison.csv", to_csv(tables))
     text = "\n".join([*map(to_markdown, tables), *(f"{escaped(remark)}\n" for remark in remarks)])

@@ -42,7 +42,7 @@ _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 
 class RunFolder(Callback):
-    """What Hydra calls before it makes the folder of a single run.
+    """Is called by Hydra before it makes the folder of a single run.
 
     Args:
         kind: train or evaluate.
@@ -52,7 +52,7 @@ class RunFolder(Callback):
         self.kind = kind
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuses a folder that is not this command's; a name made of the time gets one of its own."""
+        """Refuse a folder that is not this command's; a name made of the time gets one of its own."""
         if not starts_first():
             return
         try:
@@ -65,14 +65,12 @@ class RunFolder(Callback):
 
 
 def starts_first() -> bool:
-    """Whether this is the first of the processes that a launcher has started, as far as the
-    environment says.
-    """
+    """Tell whether this is the first process of a launcher, as far as the environment says."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def make_folder(config: DictConfig, mode: str) -> Path:
-    """Makes the folder that the configuration names, a new one where the name is made of the time.
+    """Make the folder that the configuration names, a new one where the name is made of the time.
 
     Args:
         config: with Hydra's own; its name gets a number where another command of the same second has it.
@@ -106,7 +104,7 @@ def make_folder(config: DictConfig, mode: str) -> Path:
 
 
 def refuse(error: object) -> None:
-    """Ends the command with a message; Hydra only warns of exceptions in what it calls back."""
+    """End the command with a message; Hydra only warns of exceptions in what it calls back."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
 
@@ -139,9 +137,7 @@ def check_name(name: object, runs: str = "runs") -> None:
 
 
 def check_kind(folder: Path, kind: str) -> None:
-    """Raises ValueError where a folder holds something else than this kind makes: train,
-    evaluate or sweep.
-    """
+    """Raise ValueError where a folder holds something else than this kind makes: train, evaluate or sweep."""
     found = None
     if is_begun(folder):
         found = "evaluate" if EVALUATED in Run(folder).config else "train"  # a damaged one is for `open_run`
@@ -152,7 +148,7 @@ def check_kind(folder: Path, kind: str) -> None:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether there is something to lose: a checkpoint or results. Else its name is free."""
+    """Tell whether there is something to lose: a checkpoint or results. Else its name is free."""
     checkpoints = folder / CHECKPOINTS
     return (
         (folder / RESULTS).exists()
@@ -162,7 +158,7 @@ def is_begun(folder: Path) -> bool:
 
 
 def is_finished(folder: Path, say: Callable[[str], None]) -> bool:
-    """Whether there are results; damaged ones are renamed, and come again."""
+    """Tell whether there are results; damaged ones are renamed, and come again."""
     file = folder / RESULTS
     try:
         if isinstance(read_json(file).get("rank1"), dict):
@@ -178,13 +174,12 @@ def is_finished(folder: Path, say: Callable[[str], None]) -> bool:
 
 
 def begin_anew(folder: Path) -> None:
-    """Forgets a start that came to nothing: its run in Weights & Biases was another one."""
+    """Forget a start that came to nothing: its run in Weights & Biases was another one."""
     (folder / "wandb" / "id").unlink(missing_ok=True)
 
 
 def put_aside(folder: Path, steps: int) -> Path:
-    """Moves the results after so many steps to a run folder within the run's, with the checkpoint they belong
-    to.
+    """Move the results after so many steps to a run folder within the run's, with their checkpoint.
 
     Stopped in between, it can be done again, or the run can go on.
     """
