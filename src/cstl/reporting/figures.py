@@ -124,8 +124,9 @@ def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
 
 def _curves(panels: Mapping[str, Sequence[tuple[str, Curve, str, str]]]) -> Figure:
     """Draw two panels of lines: label of the axis → name, curve, colour and dash of each."""
-    more = max(0, *(len(lines) - 3 for lines in panels.values()))  # names in the legend below
-    figure = Figure(figsize=(WIDTH, 2.6 + 0.2 * more))
+    names = {short(name) for lines in panels.values() for name, *_ in lines}
+    columns = max(1, min(4, 50 // (5 + max(map(len, names), default=0))))  # of the legends below
+    figure = Figure(figsize=(WIDTH, 2.6 + 0.17 * max(0, math.ceil(len(names) / columns) - 1)))
     for axes, (label, lines) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for name, curve, colour, dash in lines:
             marker = "o" if "%" in label or len(curve[0]) == 1 else None  # a line of one point shows nothing
@@ -136,7 +137,7 @@ def _curves(panels: Mapping[str, Sequence[tuple[str, Curve, str, str]]]) -> Figu
         axes.xaxis.set_major_locator(whole_numbers(6))
         axes.grid()
         if lines:
-            _legend_below(axes)
+            _legend_below(axes, ncols=columns)
         else:
             axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
     return figure
