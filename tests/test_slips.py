@@ -19,6 +19,7 @@ from cstl.evaluate import evaluate
 from cstl.models import CSTL, AblatedCSTL
 from cstl.reporting.folder import read_run
 from cstl.running import streams, typed
+from cstl.running.refusals import expected
 from cstl.train import train
 
 Configure = Callable[..., DictConfig]
@@ -383,10 +384,10 @@ def test_a_slip_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
 def test_errors_that_hydra_wraps_are_told_without_its_account(configured: Configure) -> None:
     with pytest.raises(Exception, match="reduction") as wrapped:
         train(configured("train", "dataset=tiny", "trainer=cpu", "model.network.reduction=7"))
-    told = typed.expected(wrapped.value)
+    told = expected(wrapped.value)
     assert told is not None
     assert told.startswith("reduction=7 does not divide the last of channels, 16")
-    assert typed.expected(RuntimeError("a fault of ours")) is None
+    assert expected(RuntimeError("a fault of ours")) is None
 
 
 def test_a_state_dict_of_our_own_network_is_a_checkpoint(configured: Configure, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from cstl.files import shown_lines, write_text
 from cstl.run_folder import COMMAND
 from cstl.running import sweep, typed
 from cstl.running.processes import Stopped, is_first, is_multirun, obeying_signals, started_elsewhere
+from cstl.running.refusals import expected
 from cstl.running.streams import never_fail
 
 _PASSED_ON = r"(dataset|res|store)=|dataset\.(?!raw=)|--config-(dir|path)=|-c[dp]="
@@ -80,7 +81,7 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
                 raise
             leave("interrupted", 130)
         except Exception as error:
-            message = typed.expected(error)
+            message = expected(error)
             if message is None or is_multirun():
                 raise
             print(f"error: {shown_lines(message)}", file=sys.stderr)
