@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cstl.config import CONFIG_PATH
 from cstl.data.datamodule import TrainBatch
-from cstl.running.trainer import quiet_lightning
+from cstl.running.trainer import make_data, quiet_lightning
 
 CLASSES, ITERATIONS = 73, 150_000  # CASIA-B's training subjects, and the authors' iterations
 FIGURE_TO_BEAT = 2.0  # hours for them on one H200
@@ -179,7 +179,8 @@ def measure(config: DictConfig, device: torch.device, rate: float, steps: int, c
     """Train for some steps as the configuration says."""
     warmup = max(2, steps // 4)
     config.model.network.num_classes = CLASSES
-    data = instantiate(config.data, steps=warmup + steps, _convert_="all")
+    config.trainer.max_steps = warmup + steps
+    data = make_data(config, check=False)
     recognizer = instantiate(config.model, _convert_="all")
     operations = count_operations(recognizer, data, device)
     if compiled:
@@ -189,7 +190,6 @@ def measure(config: DictConfig, device: torch.device, rate: float, steps: int, c
     clock, profiler = Clock(warmup, warmup + steps), SimpleProfiler()
     trainer = instantiate(
         config.trainer,
-        max_steps=warmup + steps,
         limit_val_batches=0,
         callbacks=[clock],
         profiler=profiler,

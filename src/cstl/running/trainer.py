@@ -21,21 +21,21 @@ from cstl.running.metrics_log import loggers_of
 from cstl.running.processes import is_first
 
 
-def make_data(config: DictConfig) -> GaitDataModule:
-    """Return the data module as configured, of a store that has somebody to test on."""
-    settings = plain(config)
-    dataset = settings["dataset"]
+def make_data(config: DictConfig, check: bool = True) -> GaitDataModule:
+    """Return the data module as configured; `check`: of a store that has somebody to test on."""
+    dataset = plain(config.dataset)
     data = GaitDataModule(
         dataset["store"],
         protocol_of(dataset),
-        settings["res"],
+        config.res,
         dataset["name"],
-        steps=settings["trainer"]["max_steps"],
-        seed=settings.get("seed", 0),
-        max_frames=settings.get("max_frames"),
-        **settings["data"],
+        steps=config.trainer.max_steps,
+        seed=config.get("seed", 0),
+        max_frames=config.get("max_frames"),
+        **plain(config.data),
     )
-    data.check_tested()
+    if check:
+        data.check_tested()
     return data
 
 
