@@ -1,7 +1,7 @@
 """Train a run, or go on with it, and evaluate its last model.
 
 python -m cstl.train experiment=demo
-python -m cstl.train dataset=casiab res=128 seed=2 model.triplet.margin=0.1 name=mine
+python -m cstl.train dataset=casiab res=128 seed=2 name=mine
 python -m cstl.train -m seed=1,2,3 model=cstl,frame_only name=a_sweep
 python -m cstl.train --config-dir=my dataset=mine
 """

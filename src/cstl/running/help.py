@@ -113,7 +113,12 @@ def _present(keys: Iterable[Key], config: DictConfig) -> Iterator[tuple[Key, str
         node, _, last = key.name.rpartition(".")
         try:
             parent = OmegaConf.select(config, node) if node else config
-            if not isinstance(parent, DictConfig) or last not in list(parent) or not key.value:
+            if (
+                not isinstance(parent, DictConfig)
+                or last not in list(parent)
+                or not key.value
+                or last[0] == "_"
+            ):
                 continue
             value = "VALUE" if OmegaConf.is_missing(parent, last) else _typed(parent[last])
         except OmegaConfBaseException:
