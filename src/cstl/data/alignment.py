@@ -6,8 +6,7 @@ import numpy as np
 from cstl.files import shown
 
 WIDTHS = {64: 44, 128: 88}  # height → width: 11/16 of the square, whose sides hold nobody
-# ALIGNED: (64, 64), (64, 44), …
-ALIGNED = {(height, wide) for height, width in WIDTHS.items() for wide in (height, width)}
+ALIGNED = {(64, 64), (64, 44), (128, 128), (128, 88)}  # (height, width) of silhouettes that are aligned
 MIN_SUM = 10_000  # a frame whose grey values sum to this or less shows no person (40 white pixels)
 
 NO_PERSON = "no person"

@@ -167,9 +167,9 @@ class GaitDataModule(LightningDataModule):
         self.path = store
         self.protocol = protocol
         self.res, self.dataset = res, dataset
-        self.subjects, self.sequences, self.frames = subjects, sequences, frames
-        self.clip, self.spare, self.repeat_sequences = clip, spare, repeat_sequences
-        self.steps, self.seed = steps, seed
+        self.frames, self.seed = frames, seed
+        clips = {"frames": frames, "clip": clip, "spare": spare, "repeat_sequences": repeat_sequences}
+        self.drawing = {"subjects": subjects, "sequences": sequences, "steps": steps, "seed": seed} | clips
         self.workers, self.eval_frames, self.max_frames = workers, eval_frames, max_frames
 
     @cached_property
@@ -207,14 +207,7 @@ class GaitDataModule(LightningDataModule):
             labels,
             store.starts,
             store.lengths,
-            subjects=self.subjects,
-            sequences=self.sequences,
-            frames=self.frames,
-            steps=self.steps,
-            seed=self.seed,
-            clip=self.clip,
-            spare=self.spare,
-            repeat_sequences=self.repeat_sequences,
+            **self.drawing,  # type: ignore[arg-type]
             start=self.trainer.global_step if self.trainer is not None else 0,
             rank=self.rank,
             processes=self.processes,
@@ -301,8 +294,8 @@ def _gather(frames: np.ndarray, rows: np.ndarray) -> np.ndarray:
     NumPy's: it comes in huge pages, PyTorch's does not.
     """
     lengths, window = (rows >= 0).sum(1), np.arange(rows.shape[1])
-    # runs: (B,), consecutive frames
-    runs = (rows == np.where(window < lengths[:, None], rows[:, :1] + window, -1)).all(1)
+    consecutive = np.where(window < lengths[:, None], rows[:, :1] + window, -1)
+    runs = (rows == consecutive).all(1)  # (B,)
     gathered = np.empty((*rows.shape, *frames.shape[1:]), frames.dtype)
     for i, (first, length, run) in enumerate(
         zip(rows[:, 0].tolist(), lengths.tolist(), runs.tolist(), strict=True)

@@ -40,9 +40,8 @@ class ProbeTable(NamedTuple):
     match: np.ndarray
     match_distance: np.ndarray
 
-    def where(self, chosen: np.ndarray) -> "ProbeTable":
-        """Select rows."""
-        return ProbeTable(*(column[chosen] for column in self))
+    def where(self, rows: np.ndarray) -> "ProbeTable":
+        return ProbeTable(*(column[rows] for column in self))
 
     def of(self, conditions: Sequence[int], joint: bool = False) -> "ProbeTable":
         """Select the probes of some conditions, with single-view galleries or with all views at once."""

@@ -37,9 +37,8 @@ class Sequences(NamedTuple):
         """Give n, the number of parts and the number of values."""
         return len(self.batch), *self.batches[0].shape[1:]
 
-    def select(self, some: slice) -> "Sequences":
-        """Take some of them."""
-        return Sequences(self.batches, self.batch[some], self.row[some])
+    def select(self, rows: slice) -> "Sequences":
+        return Sequences(self.batches, self.batch[rows], self.row[rows])
 
     def write(self, part: int, out: Tensor) -> None:
         """Copy one part of all of them into `out`, (n, D) of any floating dtype."""
@@ -113,9 +112,7 @@ def own_threads(device: torch.device) -> Iterator[ForEach]:
 
 
 def blocks(count: int, most: int, multiple: int = 1) -> list[slice]:
-    """Cut a number of rows into blocks of equal size, at most `most`, and a multiple of some
-    number of blocks.
-    """
+    """Cut rows into blocks of equal size, at most `most`; their number is a multiple of `multiple`."""
     number = -(-count // (most * multiple)) * multiple
     size = max(-(-count // max(number, 1)), 1)
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
@@ -131,8 +128,8 @@ def total_distances(probes: Sequences, gallery: Sequences, distance: str, for_ea
     total = torch.zeros(n, count, dtype=dtype, device=device)
     x, y = (torch.empty(at_once, rows, values + 2, dtype=dtype, device=device) for rows in (n, count))
     on_cpu = device.type == "cpu"
-    rows = blocks(n, _ROWS, _AT_ONCE) if on_cpu else blocks(n, 2**13)
-    columns = blocks(count, _COLUMNS) if on_cpu else [slice(0, count)]
+    row_blocks = blocks(n, _ROWS, _AT_ONCE) if on_cpu else blocks(n, 2**13)
+    column_blocks = blocks(count, _COLUMNS) if on_cpu else [slice(0, count)]
 
     def lay_out(job: tuple[Sequences, int, Tensor, bool]) -> None:
         sequences, part, place, last = job
@@ -140,27 +137,25 @@ def total_distances(probes: Sequences, gallery: Sequences, distance: str, for_ea
         _lift(place, distance, last)
 
     for first in range(0, parts, at_once):
-        some = range(first, min(first + at_once, parts))
-        jobs = [(probes, part, x[i], False) for i, part in enumerate(some)]
-        for_each(lay_out, jobs + [(gallery, part, y[i], True) for i, part in enumerate(some)])
+        numbers = range(first, min(first + at_once, parts))
+        jobs = [(probes, part, x[i], False) for i, part in enumerate(numbers)]
+        for_each(lay_out, jobs + [(gallery, part, y[i], True) for i, part in enumerate(numbers)])
 
-        def add(mine: slice, count: int = len(some)) -> None:
-            for others in columns:
-                place = total[mine, others]
+        def add(rows: slice, count: int = len(numbers)) -> None:
+            for columns in column_blocks:
+                place = total[rows, columns]
                 out = torch.empty_like(place, memory_format=torch.contiguous_format)
                 with torch.autocast(device.type, enabled=False):
-                    for a, b in zip(x[:count, mine], y[:count, others], strict=True):
+                    for a, b in zip(x[:count, rows], y[:count, columns], strict=True):
                         torch.addmm(out, a, b.T, beta=0, alpha=-2 if distance == "euclidean" else -1, out=out)
                         place += out.relu_().sqrt_() if distance == "euclidean" else out
 
-        for_each(add, rows)
+        for_each(add, row_blocks)
     return total.div_(max(parts, 1))
 
 
 def _lift(x: Tensor, distance: str, last: bool) -> None:
-    """Fill the last two of D + 2 values, so that −2xy is |x − y|², and −xy 1 minus the cosine,
-    in one product.
-    """
+    """Fill the last two of D + 2 values, so that −2xy is |x − y|², and −xy 1 minus the cosine."""
     vectors = x[:, :-2]
     norm = torch.linalg.vector_norm(vectors, dim=1)
     if distance == "cosine":
@@ -203,9 +198,11 @@ def rank(near: Tensor, own: Tensor) -> Ranked:
     own = own & ~near.isinf()
     matches = own.sum(1)  # (n,)
     most = max(1, int(matches.max())) if len(matches) else 1
-    mine = near.masked_fill(~own, torch.inf)
+    matching = near.masked_fill(~own, torch.inf)
     others = near.masked_fill(own, torch.inf)
-    of_match = mine.topk(most, 1, largest=False).values  # (n, K), sorted, infinite beyond the probe's matches
+    of_match = matching.topk(
+        most, 1, largest=False
+    ).values  # (n, most), sorted, infinite beyond the probe's matches
     if most > _MANY:
         ahead = torch.searchsorted(others.sort(1).values, of_match, right=True).double()
     else:
@@ -219,7 +216,7 @@ def rank(near: Tensor, own: Tensor) -> Ranked:
     precision = (order / (order + ahead)).masked_fill(beyond, 0).sum(1) / matches
     penalty = matches / (matches + ahead.amax(1))
     first = ahead[:, 0].masked_fill(matches == 0, torch.nan)
-    return Ranked(first, precision, penalty, *_nearest(near), *_nearest(mine))
+    return Ranked(first, precision, penalty, *_nearest(near), *_nearest(matching))
 
 
 def _nearest(near: Tensor) -> tuple[Tensor, Tensor]:

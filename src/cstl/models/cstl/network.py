@@ -138,8 +138,8 @@ class CSTL(nn.Module):
             raise ValueError(
                 f"lengths must be int ({batch},) with values from 1 to {time}, found {lengths.tolist()}"
             )
-        # mask: (B, T)
-        mask = torch.arange(time, device=silhouettes.device) < lengths[:, None].to(silhouettes.device)
+        frames = torch.arange(time, device=silhouettes.device)
+        mask = frames < lengths[:, None].to(silhouettes.device)  # (B, T)
         valid = self.encoder(silhouettes[mask])  # padding is never encoded
         f = valid.new_zeros(batch, time, *valid.shape[1:]).masked_scatter(mask[:, :, None, None], valid)
         return f.permute(2, 0, 1, 3).contiguous(), mask

@@ -79,7 +79,7 @@ class PartBatchNorm(nn.Module):
             mean = (x * valid).sum((2, 3)) / count
             variance = ((x - mean[:, :, None, None]).square() * valid).sum((2, 3)) / count
         if ranks_per_slice > 1:
-            count, mean, variance = _of_whole_slice(count, mean, variance, ranks_per_slice)
+            count, mean, variance = _merge_moments(count, mean, variance, ranks_per_slice)
         elif smallest < 2:
             raise ValueError(
                 "batch normalisation in training mode needs at least two values per part and channel, found "
@@ -121,20 +121,15 @@ class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if ranks_per_slice > 1:
             y = self._normalise_shared_slice(x, ranks_per_slice, momentum)
         else:  # the running statistics are those of the first slice
-            first, *others = (
-                F.batch_norm(
-                    part, *running, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps
-                )
-                for part, running in zip(
-                    x.chunk(local_slices),
-                    [(mean, variance), *[(None, None)] * (local_slices - 1)],
-                    strict=True,
-                )
-            )
-            y = torch.cat([first, *others]) if others else first
+            running = [(mean, variance), *[(None, None)] * (local_slices - 1)]
+            slices = [
+                F.batch_norm(part, *statistics, self.weight, self.bias, True, momentum, self.eps)
+                for part, statistics in zip(x.chunk(local_slices), running, strict=True)
+            ]
+            y = torch.cat(slices) if len(slices) > 1 else slices[0]
         if mean is not None and variance is not None and world_size() > 1:
-            for running in (mean, variance):
-                distributed.broadcast(running, src=0)
+            for statistic in (mean, variance):
+                distributed.broadcast(statistic, src=0)
         return y
 
     def _normalise_shared_slice(self, x: Tensor, ranks_per_slice: int, momentum: float) -> Tensor:
@@ -143,9 +138,7 @@ class _DividedBatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(x.ndim) if axis != 1]
         variance, mean = torch.var_mean(x, axes, correction=0)  # (C,)
         count = x.new_full((1, 1), x.numel() // x.shape[1])
-        count, mean, variance = _of_whole_slice(
-            count, mean[None, None], variance[None, None], ranks_per_slice
-        )
+        count, mean, variance = _merge_moments(count, mean[None, None], variance[None, None], ranks_per_slice)
         mean, variance = mean.flatten(), variance.flatten()
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
@@ -247,25 +240,24 @@ def slice_layout(population: str, ghosts: int, sequences: int) -> tuple[int, int
 
 def _is_unknown(module: nn.Module) -> bool:
     """Say whether a module is a batch norm of a kind whose statistics cannot be chosen."""
-    # also compiled ones
-    counts = "num_batches_tracked" in {name for name, _ in module.named_buffers(recurse=False)}
-    if isinstance(module, PartBatchNorm | _DividedBatchNorm | nn.modules.instancenorm._InstanceNorm):
+    known = PartBatchNorm | _DividedBatchNorm | nn.modules.instancenorm._InstanceNorm
+    if type(module) in _DIVIDED or isinstance(module, known):
         return False
-    return type(module) not in _DIVIDED and (counts or isinstance(module, nn.modules.batchnorm._BatchNorm))
+    buffers = dict(module.named_buffers(recurse=False))  # a compiled one has them too
+    return "num_batches_tracked" in buffers or isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
-def _of_whole_slice(
+def _merge_moments(
     count: Tensor, mean: Tensor, variance: Tensor, ranks: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return count (1, 1), mean and variance (P, 1, C) of a slice from those of this rank's share of it.
 
     Chan, Golub and LeVeque's formula; sums of squares would lose what the variance is about.
     """
-    rank = distributed.get_rank()
+    first = distributed.get_rank() // ranks * ranks
     share = torch.stack([count.expand_as(mean), mean, variance])  # (3, P, 1, C)
-    first = rank // ranks * ranks
-    # (ranks, P, 1, C)
-    counts, means, variances = of_all_processes(share[None])[first : first + ranks].unbind(1)
+    shares = of_all_processes(share[None])[first : first + ranks]  # (ranks, 3, P, 1, C)
+    counts, means, variances = shares.unbind(1)
     total = counts.sum(0)
     mean = (counts * means).sum(0) / total
     variance = (counts * (variances + (means - mean).square())).sum(0) / total
