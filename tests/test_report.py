@@ -305,7 +305,7 @@ def change(path: Path, **values: Any) -> None:
     (lambda f: cut(f / "results.json"), "results.json cannot be read", "NM rank-1"),
     (lambda f: (f / "probes.npz").unlink(), "probes.npz is not there, as in runs of older versions",
      "Hardest probes"),
-    (lambda f: cut(f / "probes.npz"), "probes.npz cannot be read .*no whole .npz file",
+    (lambda f: cut(f / "probes.npz"), "probes.npz cannot be read .*no complete .npz file",
      "Who is taken for whom"),
     (lambda f: (f / "embeddings.npz").unlink(), "", "Map of the embeddings"),
     (lambda f: shutil.rmtree(f / "checkpoints"), "the checkpoint .* is not there any more",

@@ -103,17 +103,17 @@ class Run:
 
     @cached_property
     def results(self) -> Plain:
-        """What `results.json` says."""
+        """Read `results.json`."""
         return read_json(self.folder / RESULTS)
 
     @property
     def table(self) -> "Table":
-        """The paper's table."""
+        """Return the paper's table."""
         return Table(read_text(self.folder / "table.md"))
 
     @property
     def checkpoint(self) -> Path:
-        """The checkpoint that was evaluated."""
+        """Return the checkpoint that was evaluated."""
         return Path(self.results["checkpoint"])
 
     def curves(self) -> "Curves":

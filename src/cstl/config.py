@@ -115,7 +115,7 @@ _COMPONENTS: Plain = {  # of the model, which were in code
 
 
 def plain(config: DictConfig) -> Plain:
-    """The resolved configuration in plain Python containers, as checkpoints and files hold it."""
+    """Return the resolved configuration in plain Python containers, as checkpoints and files hold it."""
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
@@ -196,8 +196,8 @@ def _parent(settings: Plain, key: str) -> Any:
 
 
 def followed(config: Plain) -> Plain:
-    """A composed configuration with the values that `${key.of.another}` stands for; whatever else is in
-    `${…}` stays.
+    """Return a composed configuration with the values that `${key.of.another}` stands for; whatever else is
+    in `${…}` stays.
 
     Of Hydra's and OmegaConf's resolvers, which read the environment or make what they are told, none is
     called.
@@ -226,7 +226,7 @@ def _is_open(value: Any) -> bool:
 
 
 def _open(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The interpolations and missing values in settings: where, and what."""
+    """Return the interpolations and missing values in settings: where, and what."""
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         here = f"{place}.{key}" if place else str(key)
         if isinstance(value, dict | list):
@@ -237,7 +237,7 @@ def _open(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def decisive(config: Plain) -> dict[str, Any]:
-    """The settings that decide a result: dotted key → value, such as `model.triplet.margin` → 0.2."""
+    """Return the settings that decide a result: dotted key → value, such as `model.triplet.margin` → 0.2."""
     every = dict(_leaves(config))
     if every.get("model.network.height") == every.get("res"):
         every.pop("model.network.height", None)  # it follows from the resolution
@@ -246,12 +246,12 @@ def decisive(config: Plain) -> dict[str, Any]:
 
 
 def digest(config: Plain) -> str:
-    """12 hexadecimal digits that are the same for two runs that must give the same result."""
+    """Return 12 hexadecimal digits that are the same for two runs that must give the same result."""
     return hashlib.sha256(json.dumps(sorted(decisive(config).items())).encode()).hexdigest()[:12]
 
 
 def differences(before: Plain, now: Plain) -> list[str]:
-    """One line for each key that decides the result and differs, such as `seed: 1 before, 2 now`."""
+    """Write one line for each key that decides the result and differs, such as `seed: 1 before, 2 now`."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     keys = [key for key in decisive(before) | decisive(now) if old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'absent')} before, {new.get(key, 'absent')} now" for key in keys]

@@ -244,10 +244,10 @@ def read_npz(
             # a place before the file's beginning: the zip's directory is damaged
             if error.errno != errno.EINVAL:
                 raise
-            raise ValueError(f"{shown(path)} is no whole .npz file: it is damaged") from None
+            raise ValueError(f"{shown(path)} is no complete .npz file: it is damaged") from None
         except (*DAMAGED_ZIP, ValueError, EOFError) as error:
             raise ValueError(
-                f"{shown(path)} is no whole .npz file of the expected arrays: {shown(error)}"
+                f"{shown(path)} is no complete .npz file of the expected arrays: {shown(error)}"
             ) from None
 
 

@@ -115,48 +115,48 @@ class Run:
 
     @cached_property
     def config(self) -> Plain:
-        """Settings of `config.yaml`, resolved; {} where there are none."""
+        """Read the settings of `config.yaml`, resolved; {} where there are none."""
         return self._read(CONFIG, lambda path: shown_settings(read_yaml(path)), {})
 
     @cached_property
     def composed(self) -> Plain:
-        """Settings as Hydra noted them before the run began, without what names the folder."""
+        """Read the settings as Hydra noted them before the run began, without what names the folder."""
         return self._read(f"{HYDRA}/config.yaml", _read_composed, {})
 
     @cached_property
     def results(self) -> Plain:
-        """Content of `results.json`; {} of a run that is not finished."""
+        """Read `results.json`; {} of a run that is not finished."""
         return self._read(RESULTS, read_results, {})
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """Columns of `metrics.csv` over the iterations, without what is not finite."""
+        """Read the columns of `metrics.csv` over the iterations, without what is not finite."""
         return self._read(METRICS, lambda path: curves_of(read_metrics(path)), {})
 
     @cached_property
     def probes(self) -> Probes | None:
-        """Content of `probes.npz`."""
+        """Read `probes.npz`."""
         return self._read(PROBES, read_probes, None)
 
     @cached_property
     def embeddings(self) -> Embeddings | None:
-        """Content of `embeddings.npz`."""
+        """Read `embeddings.npz`."""
         return self._read(EMBEDDINGS, read_embeddings, None)
 
     @cached_property
     def error(self) -> str | None:
-        """Last line of a failed job's `error.txt`; None where there is no such file."""
+        """Read the last line of a failed job's `error.txt`; None where there is no such file."""
         return self._read(ERROR, _last_line, "") if (self.folder / ERROR).is_file() else None
 
     @cached_property
     def overrides(self) -> list[str]:
-        """What the command line set, such as `model.triplet.margin=0.1`."""
+        """Read what the command line set, such as `model.triplet.margin=0.1`."""
         lines: Any = self._read(f"{HYDRA}/overrides.yaml", read_yaml, [])
         return [str(line).lstrip("+~") for line in lines] if isinstance(lines, list) else []
 
     @cached_property
     def command(self) -> str | None:
-        """The command that made the run, under another name: a name is taken once."""
+        """Return the command that made the run, under another name: a name is taken once."""
         words: list[str] = self._read(COMMAND, lambda path: shlex.split(read_text(path)), [])
         if (
             not words
@@ -168,17 +168,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Return the folder's name."""
         return shown(self.folder.resolve().name)
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was evaluated."""
+        """Say whether it was evaluated."""
         return bool(self.results)
 
     @cached_property
     def state(self) -> str:
-        """How far it got: finished, damaged, failed, running, or stopped."""
+        """Say how far it got: finished, damaged, failed, running, or stopped."""
         if self.results:
             return "finished"
         if RESULTS in self.problems:
@@ -197,7 +197,7 @@ class Run:
 
     @property
     def published(self) -> str | None:
-        """The published method whose rows stand beside this result; None: there are none."""
+        """Name the published method whose rows stand beside this result; None: there are none."""
         method = self.results.get("published")
         return method if isinstance(method, str) else None
 
@@ -217,26 +217,26 @@ class Run:
 
     @property
     def probe_names(self) -> list[str]:
-        """The probe sets, in the order of the tables."""
+        """List the probe sets, in the order of the tables."""
         named = list(self.results.get("rank1", {})) or list(self.probe_sets)
         logged = [name.removeprefix("test/rank1/") for name in self.curves if name.startswith("test/rank1/")]
         return named or [name for name in logged if name != "mean"]
 
     @cached_property
     def steps(self) -> tuple[int, int | None]:
-        """The last iteration that was logged, and how many were asked for."""
+        """Return the last iteration that was logged, and how many were asked for."""
         asked = (self.config or self.composed).get("trainer", {}).get("max_steps") or 0
         return max((steps[-1] for steps, _ in self.curves.values()), default=0), asked if asked > 0 else None
 
     @property
     def last_step(self) -> int:
-        """The last iteration that its log or a checkpoint knows of."""
+        """Return the last iteration that its log or a checkpoint knows of."""
         names = (path.stem.removeprefix("step-") for path in self.folder.glob(f"{CHECKPOINTS}/step-*.ckpt"))
         return max([self.steps[0], *(int(name) for name in names if name.isdecimal() and len(name) < 20)])
 
     @cached_property
     def held_out(self) -> float | None:
-        """Mean rank-1 on held-out training subjects, percent, of the checkpoint that it
+        """Return the mean rank-1 on held-out training subjects, percent, of the checkpoint that it
         reports; None: not measured.
         """
         _, scores = self.curves.get(HELD_OUT, ([], []))
@@ -246,7 +246,7 @@ class Run:
         return max(scores) if (self.folder / CHECKPOINTS / BEST).exists() else scores[-1]
 
     def candidates(self, path: str) -> Iterator[Path]:
-        """Where a path of the configuration may lead: from here, from where it was started,
+        """List where a path of the configuration may lead: from here, from where it was started,
         from beside the run.
         """
         yield Path(path)

@@ -84,7 +84,7 @@ def test_another_data_set(store: Store) -> None:
 @pytest.mark.parametrize("name", ["store.json", "frames.npy", "sequences.csv"])
 def test_a_file_missing(spoilt: Path, name: str) -> None:
     (spoilt / name).unlink()
-    with pytest.raises(ValueError, match=f"no whole store, {name} missing; delete the folder"):
+    with pytest.raises(ValueError, match=f"no complete store, {name} missing; delete the folder"):
         open_store(spoilt, "tiny", 64)
 
 

@@ -77,7 +77,7 @@ class TrainBatches(Sampler[TrainIndex]):
         clip: a name in `CLIPS`: which frames of a sequence make a clip.
         spare: further frames of the window that a thinned clip is taken from.
         repeat_sequences: False: a subject's sequences come again only where it has fewer than `sequences`.
-        steps: number of batches of the whole run.
+        steps: number of batches of the run.
         seed: non-negative.
         start: the first step, where a run goes on.
         rank, processes: which share of each batch, of how many.

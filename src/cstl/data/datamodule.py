@@ -131,7 +131,7 @@ class GaitDataModule(LightningDataModule):
         dataset: name of the data set, what the store must hold.
         subjects, sequences: subjects of a training batch, and sequences of each: B = subjects × sequences.
         frames: T, frames of each sequence; or [LEAST, MOST], of which each clip draws its own number.
-        steps: training batches of the whole run; a resumed run begins at the trainer's `global_step`.
+        steps: training batches of the run; a resumed run begins at the trainer's `global_step`.
         seed: a training batch follows from it and the step alone.
         clip, spare, repeat_sequences: how a clip is taken of a sequence, see `TrainBatches`.
         workers: processes that gather batches; 0 gathers them in this one, with the same result.
@@ -267,7 +267,7 @@ class GaitDataModule(LightningDataModule):
         return DataLoader(
             StoreFrames(self.store),
             sampler=batches,
-            batch_size=None,  # an index is a whole batch
+            batch_size=None,  # an index names a batch
             collate_fn=_through_the_pipe,
             num_workers=self.workers,
             worker_init_fn=_leave_signals_to_the_run,

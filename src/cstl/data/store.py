@@ -136,7 +136,7 @@ def open_store(path: str | os.PathLike[str], dataset: str | None = None, res: in
     if missing := [
         name for name in ("store.json", "frames.npy", "sequences.csv") if not (path / name).is_file()
     ]:
-        raise ValueError(f"{path} is no whole store, {', '.join(missing)} missing; {again}")
+        raise ValueError(f"{path} is no complete store, {', '.join(missing)} missing; {again}")
     store = Store(path)
     try:
         version, size, name = store.about["format"], (store.height, store.width), store.dataset

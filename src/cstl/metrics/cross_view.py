@@ -201,22 +201,17 @@ class CrossViewAccuracy(Metric):
             torch.stack([subject, condition, view, sequence], 1).to(stored.device, torch.int64)
         )
         if sum(len(labels) for labels in self.labels if len(labels) < _BLOCK) >= _BLOCK:
-            self._merge()
+            _merge(self.embeddings, self.labels)
 
     def compute(self) -> CrossViewResult:
         """Compare all probes with the gallery, block by block, and count."""
-        self._merge()
+        _merge(self.embeddings, self.labels)
         with own_threads(self.embeddings[0].device if self.embeddings else torch.device("cpu")) as for_each:
             result = self._compare(self.gallery, self.probes, False, for_each)
             if self.cross_view_probes:
                 second = self._compare(self.cross_view_gallery, self.cross_view_probes, True, for_each)
                 result.cross_view_gallery = second
         return result
-
-    def _merge(self) -> None:
-        """Join small batches into blocks, which are compared faster."""
-        _merge(self.embeddings)
-        _merge(self.labels)
 
     def _compare(
         self,
@@ -244,7 +239,7 @@ class CrossViewAccuracy(Metric):
                 if len(columns):
                     ranked = _ranked(near, labels[rows], gallery_labels, columns, for_each)
                     tables.append(_table(ranked, labels[rows], gallery_labels[columns], view))
-        table = ProbeTable(*(np.concatenate(column) for column in zip(*tables, strict=True)))
+        table = ProbeTable(*map(np.concatenate, zip(*tables, strict=True)))
         table = table.where(np.argsort(table.gallery, kind="stable"))
         names, V = conditions_of(probes, self.conditions), len(self.views)
         counts = {
@@ -336,16 +331,17 @@ def _check_protocol(
             )
 
 
-def _merge(batches: list[Tensor]) -> None:
-    """Join neighbouring batches into blocks of `_BLOCK` rows or more, in place, one block at a time."""
-    batches.reverse()
-    blocks = []
-    while batches:
-        block = [batches.pop()]
-        while batches and sum(map(len, block)) < _BLOCK:
-            block.append(batches.pop())
-        blocks.append(torch.cat(block) if len(block) > 1 else block[0])
-    batches.extend(blocks)
+def _merge(*lists: list[Tensor]) -> None:
+    """Join neighbouring batches into blocks of `_BLOCK` rows or more, which are compared faster, in place."""
+    for batches in lists:
+        batches.reverse()
+        merged = []
+        while batches:
+            block = [batches.pop()]
+            while batches and sum(map(len, block)) < _BLOCK:
+                block.append(batches.pop())
+            merged.append(torch.cat(block) if len(block) > 1 else block[0])
+        batches.extend(merged)
 
 
 def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_each: ForEach) -> Ranked:
@@ -360,24 +356,15 @@ def _ranked(near: Tensor, probes: Tensor, gallery: Tensor, columns: Tensor, for_
         parts[rows.start] = Ranked(*(x.cpu() for x in rank(near[rows].index_select(1, columns), own)))
 
     for_each(work, blocks(len(near), RANKED))
-    return Ranked(
-        *(torch.cat(column) for column in zip(*(parts[start] for start in sorted(parts)), strict=True))
-    )
+    return Ranked(*map(torch.cat, zip(*(parts[start] for start in sorted(parts)), strict=True)))
 
 
 def _table(ranked: Ranked, probes: Tensor, gallery: Tensor, view: int) -> ProbeTable:
     """Make the rows of one gallery from its ranking and the probes' labels."""
     numbers = torch.cat([gallery[:, 3], torch.tensor([-1])])  # the last for column −1: none
     ranked = ranked._replace(nearest=numbers[ranked.nearest], match=numbers[ranked.match])
-    subject, condition, probe_view, sequence = (column.numpy() for column in probes.unbind(1))
-    columns = (
-        sequence,
-        subject,
-        condition,
-        probe_view,
-        np.full(len(probes), view),
-        *(x.numpy() for x in ranked),
-    )
+    columns = [probes[:, i].numpy() for i in (3, 0, 1, 2)]  # sequence, subject, condition, view
+    columns += [np.full(len(probes), view), *(column.numpy() for column in ranked)]
     return ProbeTable(*(x.astype(empty.dtype, copy=False) for x, empty in zip(columns, _EMPTY, strict=True)))
 
 

@@ -210,9 +210,7 @@ class CrossViewResult:
 
     def _means(self, identical: bool) -> dict[str, Any]:
         ranks = range(1, self.max_rank + 1)
-        every, matched = (
-            [self.rows(rank, of_matched, identical) for rank in ranks] for of_matched in (False, True)
-        )
+        every, matched = ([self.rows(k, flag, identical) for k in ranks] for flag in (False, True))
         precision, penalty = (self.rows(1, False, identical, measure) for measure in ("mAP", "mINP"))
         return {
             probe: {

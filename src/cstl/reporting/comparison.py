@@ -47,12 +47,12 @@ class Row:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of its runs."""
+        """Return the settings of its runs."""
         return self.runs[0].settings
 
     @property
     def finished(self) -> bool:
-        """Whether it has results."""
+        """Say whether it has results."""
         return self.runs[0].is_finished
 
 
@@ -314,7 +314,7 @@ def _with_differences(
     """
 
     def drawn(row: Row) -> dict[str, np.ndarray] | None:
-        """The same test subjects for every row, since the seed is."""
+        """Draw the same test subjects for every row, since the seed is."""
         some = [run.outcome for run in row.runs if run.outcome]
         if len(some) < len(row.runs):
             return None

@@ -35,7 +35,9 @@ class Outcome(NamedTuple):
         return mean_over_galleries(self.tallies[probe].percent(weights), len(self.views) > 1)
 
     def rank1(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Rank-1 of each probe set, float64 (R,), percent, when subject s counts `weights[r, s]` times."""
+        """Compute rank-1 of each probe set, float64 (R,), percent, when subject s counts
+        `weights[r, s]` times.
+        """
         return {probe: nanmean(self.per_view(probe, weights)) for probe in self.tallies}
 
 
@@ -44,7 +46,7 @@ class Entry(Run):
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Dotted key → value of what may tell the run from others."""
+        """Return dotted key → value of what may tell the run from others."""
         settings = {key: value for key, value in decisive(self.known).items() if not key.endswith("_target_")}
         if self.known.get("callbacks", {}).get("checkpoints", {}).get("best"):
             settings["callbacks.checkpoints.best"] = True
@@ -57,23 +59,23 @@ class Entry(Run):
 
     @cached_property
     def known(self) -> Plain:
-        """Its configuration, or what Hydra noted of it before it began."""
+        """Return its configuration, or what Hydra noted of it before it began."""
         return self.config or self.composed
 
     @cached_property
     def method(self) -> str:
-        """What its network is called."""
+        """Name its network."""
         return method_of_files(self.results, self.known)
 
     @cached_property
     def means(self) -> dict[str, float]:
-        """Probe → rank-1, percent, of the probes that have any sequence."""
+        """Return probe → rank-1, percent, of the probes that have any sequence."""
         rows = self.results.get("rank1", {})
         return {probe: row["mean"] for probe, row in rows.items() if row["mean"] is not None}
 
     @cached_property
     def protocol(self) -> Protocol | None:
-        """What was tested; None where it is not known, or names a file to read."""
+        """Return what was tested; None where it is not known, or names a file to read."""
         dataset = self.known.get("dataset", {})
         try:
             return None if dataset.get("split_file") is not None else protocol_of({"protocol": {}} | dataset)
@@ -82,7 +84,7 @@ class Entry(Run):
 
     @cached_property
     def outcome(self) -> Outcome | None:
-        """Who was recognised; None where that is not known, and `problems` says why."""
+        """Return who was recognised; None where that is not known, and `problems` says why."""
         if not self.results:
             return None
         if (found := self.probes) is None or (protocol := self.protocol) is None:
@@ -116,7 +118,7 @@ class Entry(Run):
 
     @cached_property
     def identity(self) -> Identity | None:
-        """What it must share with a run that it is compared with; None: not known."""
+        """Return what it must share with a run that it is compared with; None: not known."""
         protocol = self.protocol
         tested = tuple(self.outcome.subjects) if self.outcome else protocol.test_subjects if protocol else ()
         rules = (protocol.views, protocol.gallery, tuple(protocol.probes.items())) if protocol else ()
@@ -129,7 +131,7 @@ class Entry(Run):
 
     @property
     def message(self) -> str:
-        """What a reader must know of a run without results."""
+        """Say what a reader must know of a run without results."""
         if self.state == "failed":
             return self.error or "no message"
         if self.state == "damaged":
@@ -139,6 +141,6 @@ class Entry(Run):
 
     @property
     def title(self) -> str:
-        """The folder, as short as it stays clear: from the current one, else its last two parts."""
+        """Return the folder, as short as it stays clear: from the current one, else its last two parts."""
         here, folder = Path.cwd().resolve(), self.folder.resolve()
         return shown(folder.relative_to(here) if folder.is_relative_to(here) else Path(*folder.parts[-2:]))

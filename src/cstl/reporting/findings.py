@@ -56,7 +56,7 @@ class HardProbe:
 
     @property
     def trio(self) -> tuple[int, int, int]:
-        """The lines of the probe, of what it was taken for and of the right one."""
+        """Return the lines of the probe, of what it was taken for and of the right one."""
         return self.sequence, self.nearest, self.match
 
 

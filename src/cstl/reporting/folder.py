@@ -43,18 +43,18 @@ class ShownRun(Run):
 
     @cached_property
     def table(self) -> Table | None:
-        """The paper's table, as the run printed it."""
+        """Return the paper's table, as the run printed it."""
         return self._read("table.csv", _read_table, None)
 
     @cached_property
     def probe_table(self) -> ProbeTable:
-        """What every probe found: a row for each probe and gallery view."""
+        """Return the table of probes: a row for each probe and gallery view."""
         assert self.probes is not None
         return from_arrays(self.probes._asdict(), self.probes.gallery_sequences > 0)
 
     @property
     def title(self) -> str:
-        """The data set for the reader, with the size of the silhouettes: CASIA-B 128×88."""
+        """Name the data set for the reader, with the size of the silhouettes: CASIA-B 128×88."""
         title = self.config.get("dataset", {}).get("title") or self.dataset or "unknown data set"
         res = self.config.get("res")  # another than ours may stand in a file
         size = self.results.get("resolution") or (frame_size(res) if res in WIDTHS else None)
@@ -62,7 +62,7 @@ class ShownRun(Run):
 
     @property
     def method(self) -> str:
-        """What the network is called in the tables."""
+        """Name the network as the tables do."""
         return method_of_files(self.results, self.config)
 
 
@@ -116,7 +116,7 @@ def _read_table(path: Path) -> Table:
 
 
 def _find_checkpoint(run: ShownRun) -> None:
-    """The checkpoint that the results belong to, wherever the run was moved; of an unfinished
+    """Find the checkpoint that the results belong to, wherever the run was moved; of an unfinished
     run, the last.
     """
     own = run.folder / CHECKPOINTS
@@ -162,7 +162,7 @@ def _name_method(run: ShownRun) -> None:
 
 
 def _find_store(run: ShownRun) -> None:
-    """The store the run was tested on, if it is still there and still the same."""
+    """Find the store the run was tested on, if it is still there and still the same."""
     dataset = run.config.get("dataset", {})
     if not (folder := dataset.get("store")):
         run.notes.append("Silhouettes are left out: no config.yaml says where the prepared data set lies.")

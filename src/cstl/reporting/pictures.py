@@ -28,12 +28,12 @@ class Look:
 
     @property
     def source(self) -> np.ndarray | None:
-        """The frame from which SSFL takes each part, int64 (P,)."""
+        """Return the frame from which SSFL takes each part, int64 (P,)."""
         return None if self.scores is None else self.scores.argmax(0)
 
     @property
     def range(self) -> tuple[float | None, float | None]:
-        """The smallest and the largest importance; None without ATA."""
+        """Return the smallest and the largest importance; None without ATA."""
         every = [weights for weights in self.scales.values() if weights.size]
         return min((float(w.min()) for w in every), default=None), max(
             (float(w.max()) for w in every), default=None

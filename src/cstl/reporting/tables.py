@@ -37,12 +37,12 @@ class Row:
 
     @property
     def is_difference(self) -> bool:
-        """Ours minus the published row, in points: shown with its sign."""
+        """Say whether it is ours minus the published row, in points: shown with its sign."""
         return self.method == _DIFFERENCE
 
     @property
     def numbers(self) -> tuple[float | None, ...]:
-        """The values and their mean."""
+        """Return the values and their mean."""
         return (*self.values, self.mean)
 
 

@@ -36,7 +36,8 @@ PRECISIONS = (
 def load_recognizer(
     path: Path, model: DictConfig | None = None, half_embeddings: bool = False
 ) -> tuple[GaitRecognizer, Plain]:
-    """A recogniser from its checkpoint alone, and the settings it was trained with; only tensors are loaded.
+    """Load a recogniser from its checkpoint alone, and the settings it was trained with; only tensors are
+    loaded.
 
     Of the authors' files, which say nothing of their training, the settings are only what the weights tell.
 
@@ -84,8 +85,8 @@ def load_recognizer(
 
 
 def own_network(model: DictConfig, weights: Weights) -> nn.Module:
-    """The network that the user's model names, with a checkpoint's weights; the file says how many classes it
-    has.
+    """Load the network that the user's model names, with a checkpoint's weights; the file says how many
+    classes it has.
 
     Raises:
         ValueError: the checkpoint is of no run of ours, or its weights are those of another network.
