@@ -1,6 +1,4 @@
-"""Weights in and out: files read as tensors only, the authors' keys beside ours, and starting
-from other weights.
-"""
+"""Weights in and out: files read as tensors only, the authors' keys, starting from other weights."""
 
 from collections.abc import Collection, Mapping
 from inspect import signature
@@ -41,7 +39,7 @@ MOST = {"height": 4096, "num_classes": 10**7, "channels": 2**16, "embedding_dim"
 
 
 class Weights(NamedTuple):
-    """The network's weights that a file holds.
+    """A file's weights of a network.
 
     Attributes:
         state_dict: under the keys of `CSTL`.
@@ -72,7 +70,7 @@ class Transfer(NamedTuple):
 
 
 def load_weights(path: str | Path) -> Weights:
-    """The network's weights in a checkpoint of `cstl.train`, or in one of the authors' `*-encoder.ptm`.
+    """Read the weights in a checkpoint of `cstl.train`, or in one of the authors' `*-encoder.ptm`.
 
     Nothing but tensors and plain containers is read, so that no file can run code; all tensors are on the
     CPU.
@@ -176,7 +174,7 @@ def fill(network: N, state_dict: Mapping[str, Tensor]) -> N:
 
 
 def check_numbers(weights: Mapping[str, Tensor]) -> None:
-    """Refuses weights of which no network gives a number: NaN, infinite ones, variances below 0.
+    """Refuse weights of which no network gives a number: NaN, infinite ones, variances below 0.
 
     Raises:
         ValueError: there are such, which are named.
@@ -196,7 +194,7 @@ def check_numbers(weights: Mapping[str, Tensor]) -> None:
 
 
 def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The arguments that a file's configuration has for one of `OURS`, such as model.network.
+    """Return the arguments that a file's configuration has for one of `OURS`, such as model.network.
 
     Raises:
         ValueError: it is for another class, which is named.
@@ -215,9 +213,7 @@ def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def plain_keys(content: Any, place: str) -> None:
-    """Refuse keys such as _target_ that would call something, but for the one that names one of
-    `OURS`: ValueError.
-    """
+    """Refuse keys such as _target_ that call something, but for one that names one of `OURS`."""
     for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
         if isinstance(key, str) and key.startswith("_") and not (key == "_target_" and place in OURS):
             raise ValueError(
@@ -229,13 +225,13 @@ def plain_keys(content: Any, place: str) -> None:
 
 
 def known_keys(arguments: Mapping[str, Any], cls: type, place: str) -> None:
-    """Refuses arguments that a class does not have: ValueError."""
+    """Refuse arguments that a class does not have: ValueError."""
     if unknown := sorted(arguments.keys() - signature(cls).parameters.keys()):
         raise ValueError(f"its {place} has the unknown key {first_of(unknown)}")
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments for `CSTL` in a file's configuration, all of them plain and of a possible size."""
+    """Return a file's arguments for `CSTL`, all of them plain and of a possible size."""
     own_class(config, "model")
     settings = own_class(config, "model.network")
     paper = {"scales": ["frame", "short", "long"], "aggregation": "ata", "ssfl": "both", "parts": None}
@@ -258,7 +254,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def transfer(
     network: nn.Module, state_dict: Mapping[str, Tensor], fresh: Collection[str] = (CLASSES,)
 ) -> Transfer:
-    """Starts a network from other weights: all that have a place in it are loaded, except the classes'.
+    """Start a network from other weights: all that have a place in it are loaded, except the classes'.
 
     The class matrix is always left as it was initialised, since class k is another subject elsewhere.
 
@@ -287,9 +283,7 @@ def transfer(
 
 
 def _is_weights(content: object) -> bool:
-    """Names with tensors whose numbers are all in the file: a stretched one has any shape and
-    takes no place.
-    """
+    """Say whether it is names with tensors that are all in the file: a stretched one takes no place."""
     return (
         isinstance(content, Mapping)
         and bool(content)

@@ -24,7 +24,7 @@ _TRIPLET, _CROSS_ENTROPY = TripletLoss(), CrossEntropy()  # the paper's
 
 
 class GaitRecognizer(LightningModule):
-    """Trains a network by a weighted sum of losses; evaluates it by cross-view rank-1.
+    """The training of a network by a weighted sum of losses, and its evaluation by cross-view rank-1.
 
     Args:
         network: any with the contract of `cstl.models`.
@@ -36,7 +36,7 @@ class GaitRecognizer(LightningModule):
         optimizer: parameters → optimiser; by default Adam with a rate of 1e-4.
         scheduler: optimiser → schedule, which steps at each iteration; None: the rate stays.
         augment: transforms of training sequences, one after the other, see `cstl.data.augment`.
-        augment_together: what happens is drawn once for the whole batch, in place of once a sequence.
+        augment_together: what happens is drawn once for the global batch, in place of once a sequence.
         batch_norm, ghosts: over which sequences batch statistics are taken, see `cstl.models.set_batch_norm`;
             None: as the network was made.
         max_nonfinite_steps: in a row before training stops. A step whose gradient is not finite changes
@@ -83,7 +83,7 @@ class GaitRecognizer(LightningModule):
         self.trained: Trained = NOBODY  # whom the network was trained on; goes there too
 
     def setup(self, stage: str) -> None:
-        """Makes the metrics for the protocol of the data module in use."""
+        """Make the metrics for the protocol of the data module in use."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, GaitDataModule)
         splits = ["test"] if stage == "test" or not data.protocol.validation else ["test", "validation"]
@@ -100,35 +100,31 @@ class GaitRecognizer(LightningModule):
         }
 
     def embed(self, silhouettes: Tensor, lengths: Tensor | None = None) -> Any:
-        """The network's output for uint8 silhouettes (B, T, H, W)."""
+        """Return the network's output for uint8 silhouettes (B, T, H, W)."""
         return self.network(silhouettes.to(self.dtype) / 255, lengths)
 
     def augmented(self, silhouettes: Tensor) -> Tensor:
-        """Change uint8 silhouettes (B, T, H, W) of this process as the step has it → float
-        (B, T, H, W) in [0, 1].
-        """
+        """Augment uint8 silhouettes (B, T, H, W) as the step has it → float (B, T, H, W) in [0, 1]."""
         x = silhouettes.to(self.dtype) / 255
         if not self.augment:
             return x
-        first, whole = self.global_rank * len(x), self.trainer.world_size * len(x)
+        first, sequences = self.global_rank * len(x), self.trainer.world_size * len(x)
         share = slice(first, first + len(x))
         seed = self.trainer.datamodule.seed  # type: ignore[attr-defined]
-        return augment(x, self.augment, seed, self.global_step, share, whole, self.augment_together)
+        return augment(x, self.augment, seed, self.global_step, share, sequences, self.augment_together)
 
     def on_train_start(self) -> None:
-        """Forgets another training's steps."""
+        """Forget another training's steps."""
         self.evaluated_step = -1
 
     def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
-        """Lets Lightning log at every so many iterations of the run: its own count is one ahead
-        after a resumption.
-        """
+        """Let Lightning log by the iterations of the run: its own count is one ahead after a resumption."""
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         self.buffers_before = [buffer.clone() for buffer in self.network.buffers()]
         embeddings, logits = self.network(self.augmented(batch.silhouettes), batch.lengths)
-        # Every process has the triplets of the whole batch, and the gradients of all processes are averaged:
+        # Every process has the triplets of the global batch, and the gradients of all processes are averaged:
         # with the gradient that the gathering passes on, that is the gradient of one process with the whole
         # batch.
         labels = of_all_processes(batch.labels)
@@ -163,8 +159,7 @@ class GaitRecognizer(LightningModule):
         return _sum(weight * loss for weight, loss in terms.values())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Skips a step whose gradient is not finite, and stops when there were `max_nonfinite_steps` of them
-        in a row.
+        """Skip a step whose gradient is not finite; stop after `max_nonfinite_steps` of them in a row.
 
         With fused Adam a GPU is asked for the number of such steps only when there is something to log, so
         that it need not wait; with another optimiser it is asked at every step.
@@ -204,7 +199,7 @@ class GaitRecognizer(LightningModule):
             raise _SkippedStep
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lets the optimiser step, unless the gradient was not finite: it then learns of nothing."""
+        """Let the optimiser step, unless the gradient was not finite: it then learns of nothing."""
         with suppress(_SkippedStep):
             super().optimizer_step(*args, **kwargs)
 
@@ -216,9 +211,7 @@ class GaitRecognizer(LightningModule):
         metric.update(embeddings, batch.subject, batch.condition, batch.view, batch.sequence)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `test/rank1/…` and `validation/rank1/…`: each probe and, as `mean`, all; keeps
-        `self.result`.
-        """
+        """Log `test/rank1/…` and `validation/rank1/…`, each probe and the `mean`; keep `self.result`."""
         for split, metric in self.metrics.items():
             result = metric.compute()
             if split == "test":
@@ -233,14 +226,12 @@ class GaitRecognizer(LightningModule):
         self.log("step", float(self.global_step))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration, so that a checkpoint alone is enough to rebuild the network,
-        and whom it knows.
-        """
+        """Add the configuration, to rebuild the network from a checkpoint alone, and whom it knows."""
         checkpoint["config"] = self.config
         checkpoint.update(to_plain(self.trained))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A run that goes on knows whom `init_from` was trained on, also where that file is gone."""
+        """Take over whom `init_from` was trained on, also where that file is gone."""
         self.trained += training_of(checkpoint.get("config"), checkpoint, "the run's own checkpoint")
 
     test_step = validation_step
@@ -250,13 +241,12 @@ class GaitRecognizer(LightningModule):
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, warmup: int, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return the schedule that raises the rate evenly over `warmup` steps and lowers it to 0 by a half
-    cosine.
+    """Return the schedule that raises the rate over `warmup` steps and lowers it to 0 by a half cosine.
 
     Args:
         optimizer: whose rate it is.
         warmup: steps until the rate of the optimiser is reached.
-        steps: of the whole run.
+        steps: of the run.
     """
 
     def factor(step: int) -> float:
@@ -279,7 +269,7 @@ class _SkippedStep(Exception):  # not an error
 def cross_view_accuracy(
     protocol: Protocol, half_embeddings: bool = False, **settings: Any
 ) -> CrossViewAccuracy:
-    """The metric of a protocol; `settings` are torchmetrics' own."""
+    """Make the metric of a protocol; `settings` are torchmetrics' own."""
     return CrossViewAccuracy(
         protocol.conditions,
         protocol.views,

@@ -32,9 +32,7 @@ def start_worker() -> None:
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Start processes for the block, which import the modules of their tasks and not the
-    command with its PyTorch.
-    """
+    """Start processes for the block, which import their tasks' modules, not the command with PyTorch."""
     main = sys.modules["__main__"]
     spec, main.__spec__ = main.__spec__, ModuleSpec("cstl.__main__", None)  # a name that no child imports
     try:

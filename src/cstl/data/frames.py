@@ -99,9 +99,7 @@ def name_patterns(pictures: Sequence[str]) -> list[str]:
 
 
 def reading_of_points(pictures: Sequence[str]) -> str | None:
-    """Say how points between digits decided the order: read as "decimals", "counters", or None:
-    not at all.
-    """
+    """Say how points between digits decided the order: as "decimals", "counters", or None: not at all."""
     stems = [os.path.basename(path).lower().rpartition(".")[0] for path in pictures]
     if not any("." in stem for stem in stems):
         return None

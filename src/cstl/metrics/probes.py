@@ -166,9 +166,7 @@ _FILE_NAMES = {"impostors_ahead": "wrong"}  # as files have had it since 0.1
 
 
 def to_arrays(table: ProbeTable, views: int) -> dict[str, np.ndarray]:
-    """Lay a table of single-view galleries out for a file: one row a probe, (N,), one column a
-    view, (N, V).
-    """
+    """Lay a table of single-view galleries out for a file: a row a probe, (N,), a column a view, (N, V)."""
     sequences, first, row = np.unique(table.sequence, return_index=True, return_inverse=True)
     arrays = {name: getattr(table, name)[first] for name in _OF_A_PROBE}
     for name in (name for name in ProbeTable._fields if name not in (*_OF_A_PROBE, "gallery")):

@@ -22,9 +22,7 @@ SUBPIXELS = 3  # bits
 
 
 def camera(view: str) -> tuple[Array, Array]:
-    """Place a camera, 000 meets the walker, 180 follows → position (3,), axes (3, 3): right,
-    down, forward.
-    """
+    """Place a camera, 000 ahead, 180 behind → position (3,), axes (3, 3): right, down, forward."""
     if not (view.isdigit() and 0 <= int(view) < 360):
         raise ValueError(f"View {view!r}: expected an angle in degrees such as '000', '018', … '180'.")
     angle = np.deg2rad(int(view))

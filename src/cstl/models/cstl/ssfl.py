@@ -39,9 +39,7 @@ class SalientSpatialFeatureLearning(nn.Module):
         self.class_weight = class_matrix(channels, num_classes)
 
     def forward(self, t: Sequence[Tensor], mask: Tensor | None) -> Salient:
-        """Read the scales t themselves, not their sums; of the first, the frame level, frames
-        are selected.
-        """
+        """Score the scales t themselves, not their sums; frames are selected of the first, frame level."""
         f, scales = t[0], [at_least_float32(scale) for scale in t]
         with torch.autocast(f.device.type, enabled=False):  # in bf16 one arg-max in 25 is another frame
             hidden = F.leaky_relu(self.score_norm(self.score_in(*scales), mask))
