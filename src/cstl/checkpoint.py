@@ -116,7 +116,7 @@ def load_weights(path: str | Path) -> Weights:
             return Weights(from_official(content), None)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    # torch.save(network.state_dict(), …), any network's
+    # A file of torch.save(network.state_dict(), …), any network's.
     return Weights(own, None, "weights without a configuration")
 
 
@@ -275,7 +275,7 @@ def transfer(
             f"these weights do not fit the network: {first_of(wrong) or 'no tensor has the same name'}. "
             "They must agree in res and the sizes under model.network; the number of classes may differ"
         )
-    # not a mask of −∞
+    # But for those like a mask of −∞.
     check_numbers({key: state_dict[key] for key in shared if before[key].isfinite().all()})
     network.load_state_dict({key: state_dict[key] for key in shared}, strict=False)
     new = tuple(key for key in before if key not in shared)

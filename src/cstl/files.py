@@ -37,7 +37,7 @@ MEMBERS = 1000  # arrays in a .npz file, at most
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that appears under its name once it is complete and on the disk, or not at all."""
-    # processes of several machines may write here
+    # A random name: processes of several machines may write here.
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PART}")
     try:
         with open(part, "wb") as file:
@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             part.unlink()
         if isinstance(error, OSError):
-            # a full disk names none, the others the part
+            # A full disk names no file, other errors the part.
             error.filename, error.filename2 = os.fspath(path), None
         raise
 
@@ -80,7 +80,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file atomically."""
     with replacing(path) as file:
-        # names that are not UTF-8 come back
+        # Names that are not UTF-8 come back.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
@@ -241,7 +241,7 @@ def read_npz(
             with zipfile.ZipFile(file) as archive:
                 return _arrays(archive, expected, most)
         except OSError as error:
-            # a place before the file's beginning: the zip's directory is damaged
+            # EINVAL is a place before the file's beginning: the zip's directory is damaged.
             if error.errno != errno.EINVAL:
                 raise
             raise ValueError(f"{shown(path)} is no complete .npz file: it is damaged") from None

@@ -158,9 +158,9 @@ def _pairwise_distances(embeddings: Tensor) -> Tensor:
         square = x.square().sum(-1)  # (P, B)
         squared = torch.baddbmm(square[:, :, None] + square[:, None, :], x, x.mT, alpha=-2)
         same = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-        # exactly: through the root, rounding would become a random gradient
+        # Exactly 0: through the root, rounding would become a random gradient.
         squared = squared.masked_fill(same, 0)
-        # relu, not clamp: its gradient at 0 is 0, that of sqrt would make it NaN
+        # relu, not clamp: its gradient at 0 is 0, where that of sqrt would make NaN of it.
         return squared.relu().sqrt()
 
 
@@ -177,7 +177,7 @@ def _batch_all(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tens
         negatives = distances.masked_fill(positive, torch.inf).sort(-1).values
         reaches = reach.masked_fill(~positive, -torch.inf).sort(-1).values
         nearer = torch.searchsorted(negatives, reach)  # number of negatives with d(a, n) < reach
-        # number of reaches ≤ d(a, n), −inf ones included
+        # The number of reaches ≤ d(a, n), −inf ones included.
         up_to = torch.searchsorted(reaches, distances, right=True)
         terms = torch.where(positive, nearer, up_to - len(positive)).to(distances.dtype)
         active = (terms * positive).sum((1, 2))
@@ -187,7 +187,7 @@ def _batch_all(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tens
 def _batch_hard(distances: Tensor, positive: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """Return the mean over the anchors, and the number of non-zero ones: (P, B, B), (B, B) → (P,), (P,)."""
     farthest = distances.masked_fill(~positive, -torch.inf).amax(-1)  # (P, B)
-    # inf, hence a term of 0, where there is no negative
+    # Where there is no negative the nearest is infinite, and the term 0.
     nearest = distances.masked_fill(positive, torch.inf).amin(-1)
     terms = (margin + farthest - nearest).relu()
     return terms.mean(1), (terms > 0).sum(1).to(terms.dtype)

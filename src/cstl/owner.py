@@ -16,9 +16,9 @@ from cstl.files import shown
 
 NOTE = "owner.json"
 BEAT = 20.0  # seconds between two signs of life
-# a named pipe is not waited for
+# How a note is opened: a named pipe is not waited for.
 _PLAIN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-# seconds without one until a process on another machine counts as gone; NFS may hide one for 60
+# Seconds without a sign until a process on another machine counts as gone; NFS may hide one for 60.
 PATIENCE = 120.0
 
 

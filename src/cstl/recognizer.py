@@ -74,7 +74,7 @@ class GaitRecognizer(LightningModule):
         self.max_nonfinite_steps, self.bad_steps = max_nonfinite_steps, torch.tensor(0)
         self.buffers_before: list[Tensor] = []  # as they were when the step began
         self.evaluated_step = -1  # the last step whose gradient was made
-        # of the test subjects and of held-out training subjects
+        # Of the test subjects and of held-out training subjects.
         self.metrics: dict[str, CrossViewAccuracy] = {}
         self.result: CrossViewResult | None = None  # of the test subjects
         self.result_step = -1  # the iteration it is of
@@ -177,7 +177,7 @@ class GaitRecognizer(LightningModule):
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         bad = ~torch.isfinite(norm)
         for buffer, before in zip(self.network.buffers(), self.buffers_before, strict=True):
-            # a variance may overflow where the gradient does not
+            # A variance may overflow where the gradient does not.
             lost = bad | (before.isfinite() & ~buffer.isfinite())
             buffer.copy_(torch.where(lost, before, buffer))
         self.bad_steps = (self.bad_steps.to(bad.device) + 1) * bad
@@ -193,7 +193,7 @@ class GaitRecognizer(LightningModule):
                 "are those before it. Try a lower model.optimizer.lr or trainer.precision=bf16-mixed or "
                 "32-true"
             )
-        # of float16, which skips such a step by itself
+        # That of float16 skips such a step by itself.
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if count and not fused and scaler is None:
             raise _SkippedStep

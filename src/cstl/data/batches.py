@@ -135,7 +135,7 @@ class TrainBatches(Sampler[TrainIndex]):
         labels = np.repeat(classes, self.sequences)
         room = self.lengths[chosen] - self.frames
         if self.clip == "consecutive" and self.shortest == self.frames and (room >= 0).all():
-            # drawn at once: five times faster
+            # Drawn at once: five times faster.
             windows = generator.integers(room + 1)[:, None] + np.arange(self.frames)
             return TrainIndex(self.starts[chosen, None] + windows, labels)
         rows = np.full((len(chosen), self.frames), -1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from cstl.files import shown
 
-# a named pipe is not waited for
+# How a file is opened: a named pipe is not waited for.
 PLAIN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 MOST_BYTES = 2**30  # of a file
 # NumPy's names

@@ -13,7 +13,7 @@ from cstl.data.frames import MOST_PIXELS, PICKLES, PICTURES, TOO_LARGE, Files, l
 from cstl.files import shown
 
 VIDEOS = (".avi", ".mp4", ".mov", ".m4v", ".mkv", ".webm")
-# of such files
+# How such files begin, by place.
 _HEADS = {0: (b"RIFF", b"\x1aE\xdf\xa3"), 4: (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")}
 
 

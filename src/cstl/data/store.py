@@ -238,7 +238,7 @@ def _table_fault(store: Store, checksums: dict[str, str]) -> str | None:
     """Say what is wrong with the table of sequences, beside the frames and what `store.json` says."""
     frames, about = len(store.frames), store.about
     ends = store.starts + store.lengths
-    # a sum may overflow
+    # The parts too: their sum may overflow.
     highest = max(int(column.max(initial=0)) for column in (store.starts, store.lengths, ends))
     if len(ends) == 0 or store.starts.min() < 0 or store.lengths.min() < 1 or highest > frames:
         listed = f"{highest} frames in {len(ends)} sequences"

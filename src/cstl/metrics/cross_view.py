@@ -130,7 +130,7 @@ class CrossViewAccuracy(Metric):
         self.max_rank = max_rank
         self.chunk = chunk
         self.add_state("embeddings", [], dist_reduce_fx=None)  # each (B, P, D)
-        # each int64 (B, 4): subject, condition, view, sequence
+        # Labels are int64 (B, 4): subject, condition, view, sequence.
         self.add_state("labels", [], dist_reduce_fx=None)
 
     def update(

@@ -28,13 +28,13 @@ class Encoder(nn.Module):
         self.conv2 = _convolution(first, second)
         self.conv3 = _convolution(second, last)
         self.conv4 = _convolution(last, last)
-        # twice as fast as the plain layout, on the CPU and on the GPU
+        # Twice as fast as the plain layout, on the CPU and on the GPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, frames: Tensor) -> Tensor:
         x = frames[:, None].contiguous(memory_format=torch.channels_last)  # (frames, 1, H, W)
         x = F.leaky_relu(self.conv1(x), inplace=True)
-        # before its LReLU, which keeps the order and has a quarter to do then
+        # Pooling comes before LReLU, which keeps the order and then has a quarter to do.
         x = F.max_pool2d(self.conv2(x), 2)
         x = F.leaky_relu(x, inplace=True)
         x = F.leaky_relu(self.conv3(x), inplace=True)
