@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from rich.console import Console
 
 import cstl
 import cstl.__main__
+from cstl import __version__
 from cstl.config import CONFIG_PATH
 from cstl.recognizer import GaitRecognizer
 from cstl.reporting.tables import Row, Table
@@ -63,7 +63,7 @@ def test_a_command_is_a_word_after_cstl(
     for asked in (["--version"], ["evaluate", "--version"]):
         monkeypatch.setattr(sys, "argv", ["cstl", *asked])
         cstl.__main__.main()
-        assert capsys.readouterr().out == f"cstl {version('cstl')}\n"
+        assert capsys.readouterr().out == f"cstl {__version__}\n"
     monkeypatch.setattr(sys, "argv", ["cstl", "trian"])
     with pytest.raises(SystemExit, match=r"no command 'trian'; did you mean train\?.*evaluate, .*train"):
         cstl.__main__.main()

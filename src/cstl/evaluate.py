@@ -25,7 +25,6 @@ from cstl.running.trainer import check_device, make_data, make_trainer, saved_se
 from cstl.trained import met, refuse_seen
 
 
-@naming_what_was_lost()
 def evaluate(config: DictConfig) -> Plain:
     """Evaluate a checkpoint, on the data set it was trained on or another; return what `results.json` says.
 
@@ -33,7 +32,7 @@ def evaluate(config: DictConfig) -> Plain:
         config: `conf/evaluate.yaml`, composed; the evaluation goes to its `folder`.
     """
     folder = Path(config.folder)
-    with owned(folder):
+    with naming_what_was_lost(), owned(folder):
         check_device(config.trainer.accelerator)
         refuse_impossible(config, "evaluate")
         path = asked_checkpoint(config, "evaluate")

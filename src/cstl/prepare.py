@@ -16,7 +16,6 @@ from cstl.running.console import say
 from cstl.running.processes import naming_what_was_lost
 
 
-@naming_what_was_lost()
 def prepare(config: DictConfig) -> None:
     """Prepare the data set's store from its raw frames, or one shard of it."""
     dataset = config.dataset
@@ -37,7 +36,8 @@ def prepare(config: DictConfig) -> None:
         **{key: config[key] for key in ("strict", "upsample", "subset") if key in config},
     )
     shard, shards = config.get("shard"), config.get("shards", SHARDS)
-    say(prepare_store(asked, shard, shards, workers=config.get("workers")))
+    with naming_what_was_lost():
+        say(prepare_store(asked, shard, shards, workers=config.get("workers")))
 
 
 main = command(prepare, then="check")

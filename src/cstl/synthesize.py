@@ -18,7 +18,6 @@ from cstl.running.processes import is_first, naming_what_was_lost, wait_for
 from cstl.walkers.synthesis import synthesize as write_walkers
 
 
-@naming_what_was_lost()
 def synthesize(config: DictConfig) -> None:
     """Draw the data set's synthetic walkers as raw frames."""
     dataset = config.dataset
@@ -27,14 +26,15 @@ def synthesize(config: DictConfig) -> None:
             f"dataset={dataset.name} is not synthetic; synthesize makes synthetic and synthetic_large"
         )
     protocol = protocol_of(plain(dataset))
-    write_walkers(
-        dataset.raw,
-        subjects=sorted(protocol.known_subjects),
-        views=protocol.views,
-        conditions=protocol.conditions,
-        workers=config.get("workers"),
-        **dataset.synthesis,
-    )
+    with naming_what_was_lost():
+        write_walkers(
+            dataset.raw,
+            subjects=sorted(protocol.known_subjects),
+            views=protocol.views,
+            conditions=protocol.conditions,
+            workers=config.get("workers"),
+            **dataset.synthesis,
+        )
 
 
 def make_missing_walkers(config: DictConfig) -> None:

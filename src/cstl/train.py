@@ -1,8 +1,8 @@
 """Train a run, or go on with it, and evaluate its last model.
 
 python -m cstl.train experiment=demo
-python -m cstl.train dataset=casiab res=128 seed=2 name=mine
-python -m cstl.train -m seed=1,2,3 model=cstl,frame_only name=a_sweep
+python -m cstl.train dataset=casiab res=128 seed=2 data.frames=20 name=mine
+python -m cstl.train -m seed=1,2,3 ablation=none,frame_only name=a_sweep
 python -m cstl.train --config-dir=my dataset=mine
 """
 
@@ -35,7 +35,6 @@ from cstl.synthesize import make_missing_walkers
 from cstl.trained import NOBODY, Trained, met, refuse_seen, trained_by, training_of
 
 
-@naming_what_was_lost()
 def train(config: DictConfig) -> Plain:
     """Train the configured run, or go on with it, and evaluate its last model; return what `results.json`
     says.
@@ -44,7 +43,7 @@ def train(config: DictConfig) -> Plain:
         config: `conf/train.yaml`, composed; the run goes to its `folder`.
     """
     folder = Path(config.folder)
-    with owned(folder):
+    with naming_what_was_lost(), owned(folder):
         prolong(config)
         check_device(config.trainer.accelerator)
         refuse_impossible(config, "train")
