@@ -135,12 +135,10 @@ class Run:
 
     @cached_property
     def probes(self) -> Probes | None:
-        """Read `probes.npz`."""
         return self._read(PROBES, read_probes, None)
 
     @cached_property
     def embeddings(self) -> Embeddings | None:
-        """Read `embeddings.npz`."""
         return self._read(EMBEDDINGS, read_embeddings, None)
 
     @cached_property
@@ -168,12 +166,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Return the folder's name."""
         return shown(self.folder.resolve().name)
 
     @property
     def is_finished(self) -> bool:
-        """Say whether it was evaluated."""
         return bool(self.results)
 
     @cached_property

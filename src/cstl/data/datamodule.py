@@ -174,7 +174,6 @@ class GaitDataModule(LightningDataModule):
 
     @cached_property
     def store(self) -> Store:
-        """Open the store."""
         return open_store(self.path, self.dataset, self.res)
 
     @cached_property
@@ -250,7 +249,6 @@ class GaitDataModule(LightningDataModule):
 
     @property
     def processes(self) -> int:
-        """Count the trainer's processes."""
         return self.trainer.world_size if self.trainer is not None else 1
 
     def _test_loader(self, subjects: list[str], whose: str, sharded: bool = True) -> DataLoader:

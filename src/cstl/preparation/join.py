@@ -47,7 +47,6 @@ class Summary:
     part: str = ""  # which part of the store this is, where it is a shard
 
     def __str__(self) -> str:
-        """Say it for the terminal."""
         done = "already prepared" if self.already else "prepared"
         part = f"{self.part} " if self.part else ""
         lines = [f"{self.store}: {part}{done}, {self.sequences:,} sequences, {self.frames:,} frames"]

@@ -78,7 +78,6 @@ class Preparation:
     typed: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the choices."""
         frame_size(self.res)
         check_mask_options(self.threshold, self.clean)
         for name, choices in {"drop_cut": (True, False), "aligned": (AUTO, True, False)}.items():
@@ -163,7 +162,6 @@ class Plan:
 
     @property
     def out(self) -> Path:
-        """Return folder of the store."""
         return Path(self.asked.out)
 
     @property
@@ -173,7 +171,6 @@ class Plan:
 
     @property
     def chunks(self) -> list[Chunk]:
-        """Return all chunks, in order."""
         return [
             Chunk(
                 number,

@@ -35,7 +35,6 @@ class Source(NamedTuple):
 
     @property
     def name(self) -> Name:
-        """Return subject, condition and view."""
         return self[:3]
 
 

@@ -52,7 +52,6 @@ class Row:
 
     @property
     def finished(self) -> bool:
-        """Say whether it has results."""
         return self.runs[0].is_finished
 
 

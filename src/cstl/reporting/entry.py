@@ -64,7 +64,6 @@ class Entry(Run):
 
     @cached_property
     def method(self) -> str:
-        """Name its network."""
         return method_of_files(self.results, self.known)
 
     @cached_property

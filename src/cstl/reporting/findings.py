@@ -7,14 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cstl.metrics.probes import (
-    ProbeTable,
-    compact_subjects,
-    mean_over_galleries,
-    nanmean,
-    resampled,
-    tally,
-)
+from cstl.metrics.probes import ProbeTable, compact_subjects, mean_over_galleries, nanmean, resampled, tally
 from cstl.reporting.folder import ShownRun as Run
 
 MAPPED = 2000  # sequences on the map of the embeddings, at most

@@ -18,17 +18,7 @@ from cstl.metrics.probes import ProbeTable, from_arrays
 from cstl.reporting.published import method_of_files
 from cstl.reporting.remarks import remarks_of
 from cstl.reporting.tables import Row, Table
-from cstl.run_folder import (
-    CHECKPOINTS,
-    CONFIG,
-    LIMITS,
-    METRICS,
-    PROBES,
-    RESULTS,
-    Run,
-    is_run,
-    shown_settings,
-)
+from cstl.run_folder import CHECKPOINTS, CONFIG, LIMITS, METRICS, PROBES, RESULTS, Run, is_run, shown_settings
 
 
 class ShownRun(Run):

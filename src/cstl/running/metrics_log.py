@@ -71,7 +71,6 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write all rows."""
         columns = ["step", *sorted({name for row in self.rows for name in row} - {"step"})]
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -229,7 +228,6 @@ class TensorBoardLog(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Show the configuration as text."""
         text = yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
         self.experiment.add_text("configuration", f"```yaml\n{text}```")
 
@@ -241,7 +239,6 @@ class TensorBoardLog(TensorBoardLogger):
 
     @rank_zero_only
     def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
-        """Log a table as text."""
         cells = [[value if isinstance(value, str) else decimal(value) for value in row] for row in data]
         self.experiment.add_text(key, render(columns, cells, "md"), step)
 

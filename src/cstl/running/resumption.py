@@ -9,13 +9,7 @@ from pytorch_lightning.loggers import Logger
 from cstl.config import Plain, checked, differences
 from cstl.files import read_yaml, shown, write_text
 from cstl.reporting.tables import TEXT_FORMATS
-from cstl.run_folder import (
-    EMBEDDINGS,
-    METRICS,
-    PROBES,
-    REPORT,
-    RESULTS,
-)
+from cstl.run_folder import EMBEDDINGS, METRICS, PROBES, REPORT, RESULTS
 from cstl.running.checkpoints import checkpoints, last_intact_checkpoint
 from cstl.running.command import write_command
 from cstl.running.console import say

@@ -18,29 +18,12 @@ from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import (
-    OmegaConfBaseException,
-)
+from omegaconf.errors import OmegaConfBaseException
 
 from cstl.config import CONFIG_PATH
 from cstl.running.help import help_on
-from cstl.running.refusals import (
-    ONE,
-    WORD,
-    all_keys,
-    bad_yaml,
-    files_of,
-    no_file,
-    no_key,
-    refusal,
-)
-from cstl.running.settings import (
-    PATHS,
-    choices,
-    nearest,
-    refuse_impossible,
-    refuse_unknown,
-)
+from cstl.running.refusals import ONE, WORD, all_keys, bad_yaml, files_of, no_file, no_key, refusal
+from cstl.running.settings import PATHS, choices, nearest, refuse_impossible, refuse_unknown
 
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
 _FUNCTIONS = {
