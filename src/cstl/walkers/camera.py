@@ -51,17 +51,17 @@ def outlines(body: Body, view: str) -> Array:
     spans = jacobian @ body.shapes  # (T, E, 2, 3)
     covariance = spans @ spans.swapaxes(-1, -2)  # (T, E, 2, 2)
     around = np.arange(CORNERS) * (2 * np.pi / CORNERS)
-    directions = np.stack([np.cos(around), np.sin(around)])  # (2, D)
-    push = covariance @ directions  # (T, E, 2, D)
-    reach = np.sqrt((push * directions).sum(-2))  # (T, E, D)
+    directions = np.stack([np.cos(around), np.sin(around)])  # (2, N): N is CORNERS
+    push = covariance @ directions  # (T, E, 2, N)
+    reach = np.sqrt((push * directions).sum(-2))  # (T, E, N)
     middle = flat * FOCAL + (WIDTH / 2, HEIGHT / 2)  # (T, E, 2)
-    points = middle[..., None] + push / reach[..., None, :]  # (T, E, 2, D)
-    support = middle @ directions + reach  # (T, E, D)
-    furthest = support[:, body.solids].argmax(2)  # (T, S, D), which ellipsoid of each solid
-    chosen = body.solids[np.arange(len(body.solids))[:, None], furthest]  # (T, S, D)
+    points = middle[..., None] + push / reach[..., None, :]  # (T, E, 2, N)
+    support = middle @ directions + reach  # (T, E, N)
+    furthest = support[:, body.solids].argmax(2)  # (T, S, N), which ellipsoid of each solid
+    chosen = body.solids[np.arange(len(body.solids))[:, None], furthest]  # (T, S, N)
     corner = np.arange(CORNERS)
     frame = np.arange(len(points))[:, None, None]
-    return points[frame, chosen, :, corner]  # (T, S, D, 2)
+    return points[frame, chosen, :, corner]  # (T, S, N, 2)
 
 
 MARGIN = 12  # pixels about the body where noise may fall
