@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from cstl import checkpoint
+from cstl import tensor_files
 from cstl.files import remove_parts
 from cstl.running.checkpoints import (
     BEST,
@@ -50,7 +50,7 @@ def test_a_read_error_is_no_damage(number: int, folder: Path, monkeypatch: pytes
         raise OSError(number, os.strerror(number), arguments[0])
 
     before = contents(folder)
-    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    monkeypatch.setattr(tensor_files, "open", refuse, raising=False)
     with pytest.raises(
         OSError, match=r"step-0000004.ckpt cannot be read \(.+\); nothing was changed"
     ) as stopped:

@@ -206,7 +206,11 @@ def test_a_run_read_back(
     config: dict[str, Any] = {}
     for record in records(first):
         config |= values(record.config.update)
-    assert (config["seed"], config["model"]["margin"], config["dataset"]["name"]) == (1, 0.2, "tiny")
+    assert (config["seed"], config["model"]["triplet"]["margin"], config["dataset"]["name"]) == (
+        1,
+        0.2,
+        "tiny",
+    )
     assert config["versions"]["cstl"]
     assert config["commit"] == commit()
     final = summary(second)

@@ -55,7 +55,7 @@ def test_the_authors_file_is_recognised(net: CSTL, tmp_path: Path, prefix: bool,
 
 
 def test_a_checkpoint_of_ours_is_recognised(net: CSTL, tmp_path: Path) -> None:
-    config = {"model": {"margin": 0.2}, "res": 64}
+    config = {"model": {"triplet": {"margin": 0.2}}, "res": 64}
     state_dict = {f"network.{key}": value for key, value in net.state_dict().items()} | {
         "head.bias": torch.zeros(1)
     }
