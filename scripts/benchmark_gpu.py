@@ -206,7 +206,7 @@ def measure(config: DictConfig, device: torch.device, rate: float, steps: int, c
     return Measured(
         compiled=compiled,
         step_seconds=seconds,
-        sequences_per_second=data.subjects * data.sequences / seconds,
+        sequences_per_second=config.data.subjects * config.data.sequences / seconds,
         operations_per_step=operations,
         share_of_matrix_rate=operations / seconds / rate,
         memory_bytes=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
