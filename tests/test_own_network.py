@@ -164,3 +164,16 @@ def test_any_weights_start_a_network_but_for_the_classes(
         ]
         assert torch.equal(begun["network.stem.weight"], weights["stem.weight"])
         assert not torch.equal(begun["network.classes.weight"], weights["classes.weight"])
+
+
+@pytest.mark.parametrize("word", [
+    "model.optimizer=sgd", "model.scheduler=cosine", "model.augment=[flip]", "model.augment=flip",
+    "model.triplet=none", "model.cross_entropy=none", "model.network=ownnet.Residual",
+    "model.losses=[ownnet.spread]", "'model.losses=[{_target_: torch.nn.Identity}]'",
+])  # fmt: skip
+def test_a_name_for_a_component_is_refused_with_what_is_typed(
+    configured: Callable[..., DictConfig], word: str
+) -> None:
+    key = word.strip("'").partition("=")[0]
+    with pytest.raises(ValueError, match=rf"{key}=.*expected settings and no name, such as .*{key}"):
+        train(configured("train", *TINY, "model=residual", word.strip("'")))

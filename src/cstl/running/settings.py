@@ -53,6 +53,18 @@ _OURS = {  # arguments of Lightning's trainer that cstl gives itself: what to ty
 }
 
 
+_COMPONENTS = {  # of the recogniser, and what is typed for one
+    "network": "model.network._target_=mynet.Net",
+    "triplet": "model.triplet.margin=0.1, or null for none",
+    "cross_entropy": "model.cross_entropy.label_smoothing=0.1, or null for none",
+    "losses": "'model.losses=[{loss: {_target_: mynet.spread, _partial_: true}, weight: 0.1}]'",
+    "optimizer": "model.optimizer._target_=torch.optim.SGD +model.optimizer.momentum=0.9",
+    "scheduler": "'model.scheduler={_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true, "
+    "T_max: 1000}', or null for none",
+    "augment": "'model.augment=[{_target_: cstl.data.augment.Flip, probability: 0.2}]'",
+}
+
+
 class Rule(NamedTuple):
     """What a value must be, in words and as a test."""
 
@@ -233,6 +245,7 @@ def _refuse_impossible_training(config: DictConfig) -> None:
     select = OmegaConf.select
     if (steps := select(config, "trainer.max_steps")) is not None and steps < 1:
         raise ValueError(f"trainer.max_steps={steps}: expected at least 1 iteration to train")
+    _refuse_names_for_components(config.model)
     if select(config, "model.network._target_") in ("cstl.models.CSTL", "cstl.models.AblatedCSTL"):
         rule, channels = (
             _list("three widths of the encoder, such as [32,64,128]", count=3),
@@ -255,6 +268,22 @@ def _refuse_impossible_training(config: DictConfig) -> None:
         raise ValueError(
             "model.triplet, model.cross_entropy and model.losses leave no loss: one must have a weight"
         )
+
+
+def _refuse_names_for_components(model: DictConfig) -> None:
+    """Raise ValueError where a component of the recogniser is a word, such as model.optimizer=sgd."""
+    for key, example in _COMPONENTS.items():
+        if key not in model or OmegaConf.is_missing(model, key):
+            continue
+        found, listed = model[key], key in ("losses", "augment")
+        parts = list(found) if listed and isinstance(found, ListConfig) else [found]
+        if not listed and found is None and key not in ("network", "optimizer"):
+            continue
+        inside = [
+            part.get("loss") if key == "losses" and isinstance(part, DictConfig) else part for part in parts
+        ]
+        if (listed and not isinstance(found, ListConfig)) or not all(map(_is_part, inside)):
+            raise ValueError(f"model.{key}={_shown(found)}: expected settings and no name, such as {example}")
 
 
 def renamed(key: str, value: str = "VALUE") -> str | None:
