@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cstl.config import CONFIG_PATH, differences, digest, plain
+from cstl.config import CONFIG_PATH, differences, digest, plain, translated
 from cstl.data.protocol import Protocol, protocol_of
 
 CONF = Path(CONFIG_PATH)
@@ -181,3 +181,12 @@ def test_what_changes_no_number_may_change() -> None:
     assert digest(best) != digest(other)
     chosen = plain(composed("train", "callbacks=best", "dataset.protocol.validation=0"))
     assert "callbacks.checkpoints.best: absent before, True now" in differences(before, chosen)
+
+
+def test_a_split_file_of_0_1_is_the_subjects_that_were_written_in_its_place() -> None:
+    subjects = {"train": ["001"], "test": ["002"]}
+    dataset = {"name": "x", "split_file": "split.json", "protocol": dict(subjects)}
+    read = translated({"dataset": dataset, "data": {"protocol": dict(subjects)}})
+    assert read["dataset"] == {"name": "x", "split_file": None, "protocol": subjects}
+    dataset["protocol"] = subjects | {"split_file": "split.json"}
+    translated({"dataset": dataset, "data": {"protocol": dict(subjects)}})  # of two minds, and no crash

@@ -171,7 +171,7 @@ def translated(settings: Plain) -> Plain:
     if any(key.startswith("model.") for key in old):
         new["model"] = copy.deepcopy(_COMPONENTS) | new["model"]
     for key in old:
-        value = _parent(new, key).pop(key.rpartition(".")[2])
+        value = (_parent(new, key) or {}).pop(key.rpartition(".")[2], None)  # a key above may have moved
         if key in _MOVED and value is not None:
             *place, last = _MOVED[key].split(".")
             node = new
@@ -180,6 +180,13 @@ def translated(settings: Plain) -> Plain:
                 if not isinstance(node, dict):
                     raise ValueError(f"it has {key} and {'.'.join(place)}, which are of different versions")
             node[last] = value
+    protocol = (_parent(settings, "data.protocol") or {}).get("protocol")
+    if (
+        isinstance(protocol, dict)
+        and protocol.get("split_file") is None
+        and _parent(new, "dataset.split_file")
+    ):
+        new["dataset"]["split_file"] = None  # its subjects were written in its place
     for key in ("dataset.recipe", "data._target_"):
         if (parent := _parent(new, key)) is not None:
             parent.pop(key.rpartition(".")[2])
