@@ -177,3 +177,10 @@ def test_a_name_for_a_component_is_refused_with_what_is_typed(
     key = word.strip("'").partition("=")[0]
     with pytest.raises(ValueError, match=rf"{key}=.*expected settings and no name, such as .*{key}"):
         train(configured("train", *TINY, "model=residual", word.strip("'")))
+
+
+def test_what_comes_next_names_the_network_of_ones_own(
+    configured: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(configured("train", *TINY, "model=residual", "evaluate=false", "trainer.max_steps=1"))
+    assert "next: python -m cstl.evaluate model=residual checkpoint=" in capsys.readouterr().out

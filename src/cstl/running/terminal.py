@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.table import Column
 from rich.text import Text
 
+from cstl.config import CONFIG_PATH
 from cstl.progress import EVERY, say
 from cstl.reporting.tables import MISSING, Table
 from cstl.running.processes import is_multirun
@@ -275,5 +276,18 @@ def _worth_typing(folder: Path, checkpoint: Path) -> str | None:
     if (page := folder / "report.html").exists():
         return f"python -m webbrowser {page.absolute().as_uri()}"
     if folder in checkpoint.parents:
-        return f"python -m cstl.evaluate checkpoint={shlex.quote(str(near(checkpoint)))}"
+        words = [*_own_model(), f"checkpoint={near(checkpoint)}"]
+        return f"python -m cstl.evaluate {shlex.join(words)}"
     return None
+
+
+def _own_model() -> list[str]:
+    """Return what names a network of the user's own: a checkpoint does not choose what is called."""
+    if not HydraConfig.initialized():
+        return []
+    runtime = HydraConfig.get().runtime
+    model = runtime.choices.get("model")
+    if not model or Path(CONFIG_PATH, "model", f"{model}.yaml").exists():
+        return []
+    folders = [source.path for source in runtime.config_sources if source.provider == "command-line"]
+    return [*(f"--config-dir={near(Path(folder))}" for folder in folders), f"model={model}"]
