@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cstl import progress, report
+from cstl import progress
 from cstl.data import Protocol, Store
 from cstl.data import datamodule as batches
 from cstl.running import terminal
@@ -119,7 +119,7 @@ def test_a_signal_is_no_error_that_is_excused(
     def stop(*arguments: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(report, "report_run", stop)
+    monkeypatch.setattr("cstl.reporting.page.report_run", stop)
     OmegaConf.register_new_resolver("stop", stop, replace=True)
     config = OmegaConf.create({"key": "${stop:}"})
     excused = {"the report": lambda: write_report(tmp_path), "a setting": lambda: config.key}[excusing]

@@ -165,7 +165,7 @@ def check_processes(config: DictConfig, trainer: Trainer) -> None:
             "triplets are mined within a batch. Take a larger batch on more devices (trainer=ddp), or fewer "
             "frames a sequence"
         )
-    if trainer.max_steps > 0:
+    if "subjects" in config.data and trainer.max_steps > 0:  # it trains
         check_divisible(config.data.subjects, processes)
     if processes == 1:
         return
