@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer, seed_everything
 
-from cstl.checkpoint import Weights, load_weights, transfer
+from cstl.checkpoint import Weights, load_weights
 from cstl.config import Plain
 from cstl.data.datamodule import GaitDataModule
 from cstl.files import read_json
@@ -24,7 +24,7 @@ from cstl.running.checkpoints import BEST, check_best, checkpoints
 from cstl.running.command import command
 from cstl.running.console import say
 from cstl.running.evaluation import evaluate_and_write, write_report
-from cstl.running.loading import class_tensors
+from cstl.running.loading import start_from
 from cstl.running.metrics_log import loggers_closed
 from cstl.running.processes import as_one_run, check_processes, naming_what_was_lost, owned
 from cstl.running.resumption import missing_files, open_run, prolong, resume_logs
@@ -68,8 +68,7 @@ def train(config: DictConfig) -> Plain:
         )
         recognizer.config, recognizer.trained = settings, trained
         if weights is not None and last is None:
-            classes = class_tensors(settings["model"]["network"], recognizer.network)
-            say(f"{config.init_from}: {transfer(recognizer.network, weights.state_dict, classes)}")
+            say(start_from(weights, config.init_from, recognizer.network, settings["model"]["network"]))
         with as_one_run(config, folder, trainer.world_size), loggers_closed(trainer.loggers):
             started = time.monotonic()
             trainer.fit(recognizer, datamodule=data, ckpt_path=last, weights_only=True)

@@ -19,6 +19,7 @@ from cstl.checkpoint import (
     network_settings,
     own_class,
     plain_keys,
+    transfer,
 )
 from cstl.config import Plain
 from cstl.data.protocol import protocol_of
@@ -108,6 +109,18 @@ def own_network(model: DictConfig, weights: Weights) -> nn.Module:
     check_numbers(weights.state_dict)
     network.load_state_dict(weights.state_dict)
     return network
+
+
+def start_from(weights: Weights, path: str, network: nn.Module, settings: Plain) -> str:
+    """Start a network from other weights, but for its classes; return what was loaded, in a sentence.
+
+    Raises:
+        ValueError: they do not fit; the message names their file.
+    """
+    try:
+        return f"{path}: {transfer(network, weights.state_dict, class_tensors(settings, network))}"
+    except ValueError as error:
+        raise ValueError(f"init_from={path}: {error}") from None
 
 
 def class_tensors(settings: Plain, network: nn.Module) -> set[str]:
