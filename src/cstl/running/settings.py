@@ -1,5 +1,7 @@
 """Which settings there are and which values can work: what is misspelt or impossible is refused
 before a run starts.
+
+Longer than 450 lines, since the rules of all keys stand together: a line or two each.
 """
 
 import inspect
