@@ -215,7 +215,9 @@ class GaitRecognizer(LightningModule):
         for split, metric in self.metrics.items():
             result = metric.compute()
             if split == "test":
-                self.result, self.mean_embeddings = result, metric.mean_embeddings()
+                self.result = result
+                with metric.sync_context():  # of the sequences of all processes
+                    self.mean_embeddings = metric.mean_embeddings()
                 self.result_step = self.global_step
             metric.reset()
             means = {probe: row["mean"] for probe, row in result.rows().items() if row["mean"] is not None}
