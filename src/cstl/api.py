@@ -9,7 +9,7 @@ from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 
 import cstl.evaluate
 import cstl.train
@@ -20,7 +20,7 @@ from cstl.reporting import figures
 from cstl.reporting.page import report_run
 from cstl.run_folder import METRICS, REPORT, RESULTS, curves_of, read_metrics
 from cstl.running import typed
-from cstl.running.folder import check_name
+from cstl.running.folder import make_folder
 
 __all__ = ["Run", "compose", "evaluate", "load_network", "train"]
 
@@ -50,9 +50,9 @@ def train(config: DictConfig) -> "Run":
     Raises:
         ValueError, OSError: what the command would say: a run of other settings, no store, no memory, …
     """
-    config, folder = _named(config)
+    config = _placed(config)
     cstl.train.train(config)
-    return Run(folder)
+    return Run(config.folder)
 
 
 def evaluate(config: DictConfig | str | PathLike[str], *overrides: str) -> "Run":
@@ -68,28 +68,20 @@ def evaluate(config: DictConfig | str | PathLike[str], *overrides: str) -> "Run"
     if not isinstance(config, DictConfig):
         path = fspath(config).replace("\\", "\\\\").replace("'", "\\'")
         config = compose(f"checkpoint='{path}'", *overrides, command="evaluate")
-    config, folder = _named(config)
+    config = _placed(config)
     cstl.evaluate.evaluate(config)
-    return Run(folder)
+    return Run(config.folder)
 
 
-def _named(config: DictConfig) -> tuple[DictConfig, Path]:
-    """Return a copy of the configuration whose name is settled, and the run's folder; a time's
-    name is taken once.
-    """
-    unresolved = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(unresolved, dict)
-    name, config = config.name, config.copy()
-    check_name(name)
-    runs, number = Path(config.get("runs") or "runs"), 1
-    folder = runs / str(name)
-    while "${now:" in str(unresolved["name"]) and folder.exists():
-        number += 1
-        folder = runs / f"{name}-{number}"
-    config.name = name if number == 1 else folder.name
-    config.folder = str(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return config, folder
+def _placed(config: DictConfig) -> DictConfig:
+    """Return a copy of the configuration with its name settled and its folder made, as the command has it."""
+    config = config.copy()
+    with open_dict(config):
+        config.hydra = {"run": {"dir": "${runs}/${name}"}}
+        config.folder = str(make_folder(config, "run"))
+        del config.hydra
+    config.name = config.name
+    return config
 
 
 class Run:

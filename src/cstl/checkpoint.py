@@ -164,10 +164,14 @@ def build_network(weights: Weights) -> CSTL:
     return fill(kind(**settings), weights.state_dict)
 
 
-def fill(network: N, state_dict: Mapping[str, Tensor]) -> N:
-    """Put weights into a network and return it; ValueError where they are not its, or no finite numbers."""
+def fill(network: N, state_dict: Mapping[str, Tensor], name: str | None = None) -> N:
+    """Put weights into a network and return it; ValueError where they are not its, or no finite numbers.
+
+    Args:
+        name: what the message calls the network; None: its class.
+    """
     if wrong := different_tensors(state_dict, network.state_dict()):
-        raise ValueError(f"its weights are not those of {type(network).__name__}: {first_of(wrong)}")
+        raise ValueError(f"its weights are not those of {name or type(network).__name__}: {first_of(wrong)}")
     check_numbers(state_dict)
     network.load_state_dict(state_dict)
     return network

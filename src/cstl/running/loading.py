@@ -12,8 +12,7 @@ from torch import nn
 from cstl.checkpoint import (
     Weights,
     build_network,
-    check_numbers,
-    different_tensors,
+    fill,
     known_keys,
     load_weights,
     network_settings,
@@ -102,13 +101,7 @@ def own_network(model: DictConfig, weights: Weights) -> nn.Module:
     if unknown := [str(key) for key, value in filled.items() if type(value) is not int]:
         raise ValueError(f"it does not say what {', '.join(unknown)} of its network is")
     network: nn.Module = instantiate(settings | filled)
-    if wrong := different_tensors(weights.state_dict, network.state_dict()):
-        raise ValueError(
-            f"its weights are not those of model.network={settings['_target_']}: {', '.join(wrong[:3])}"
-        )
-    check_numbers(weights.state_dict)
-    network.load_state_dict(weights.state_dict)
-    return network
+    return fill(network, weights.state_dict, f"model.network={settings['_target_']}")
 
 
 def start_from(weights: Weights, path: str, network: nn.Module, settings: Plain) -> str:
