@@ -164,15 +164,26 @@ def synchronise(device: torch.device) -> None:
 
 
 class Clock(Callback):
-    """Seconds from the end of step `first` to the end of the last, both waited for."""
+    """Looks at the clock at the end of step `first` and of step `last`, both waited for."""
 
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last, self.seconds = first, last, 0.0
+    def __init__(self, first: int, last: int, profiler: SimpleProfiler) -> None:
+        self.steps, self.profiler = (first, last), profiler
+        self.looks: list[tuple[float, float]] = []  # the time and the seconds spent waiting for data so far
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if trainer.global_step in (self.first, self.last):
+        if trainer.global_step in self.steps:
             synchronise(module.device)
-            self.seconds = time.perf_counter() - self.seconds
+            self.looks.append((time.monotonic(), self.waited()))  # the profiler's clock
+
+    def waited(self) -> float:
+        """Sum the waits that have ended; batches are fetched ahead, so their number is not the steps'."""
+        recorded = self.profiler.recorded_durations.items()
+        return sum(sum(times) for action, times in recorded if action.endswith("dataloader_next"))
+
+    def between(self) -> tuple[float, float]:
+        """Give the seconds between the two looks, and those of them spent waiting for data."""
+        (started, before), (ended, after) = self.looks
+        return ended - started, after - before
 
 
 def measure(config: DictConfig, device: torch.device, rate: float, steps: int, compiled: bool) -> Measured:
@@ -187,7 +198,8 @@ def measure(config: DictConfig, device: torch.device, rate: float, steps: int, c
         recognizer.network.compile()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    clock, profiler = Clock(warmup, warmup + steps), SimpleProfiler()
+    profiler = SimpleProfiler()
+    clock = Clock(warmup, warmup + steps, profiler)
     trainer = instantiate(
         config.trainer,
         limit_val_batches=0,
@@ -199,19 +211,17 @@ def measure(config: DictConfig, device: torch.device, rate: float, steps: int, c
         _convert_="all",
     )
     trainer.fit(recognizer, datamodule=data)
-    waits = next(
-        times for name, times in profiler.recorded_durations.items() if name.endswith("dataloader_next")
-    )
-    seconds = clock.seconds / steps
+    seconds, waiting = clock.between()
+    step_seconds = seconds / steps
     return Measured(
         compiled=compiled,
-        step_seconds=seconds,
-        sequences_per_second=config.data.subjects * config.data.sequences / seconds,
+        step_seconds=step_seconds,
+        sequences_per_second=config.data.subjects * config.data.sequences / step_seconds,
         operations_per_step=operations,
-        share_of_matrix_rate=operations / seconds / rate,
+        share_of_matrix_rate=operations / step_seconds / rate,
         memory_bytes=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
-        share_waiting_for_data=sum(waits[warmup : warmup + steps]) / clock.seconds,
-        hours=seconds * ITERATIONS / 3600,
+        share_waiting_for_data=waiting / seconds,
+        hours=step_seconds * ITERATIONS / 3600,
     )
 
 

@@ -6,13 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from pytorch_lightning.profilers import SimpleProfiler
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # as for `python scripts/benchmark.py`
 
+from benchmark_gpu import Clock  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from benchmarks.harness import Row, paired_ratio, peak_memory  # noqa: E402
 
@@ -130,6 +134,18 @@ def test_the_command(tmp_path: Path) -> None:
     assert [point["sequences"] for point in curves["opening a store"]["points"]] == [100, 1000]
 
 
+def test_waits_are_those_between_the_looks_at_the_clock() -> None:
+    profiler = SimpleProfiler()
+    clock = Clock(2, 4, profiler)
+    waits = profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]
+    module = SimpleNamespace(device=torch.device("cpu"))
+    waits += [9.0]  # fetched ahead, before the first step
+    for step in (1, 2, 3, 4, 5):
+        waits += [7.0 if step in (1, 2, 5) else 0.25]
+        clock.on_train_batch_end(SimpleNamespace(global_step=step), module)  # type: ignore[arg-type]
+    assert clock.between()[1] == pytest.approx(0.5)
+
+
 def test_the_gpu_script_at_tiny_size_on_the_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     done = run(
@@ -153,7 +169,8 @@ def test_the_gpu_script_at_tiny_size_on_the_cpu(tmp_path: Path) -> None:
     )
     assert row["sequences_per_second"] == pytest.approx(4 / row["step_seconds"])
     assert row["hours"] == pytest.approx(150_000 * row["step_seconds"] / 3600)
-    assert 0 < row["share_of_matrix_rate"] < 1
+    rate = row["operations_per_step"] / row["step_seconds"]
+    assert row["share_of_matrix_rate"] == pytest.approx(rate / found["matrix_operations_per_second"])
     assert 0 < row["share_waiting_for_data"] < 1
     # forward and backward of the four convolutions, but for the first one's input
     pixels, frames = 64 * 44, 4 * 4
