@@ -31,17 +31,15 @@ def step(net: nn.Module, x: Tensor) -> list[Tensor]:
 
 def test_the_trained_network_is_the_papers() -> None:
     torch.manual_seed(0)
-    ours = CSTL(64, 73)
-    reference = as_reference(ours)
-    # Of this seed no triplet lies on the margin, where rounding adds or takes a term of the loss.
-    x = torch.from_numpy(silhouettes(8, 6, 64, 44, seed=2)) / 255
+    # In double precision: in single, rounding adds or takes a triplet at the margin, another one on each machine.
+    ours = CSTL(64, 73).double()
+    reference = as_reference(ours).double()
+    x = torch.from_numpy(silhouettes(8, 6, 64, 44, seed=2)).double() / 255
     mine, theirs = step(ours, x), step(reference, x)
     mine.append(ours.encoder.conv4.weight.grad)  # type: ignore[arg-type]
     theirs.append(reference.encoder[3].weight.grad)  # type: ignore[arg-type, union-attr]
-    for a, b in zip(mine[:3], theirs[:3], strict=True):
-        assert torch.norm(a - b) <= 1e-5 * torch.norm(b)
-    for a, b in zip(mine[3:], theirs[3:], strict=True):
-        assert torch.norm(a - b) <= 1e-4 * torch.norm(b)
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.norm(a - b) <= 1e-6 * torch.norm(b)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7])

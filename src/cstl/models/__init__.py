@@ -6,14 +6,14 @@ A network is any `nn.Module` with
 
 where `lengths` counts the valid frames of each sequence, and what follows them is not looked at; None: all T.
 Its class may take `num_classes`, the number of training subjects K, and may have
-`attention(silhouettes, lengths)` for pictures and `from_published(state_dict)`, which reads the weights that
-others share. `cstl.models.reference` tells the CSTL paper in one sitting, `cstl.models.cstl.network` is the
-same network as it is trained.
+`attention(silhouettes, lengths)` for pictures and a classmethod `from_published(state_dict)` that makes it
+with the weights that others share. `cstl.models.reference` tells the CSTL paper in one sitting,
+`cstl.models.cstl.network` is the same network as it is trained; its peers have a file each.
 """
 
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Output(NamedTuple):
@@ -31,6 +31,14 @@ class Output(NamedTuple):
 
 from cstl.models.cstl.ablations import AblatedCSTL  # noqa: E402  (they need Output)
 from cstl.models.cstl.network import CSTL, Attention  # noqa: E402
+from cstl.models.gaitset import GaitSet  # noqa: E402
 from cstl.models.layers.batch_norm import set_batch_norm  # noqa: E402
 
-__all__ = ["CSTL", "AblatedCSTL", "Attention", "Output", "set_batch_norm"]
+__all__ = ["CSTL", "NETWORKS", "AblatedCSTL", "Attention", "GaitSet", "Output", "set_batch_norm"]
+
+# Every network here, by the name of its file in conf/model.
+NETWORKS = {
+    name.lower(): network
+    for name, network in list(vars().items())
+    if isinstance(network, type) and issubclass(network, nn.Module)
+}

@@ -12,7 +12,8 @@ from cstl.models.cstl.encoder import Encoder
 from cstl.models.cstl.mste import MultiScaleTemporalExtraction, TemporalScales
 from cstl.models.cstl.ssfl import SalientSpatialFeatureLearning
 from cstl.models.layers.batch_norm import set_batch_norm
-from cstl.models.layers.parts import at_least_float32
+from cstl.models.layers.frames import check_silhouettes, valid_mask
+from cstl.models.layers.parts import at_least_float32, map_parts, part_matrix
 
 
 class Attention(NamedTuple):
@@ -70,8 +71,7 @@ class CSTL(nn.Module):
             raise ValueError(f"reduction={reduction} does not divide the last of channels, {last}")
         self.encoder = Encoder((first, second, last), self.parts)  # Section 3.1
         features = self.add_temporal_modules(last, reduction)
-        self.embedding = nn.Parameter(torch.empty(self.parts, features, embedding_dim))
-        nn.init.xavier_uniform_(self.embedding)
+        self.embedding = part_matrix(self.parts, features, embedding_dim)
         set_batch_norm(self, batch_norm, ghosts)
 
     def part_count(self) -> int:
@@ -102,8 +102,7 @@ class CSTL(nn.Module):
             embeddings (B, P, D) and logits (B, P, K), at least float32 also under autocast.
         """
         features, logits, _ = self.look(*self.encode(silhouettes, lengths))
-        with torch.autocast(silhouettes.device.type, enabled=False):
-            embeddings = torch.bmm(torch.cat(features, dim=-1), self.embedding)  # (P, B, D)
+        embeddings = map_parts(torch.cat(features, dim=-1), self.embedding)  # (P, B, D)
         return Output(embeddings.transpose(0, 1), logits.transpose(0, 1))
 
     def attention(self, silhouettes: Tensor, lengths: Tensor | None = None) -> Attention:
@@ -120,26 +119,12 @@ class CSTL(nn.Module):
 
     def encode(self, silhouettes: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Encode every valid frame → f (P, B, T, C), and where others are, the mask (B, T) of valid ones."""
-        if (
-            silhouettes.ndim != 4
-            or silhouettes.shape[2] != self.height
-            or not silhouettes.is_floating_point()
-        ):
-            raise ValueError(
-                f"silhouettes must be float (B, T, {self.height}, W) for this network, found "
-                f"{silhouettes.dtype} {tuple(silhouettes.shape)}; choose height= or prepare the data at "
-                "that size"
-            )
+        check_silhouettes(silhouettes, lengths, height=self.height)
         batch, time = silhouettes.shape[:2]
         if lengths is None:
             f = self.encoder(silhouettes.flatten(0, 1)).unflatten(0, (batch, time))  # (B, T, P, C)
             return f.permute(2, 0, 1, 3).contiguous(), None
-        if lengths.shape != (batch,) or int(lengths.min()) < 1 or int(lengths.max()) > time:
-            raise ValueError(
-                f"lengths must be int ({batch},) with values from 1 to {time}, found {lengths.tolist()}"
-            )
-        frames = torch.arange(time, device=silhouettes.device)
-        mask = frames < lengths[:, None].to(silhouettes.device)  # (B, T)
+        mask = valid_mask(silhouettes, lengths)
         valid = self.encoder(silhouettes[mask])  # padding is never encoded
         f = valid.new_zeros(batch, time, *valid.shape[1:]).masked_scatter(mask[:, :, None, None], valid)
         return f.permute(2, 0, 1, 3).contiguous(), mask

@@ -42,3 +42,16 @@ class PartConv(nn.Module):
             for x, w in zip(inputs, weights, strict=True)
         ]
         return sum(outputs[1:], outputs[0])
+
+
+def part_matrix(parts: int, in_channels: int, out_channels: int) -> nn.Parameter:
+    """Make a matrix for each part, (P, in, out), initialised as the one tensor that it is."""
+    weight = nn.Parameter(torch.empty(parts, in_channels, out_channels))
+    nn.init.xavier_uniform_(weight)
+    return weight
+
+
+def map_parts(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply each part with its own matrix, at least in float32: (P, B, in), (P, in, out) → (P, B, out)."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.bmm(at_least_float32(x), at_least_float32(weight))
