@@ -31,7 +31,7 @@ def step(net: nn.Module, x: Tensor) -> list[Tensor]:
 
 def test_the_trained_network_is_the_papers() -> None:
     torch.manual_seed(0)
-    # In double precision: in single, rounding adds or takes a triplet at the margin, another one on each machine.
+    # In double precision: in single, rounding adds or takes a triplet at the margin, not the same everywhere.
     ours = CSTL(64, 73).double()
     reference = as_reference(ours).double()
     x = torch.from_numpy(silhouettes(8, 6, 64, 44, seed=2)).double() / 255
