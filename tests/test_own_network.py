@@ -184,3 +184,66 @@ def test_what_comes_next_names_the_network_of_ones_own(
 ) -> None:
     train(configured("train", *TINY, "model=residual", "evaluate=false", "trainer.max_steps=1"))
     assert "next: python -m cstl.evaluate model=residual checkpoint=" in capsys.readouterr().out
+
+
+def test_an_evaluation_has_the_numbers_that_were_trained_and_not_those_of_the_file(
+    configured: Callable[..., DictConfig], user_conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wider = ("model=sets", "model.network.width=5", "trainer.max_steps=1")
+    trained = train(configured("train", *TINY, *wider))
+    asked = (f"checkpoint='{trained['checkpoint']}'", "baseline=false", "model=sets")
+    again = evaluate(configured("evaluate", *asked, folder="again"))
+    assert again["rank1"] == trained["rank1"]
+    assert "is made with width=5, as it was trained" in " ".join(capsys.readouterr().out.split())
+    file = user_conf / "model" / "sets.yaml"
+    file.write_text(file.read_text().replace("  width: 3\n", ""))
+    assert evaluate(configured("evaluate", *asked, folder="unnamed"))["rank1"] == trained["rank1"]
+    content = torch.load(trained["checkpoint"], weights_only=True)
+    content["config"]["model"]["network"]["width"] = 10**12
+    torch.save(content, trained["checkpoint"])
+    with pytest.raises(ValueError, match=r"are not those of model\.network=ownnet\.Sets"):
+        evaluate(configured("evaluate", *asked, folder="huge"))
+
+
+def test_weights_of_other_sizes_start_what_fits_of_a_network(
+    configured: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = (*TINY, "model=residual", "trainer.max_steps=1", "evaluate=false", "model.optimizer.lr=1e-30")
+    first = train(configured("train", *few, folder="first"))
+    weights = torch.load(first["checkpoint"], weights_only=True)["state_dict"]
+    weights["network.block.2.weight"] = weights["network.block.2.weight"][:2]
+    torch.save({"state_dict": weights}, tmp_path / "half.pt")
+    second = train(configured("train", *few, f"init_from={tmp_path}/half.pt", folder="second"))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "of another size, and new: block.2.weight is (2, 4, 3, 3), not (4, 4, 3, 3)" in told
+    begun = torch.load(second["checkpoint"], weights_only=True)["state_dict"]
+    assert torch.equal(begun["network.stem.weight"], weights["network.stem.weight"])
+    torch.save({"state_dict": {"block.2.weight": weights["network.block.2.weight"]}}, tmp_path / "none.pt")
+    with pytest.raises(ValueError, match=r"none\.pt: .*block\.2\.weight is \(2, 4, 3, 3\), not"):
+        train(configured("train", *few, f"init_from={tmp_path}/none.pt", folder="third"))
+
+
+def test_a_run_whose_rate_follows_its_length_is_not_prolonged(
+    configured: Callable[..., DictConfig], user_conf: Path
+) -> None:
+    (user_conf / "recipe" / "residual_tiny.yaml").unlink()
+    cosine = "{_target_:cstl.recognizer.warmup_cosine,_partial_:true,warmup:1,steps:'${trainer.max_steps}'}"
+    few = (
+        *TINY,
+        "model=residual",
+        f"model.scheduler={cosine}",
+        "trainer.max_steps=2",
+        "evaluate=false",
+        "data.subjects=2",
+        "data.sequences=2",
+        "data.frames=4",
+        "data.workers=0",
+    )
+    train(configured("train", *few))
+    with pytest.raises(
+        ValueError,
+        match=r"extend=4: the learning rate .* follows the number of iterations "
+        r"\(model\.scheduler\.steps: .*trainer\.max_steps=4 name=NAME, or "
+        r".*init_from=.*run/checkpoints/step-0000002\.ckpt$",
+    ):
+        train(configured("train", *few, "extend=4"))

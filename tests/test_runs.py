@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cstl import compare, report, runs
 from cstl.owner import owner
@@ -80,6 +80,26 @@ def test_each_run_has_a_line_with_its_state(old: Path, capsys: pytest.CaptureFix
     assert "notes" not in lines
     assert runs.main(["runs/sweep"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["0", "1", "10"]
+
+
+def test_a_run_that_was_only_to_train_is_finished_after_its_last_step(
+    old: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = shutil.copytree(old / "old", old / "trained")
+    (trained / "results.json").unlink()
+    settings = OmegaConf.load(trained / "config.yaml")
+    settings.evaluate = False
+    OmegaConf.save(settings, trained / "config.yaml")
+    half = shutil.copytree(trained, old / "half", ignore=shutil.ignore_patterns("step-0000006.ckpt"))
+    (half / "metrics.csv").write_text("step,train/loss\n4,1.5\n")
+    (trained / "checkpoints").mkdir(exist_ok=True)
+    (trained / "checkpoints" / "step-0000006.ckpt").touch()
+    assert runs.main([]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "finished" in lines["trained"]
+    assert "stopped at step 4 of 6" in lines["half"]
+    assert compare.main(["runs/trained"]) == 1
+    assert capsys.readouterr().err.startswith("error: no finished run in runs/trained: 1 trained")
 
 
 def test_no_run_yet(

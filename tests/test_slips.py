@@ -52,6 +52,7 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "experiment/list": "# @package _global_\n- a\n",
         "dataset/cut": "defaults: [casiab]\nname: ${foo\n",
         "dataset/round": "defaults: [casiab]\ntitle: ${dataset.title}\n",
+        "model/other": "defaults: [base, _self_]\nnetwork:\n  _target_: torch.nn.Linear\n  in_features: 2\n",
         "model/nowhere": "defaults: [cstl]\nnetwork:\n  _target_: nowhere.Network\n",
     }
     for name, text in files.items():
@@ -95,6 +96,8 @@ SLIPS = [  # what is typed, what is answered
      r"chosen twice.*experiment=twice: .*type override /dataset: NAME"),
     ("train --config-dir={conf} experiment=package", r"would change nothing: .*'# @package _global_'"),
     ("train +experiment.seed=3", r"experiment would change nothing"),
+    ("train --config-dir={conf} model=other ablation=frame_only",
+     r"ablation=frame_only is one of CSTL, and model=other is another network: leave ablation= out"),
     # keys
     *((f"train ~{key}", rf"^{key} is needed, and was left out") for key in ("name", "dataset", "trainer")),
     ("train ~dataset=casiab", r"~dataset=casiab leaves nothing out"),
@@ -154,6 +157,12 @@ SLIPS = [  # what is typed, what is answered
      r"model has no key margn.*did you mean model\.triplet\.margin\?"),
     ("train --config-dir={conf} model=nowhere",
      r"model\.network\._target_=nowhere\.Network cannot be imported"),
+    ("train model.losses=[{{loss:{{_target_:torch.nn.Identity}},wieght:2}}]",
+     r"model\.losses\[0\] has no key wieght.*did you mean weight\?"),
+    ("train model.augment=[{{_target_:cstl.data.augment.Flip,probablity:0.1}}]",
+     r"model\.augment\[0\] has no key probablity.*did you mean probability\?"),
+    ("train model.optimizer={{_target_:torch.optim.SGD,_partial_:true,lr:0.1,momentum:0.9}}",
+     r"not all of these keys in its file: type '\+model\.optimizer=\{.*momentum:0\.9\}', which sets"),
     # words
     ("train casiab", r"'casiab' is no setting: expected KEY=VALUE; did you mean dataset=casiab\?"),
     ("evaluate x.ckpt", r"did you mean checkpoint=x\.ckpt\?"),
@@ -216,6 +225,10 @@ SLIPS = [  # what is typed, what is answered
          ("model.scheduler.gamma", 2),
         ("model.triplet.margin", "true"), ("model.triplet.weight", "null"),
     ]),
+    ("train model.augment=[{{_target_:cstl.data.augment.Flip,probability:2}}]",
+     r"model\.augment\[0\]\.probability=2: expected a number of at least 0 and at most 1$"),
+    ("train model.losses=[{{loss:{{_target_:torch.nn.Identity}},weight:-1}}]",
+     r"model\.losses\[0\]\.weight=-1: expected a number of at least 0$"),
     ("train trainer.max_steps=-1", r"expected at least 1 iteration"),
     ("train -m model.triplet.margin=0.1,-1", r"model\.triplet\.margin=-1: expected"),
     ("train data.subjects=1", r"a batch of one subject has no triplets"),
@@ -270,6 +283,7 @@ def test_a_slip_is_answered(line: str, answer: str, conf: Path) -> None:
     ("train seed=3 --config-dir={conf} experiment=own -m name=a,b", "model.optimizer.lr", 0.001),
     ("train -m ablation=glob(frame*)", "model.network.scales", ["frame"]),
     ("train +trainer.gradient_clip_val=1.0", "trainer.gradient_clip_val", 1.0),
+    ("train +model.optimizer={{_target_:torch.optim.SGD,momentum:0.9}}", "model.optimizer.momentum", 0.9),
     ("train --config-dir={conf} experiment=own", "model.optimizer.lr", 0.001),
     ("train --config-dir={conf} dataset=home", "dataset.raw", os.path.expanduser("~/silhouettes")),
 ])  # fmt: skip

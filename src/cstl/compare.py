@@ -45,8 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.print(part, highlight=False)
         for remark in wrapped(remarks, console.width):
             console.print(Text(remark), highlight=False)
-        states = Counter(row.runs[0].state for table in tables for row in table.rows)
-        if not states["finished"]:
+        rows = [row for table in tables for row in table.rows]
+        if not any(row.finished for row in rows):
+            states = Counter(
+                "trained" if row.runs[0].state == "finished" else row.runs[0].state for row in rows
+            )
             there = ", ".join(f"{count} {state}" for state, count in states.items())
             raise ValueError(
                 f"no finished run in {', '.join(map(str, given.runs))}: {there}; nothing to compare yet"

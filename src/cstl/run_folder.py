@@ -6,6 +6,7 @@ is not.
 More than 450 lines, since each file of a run is written, checked and read here and nowhere else.
 """
 
+import math
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -184,6 +185,8 @@ class Run:
         with suppress(OSError):
             if is_in_use(self.folder):
                 return "running"
+        if self.config.get("evaluate") is False and self._last_checkpoint >= (self.steps[1] or math.inf):
+            return "finished"  # it was asked to train and nothing else
         return "damaged" if CONFIG in self.problems else "stopped"
 
     @property
@@ -227,8 +230,12 @@ class Run:
     @property
     def last_step(self) -> int:
         """Return the last iteration that its log or a checkpoint knows of."""
+        return max(self.steps[0], self._last_checkpoint)
+
+    @property
+    def _last_checkpoint(self) -> int:
         names = (path.stem.removeprefix("step-") for path in self.folder.glob(f"{CHECKPOINTS}/step-*.ckpt"))
-        return max([self.steps[0], *(int(name) for name in names if name.isdecimal() and len(name) < 20)])
+        return max((int(name) for name in names if name.isdecimal() and len(name) < 20), default=0)
 
     @cached_property
     def held_out(self) -> float | None:

@@ -136,6 +136,8 @@ class Entry(Run):
         if self.state == "damaged":
             name, reason = next(iter(self.problems.items()))
             return f"{name} is damaged or from elsewhere: {reason}"
+        if self.state == "finished":
+            return "trained and not evaluated, as evaluate=false asked"
         return f"at step {self.last_step} of {self.steps[1] or UNKNOWN}"
 
     @property

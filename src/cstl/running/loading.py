@@ -2,7 +2,9 @@
 trusted with nothing.
 """
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -24,6 +26,9 @@ from cstl.config import Plain
 from cstl.data.protocol import protocol_of
 from cstl.files import shown
 from cstl.recognizer import GaitRecognizer
+from cstl.running.console import say
+from cstl.running.settings import arguments
+from cstl.tensor_files import different_tensors, first_of
 from cstl.trained import training_of
 
 # What Lightning can compute in; a file from elsewhere may name nothing else.
@@ -85,8 +90,9 @@ def load_recognizer(
 
 
 def own_network(model: DictConfig, weights: Weights) -> nn.Module:
-    """Load the network that the user's model names, with a checkpoint's weights; the file says how many
-    classes it has.
+    """Load the network that the user's model names, with a checkpoint's weights.
+
+    The class is the user's; what numbers it was trained with, the file says: how many classes, which widths.
 
     Raises:
         ValueError: the checkpoint is of no run of ours, or its weights are those of another network.
@@ -95,25 +101,57 @@ def own_network(model: DictConfig, weights: Weights) -> nn.Module:
         raise ValueError("it does not say how it was trained; model= is for checkpoints of cstl.train")
     trained = weights.config.get("model", {}).get("network", {})
     OmegaConf.update(model._get_root(), "res", weights.config["res"])
-    settings = OmegaConf.to_container(model.network, resolve=True)
-    assert isinstance(settings, dict)
+    settings: Any = OmegaConf.to_container(model.network, resolve=True)
     filled = {key: trained.get(key) for key, value in settings.items() if value == "???"}
     if unknown := [str(key) for key, value in filled.items() if type(value) is not int]:
         raise ValueError(f"it does not say what {', '.join(unknown)} of its network is")
+    name = f"model.network={settings['_target_']}"
+    if trained.get("_target_") == settings["_target_"]:
+        taken = arguments("model.network", model.network)
+        filled |= {
+            key: value
+            for key, value in trained.items()
+            if _is_numbers(value) and (key in settings if taken is None else key in taken)
+        }
+        if changed := [
+            f"{key}={filled[key]}" for key in filled if settings.get(key) not in ("???", filled[key])
+        ]:
+            say(f"{name} is made with {', '.join(changed)}, as it was trained")
+        shapes = None
+        with suppress(Exception), torch.device("meta"):  # without memory, of which a number may ask for any
+            shapes = instantiate(settings | filled).state_dict()
+        if shapes is not None and (wrong := different_tensors(weights.state_dict, shapes)):
+            raise ValueError(f"its weights are not those of {name}: {first_of(wrong)}")
     network: nn.Module = instantiate(settings | filled)
-    return fill(network, weights.state_dict, f"model.network={settings['_target_']}")
+    return fill(network, weights.state_dict, name)
+
+
+def _is_numbers(value: object) -> bool:
+    """Tell a plain number, or a list of some."""
+    return isinstance(value, (int, float)) or (isinstance(value, list) and all(map(_is_numbers, value)))
 
 
 def start_from(weights: Weights, path: str, network: nn.Module, settings: Plain) -> str:
-    """Start a network from other weights, but for its classes; return what was loaded, in a sentence.
+    """Start a network from those of other weights that fit, but for its classes; return what was loaded, in a
+    sentence.
 
     Raises:
-        ValueError: they do not fit; the message names their file.
+        ValueError: none fits; the message names their file.
     """
+    fresh, own = class_tensors(settings, network), network.state_dict()
+    shared = [key for key in own if key in weights.state_dict and key not in fresh]
+    other = {
+        key: weights.state_dict[key] for key in shared if weights.state_dict[key].shape != own[key].shape
+    }
+    if len(other) == len(shared):  # nothing fits, and the message says what would have to agree
+        other = {}
     try:
-        return f"{path}: {transfer(network, weights.state_dict, class_tensors(settings, network))}"
+        fitting = {key: value for key, value in weights.state_dict.items() if key not in other}
+        done = f"{path}: {transfer(network, fitting, fresh)}"
     except ValueError as error:
         raise ValueError(f"init_from={path}: {error}") from None
+    sizes = different_tensors(other, {key: own[key] for key in other})
+    return done + (f"; of another size, and new: {first_of(sizes)}" if sizes else "")
 
 
 def class_tensors(settings: Plain, network: nn.Module) -> set[str]:

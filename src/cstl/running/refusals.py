@@ -188,6 +188,11 @@ def no_key(key: str, command: str, words: list[str], loader: ConfigLoaderImpl) -
     every = [name for name, _ in leaves(config)]
     if not key.startswith("hydra"):
         every = [name for name in every if name.partition(".")[0] != "hydra"]
+    if key in every:  # of which some keys are not there
+        return ValueError(
+            f"{key} has not all of these keys in its file: type '+{key}={value}', which sets those that are "
+            "there and adds the others"
+        )
     parent = key.rpartition(".")[0]
     while parent and parent not in every:
         parent = parent.rpartition(".")[0]

@@ -64,6 +64,13 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
     steps = before["trainer"]["max_steps"]
     differs = differences(before, settings)
     others = [line for line in differs if not line.startswith("trainer.max_steps:")]
+    if extend is not None and others and all(line.startswith("model.scheduler.") for line in others):
+        raise ValueError(
+            f"extend={extend}: the learning rate of {folder} follows the number of iterations "
+            f"({'; '.join(others)}), so that a run of {extend} has another rate from its first iterations "
+            f"on, and this one would become neither. Train anew with trainer.max_steps={extend} name=NAME, "
+            f"or begin from its weights with init_from={folder}/checkpoints/step-{steps:07d}.ckpt"
+        )
     if others or (differs and extend is None):
         longest = max(steps, settings["trainer"]["max_steps"])
         how = (

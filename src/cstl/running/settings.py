@@ -162,6 +162,8 @@ def refuse_unknown(config: DictConfig, command: str) -> None:
                     check(key, [str(k) for k, v in node.items_ex(resolve=False) if _is_part(v)], [name])
         elif key == "data":
             check(key, _own_keys(command, key), node)
+        elif re.fullmatch(r"model\.losses\[\d+\]", key):
+            check(key, ("loss", "weight"), node)
         elif key in ("model", "trainer"):
             raise ValueError(
                 f"{key} is needed, and was left out, or has no _target_, the class that it makes; see "
@@ -178,7 +180,9 @@ def refuse_impossible(config: DictConfig, command: str) -> None:
         ):
             example = "data.frames=30" if key == "data" else "in conf/dataset/casiab.yaml"
             raise ValueError(f"{key}={_shown(found)}: expected keys with values, as {example}")
-    rules = [(key, rule) for keys, rule in _RULES.items() for key in keys.split()]
+    rules = [
+        (key, rule) for keys, rule in _RULES.items() for name in keys.split() for key in _each(config, name)
+    ]
     # what others take comes first
     for key, rule in sorted(rules, key=lambda rule: not rule[0].startswith("dataset.")):
         node, last = key.rpartition(".")[::2]
@@ -343,9 +347,21 @@ def _shipped(key: str) -> tuple[str, ...]:
 
 
 def _nodes(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Yield every node with its key, those in lists too, such as model.augment[0]."""
     for key, node in leaves(config):
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            yield key, node
+        listed = isinstance(node, ListConfig) and not node._is_none() and not node._is_interpolation()
+        for name, part in ((f"{key}[{i}]", part) for i, part in enumerate(node)) if listed else [(key, node)]:
+            if isinstance(part, DictConfig) and not part._is_none() and not part._is_interpolation():
+                yield name, part
+                if listed:
+                    yield from ((f"{name}.{inside}", deeper) for inside, deeper in _nodes(part))
+
+
+def _each(config: DictConfig, key: str) -> list[str]:
+    """Return a key, or those of every entry of a list for one with [] in it: model.augment[].probability."""
+    of, brackets, inside = key.partition("[]")
+    found = OmegaConf.select(config, of, throw_on_missing=False) if brackets else None
+    return [f"{of}[{i}]{inside}" for i in range(len(found))] if isinstance(found, ListConfig) else [key]
 
 
 def _is_part(node: Any) -> bool:
@@ -443,7 +459,8 @@ _RULES = {  # keys → what their values must be
     "model.scheduler.milestones": _list("a list of iterations, such as [150000], or []"),
     "model.optimizer.lr model.cross_entropy.scale logger.wandb.timeout": _number(above=True),
     "model.triplet.margin model.triplet.weight model.cross_entropy.weight": _number(),
-    "model.cross_entropy.label_smoothing": _number(most=1),
+    "model.losses[].weight": _number(),
+    "model.cross_entropy.label_smoothing model.augment[].probability": _number(most=1),
     "model.scheduler.gamma": _number(above=True, most=1),
     "model.batch_norm": _batch_norm.or_(None, "as the network was made"),
     "model.triplet.mining": _choice("all", "hard"),

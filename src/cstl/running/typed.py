@@ -25,6 +25,7 @@ from cstl.running.help import help_on
 from cstl.running.refusals import ONE, WORD, all_keys, bad_yaml, files_of, no_file, no_key, refusal
 from cstl.running.settings import PATHS, choices, nearest, refuse_impossible, refuse_unknown
 
+ABLATED = "cstl.models.AblatedCSTL"
 _TEXTS = (*PATHS, "name", "label", "dataset.name", "dataset.title")  # `name=1e3` is a name, not a number
 _FUNCTIONS = {
     "choice": "choice(1,2)", "range": "range(1,4)", "interval": "interval(0.1,0.4)", "glob": "glob(*)",
@@ -325,6 +326,15 @@ def _composed(command: str, words: list[str], loader: ConfigLoaderImpl) -> DictC
         raise ValueError(bad_yaml(error)) from None
     except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
         raise refusal(error, command, words, loader) from None
+    chosen = config.hydra.runtime.choices
+    ablation, model = chosen.get("ablation"), chosen.get("model")
+    if OmegaConf.select(config, "model.network._target_") == ABLATED and model != "cstl":
+        own = loader.load_configuration(f"model/{model}", [], RunMode.RUN)
+        if OmegaConf.select(own, "model.network._target_") not in (ABLATED, "cstl.models.CSTL"):
+            raise ValueError(
+                f"ablation={ablation} is one of CSTL, and model={model} is another network: leave "
+                f"ablation= out, or type model=cstl ablation={ablation}"
+            )
     with open_dict(config):
         del config["hydra"]
     return config
