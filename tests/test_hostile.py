@@ -216,7 +216,7 @@ def test_nothing_is_called_where_nothing_is_used(
     [
         (
             {"model.network.channels": [2, 4, 10**9]},
-            "channels is .* expected a whole number from 1 to 65,536",
+            "channels is .* expected a list, each a whole number from 1 to 65,536",
         ),
         ({"model.network.channels": [2, 4, 65_536]}, "do not fit the network of its own configuration"),
         ({"model.network.channels": [16] * 10**5}, "expected three numbers"),

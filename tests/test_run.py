@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from cstl.data import Protocol, open_store
 from cstl.evaluate import evaluate
-from cstl.export_official import export_official
+from cstl.export import export
+from cstl.models import GaitSet
 from cstl.owner import InUseError
 from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
@@ -290,9 +291,7 @@ def test_checkpoints_that_do_not_fit_are_refused(configured: Configure, tmp_path
     with pytest.raises(ValueError, match="cannot be read"):
         tested(tmp_path / "cut.ckpt")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
-    with pytest.raises(
-        ValueError, match=r"other\.ckpt is refused: these weights are not those of the paper's"
-    ):
+    with pytest.raises(ValueError, match=r"other\.ckpt is refused: it is no file of CSTL.*has weights"):
         tested(tmp_path / "other.ckpt")
     checkpoint = torch.load(last)
     checkpoint["config"]["model"]["network"]["num_classes"] += 1
@@ -304,15 +303,11 @@ def test_checkpoints_that_do_not_fit_are_refused(configured: Configure, tmp_path
 def test_the_authors_weights_go_in_and_out(configured: Configure, tmp_path: Path) -> None:
     """Our checkpoint written for the authors, evaluated from their file: the same numbers."""
     trained = train(configured("train", *TINY, "trainer.max_steps=2"))
-    export_official(
-        configured("export_official", f"checkpoint='{trained['checkpoint']}'", f"out={tmp_path}/a.ptm")
-    )
+    export(configured("export", f"checkpoint='{trained['checkpoint']}'", f"out={tmp_path}/a.ptm"))
     theirs = torch.load(tmp_path / "a.ptm", weights_only=True)
     assert all(key.startswith("module.") for key in theirs)
     with pytest.raises(FileExistsError, match="there already"):
-        export_official(
-            configured("export_official", f"checkpoint={tmp_path}/a.ptm", f"out={tmp_path}/a.ptm")
-        )
+        export(configured("export", f"checkpoint={tmp_path}/a.ptm", f"out={tmp_path}/a.ptm"))
 
     def tested(*overrides: str) -> dict:
         return evaluate(
@@ -324,6 +319,32 @@ def test_the_authors_weights_go_in_and_out(configured: Configure, tmp_path: Path
     again = tested("dataset=tiny", "res=64")
     assert again["trained_on"] == "the authors' weights"
     assert again["measures"] == trained["measures"]
+
+
+def test_weights_of_the_toolbox_go_in_and_out(configured: Configure, tmp_path: Path) -> None:
+    """A file as the toolbox saves it, evaluated under its network's name, and written as the authors do."""
+    network = GaitSet((4, 8, 16), 8)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    network(torch.rand(1, 2, 64, 44)).embeddings.sum().backward()
+    optimizer.step()
+    content = {"model": network.to_published(), "optimizer": optimizer.state_dict()}
+    torch.save(content | {"scheduler": schedule.state_dict(), "iteration": 3}, tmp_path / "GaitSet-3.pt")
+    export(
+        configured("export", f"checkpoint={tmp_path}/GaitSet-3.pt", "form=authors", f"out={tmp_path}/a.ptm")
+    )
+
+    def tested(file: str, *overrides: str) -> dict:
+        settings = (f"checkpoint={tmp_path}/{file}", "trainer=cpu", "dataset=tiny", *overrides)
+        return evaluate(configured("evaluate", *settings, folder=file + "-".join(overrides).replace("=", "")))
+
+    with pytest.raises(ValueError, match=r"GaitSet-3\.pt does not say at which resolution.*res=64"):
+        tested("GaitSet-3.pt", "model=gaitset")
+    with pytest.raises(ValueError, match=r"GaitSet-3\.pt is refused: it is no file of CSTL"):
+        tested("GaitSet-3.pt", "model=cstl", "res=64")
+    found = [tested(file, "model=gaitset", "res=64") for file in ("GaitSet-3.pt", "a.ptm")]
+    assert found[0]["rank1"] == found[1]["rank1"]
+    assert found[0]["method"] == "GaitSet"
 
 
 def test_a_checkpoint_is_evaluated_on_another_data_set(

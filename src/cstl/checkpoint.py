@@ -1,7 +1,7 @@
-"""Weights in and out: files read as tensors only, the authors' keys, starting from other weights."""
+"""Weights in and out: files read as tensors only, others' keys, starting from other weights."""
 
-from collections.abc import Collection, Mapping
-from inspect import signature
+from collections.abc import Collection, Iterable, Mapping
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from cstl.config import checked
 from cstl.files import shown
-from cstl.models import CSTL, AblatedCSTL
-from cstl.models.cstl.official import CLASSES, PREFIX, from_official, network_settings, to_official
+from cstl.models import CSTL, NETWORKS, AblatedCSTL
+from cstl.models.cstl.official import CLASSES, PREFIX, from_official, to_official
+from cstl.models.published import PublishedNetwork, recognise
 from cstl.tensor_files import different_tensors, first_of, is_intact, load_tensors
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "from_official",
     "load_network",
     "load_weights",
-    "network_settings",
     "to_official",
     "transfer",
 ]
@@ -33,27 +33,29 @@ _NETWORK = "network."  # where a recogniser's state_dict has its network
 # The classes that are made from a checkpoint, by our own code: a file does not choose what is called.
 OURS = {
     "model": ("cstl.recognizer.GaitRecognizer",),
-    "model.network": ("cstl.models.CSTL", "cstl.models.AblatedCSTL"),
+    "model.network": tuple(f"cstl.models.{network.__name__}" for network in NETWORKS.values()),
 }
-MOST = {"height": 4096, "num_classes": 10**7, "channels": 2**16, "embedding_dim": 2**16, "reduction": 2**16}
+MOST = {"height": 4096, "num_classes": 10**7}  # other arguments of a network: 65,536
 
 
 class Weights(NamedTuple):
     """A file's weights of a network.
 
     Attributes:
-        state_dict: under the keys of `CSTL`.
-        config: the settings of the run that wrote the file, plain containers; None for a file of the authors,
-            whose network is `CSTL(**network_settings(state_dict))`.
+        state_dict: under the keys of our network, where it is one.
+        config: the settings of the run that wrote the file, plain containers; None for a file of others.
         origin: whose weights a file without settings holds, for tables: nobody knows of ours who was trained
             on.
         kept: what the file says of the training subjects, for `cstl.trained.training_of`; not looked at yet.
+        network, arguments: the class that a file of others is of, and what it is made with.
     """
 
     state_dict: dict[str, Tensor]
     config: dict[str, Any] | None
     origin: str = "the authors' weights"  # of a file without settings
     kept: dict[str, Any] = {}  # noqa: RUF012
+    network: type[PublishedNetwork] | None = None
+    arguments: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Transfer(NamedTuple):
@@ -69,15 +71,23 @@ class Transfer(NamedTuple):
         return f"loaded {len(self.loaded)} of {total} tensors; new: {new}; not used: {unused}"
 
 
-def load_weights(path: str | Path) -> Weights:
-    """Read the weights in a checkpoint of `cstl.train`, or in one of the authors' `*-encoder.ptm`.
+def load_weights(
+    path: str | Path, networks: Iterable[type[PublishedNetwork]] | None = None, form: str | None = None
+) -> Weights:
+    """Read the weights in a checkpoint of `cstl.train`, or in a file that others share.
 
     Nothing but tensors and plain containers is read, so that no file can run code; all tensors are on the
     CPU.
 
+    Args:
+        path: of the file; others' is a state dict, or a dictionary with one under `model` or `state_dict`.
+        networks: classes of `cstl.models` of which others' file may be; None: any.
+        form: the name of one of their forms, where sizes cannot tell it; None: the first that fits.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a damaged file, or one that holds anything else; the message says what.
+        ValueError: a damaged file, one that holds anything else, or others' that fits none of `networks`; the
+            message says what.
     """
     content = load_tensors(path)
     if (
@@ -111,24 +121,30 @@ def load_weights(path: str | Path) -> Weights:
                 f"{PREFIX} or {_NETWORK}; expected one state_dict"
             )
         own[name] = value
-    if any(key.removeprefix(PREFIX) in ("fc_bin", "conv2d_1.forward_block.conv2d.weight") for key in content):
-        try:
-            return Weights(from_official(content), None)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    # A file of torch.save(network.state_dict(), …), any network's.
-    return Weights(own, None, "weights without a configuration")
+    try:
+        found = recognise(own, NETWORKS.values() if networks is None else networks, form)
+    except ValueError as error:
+        if networks is not None or form is not None:
+            raise ValueError(f"{path} is refused: {error}") from None
+        # A file of torch.save(network.state_dict(), …), any network's.
+        return Weights(own, None, "weights without a configuration")
+    return Weights(found.weights, None, found.origin, {}, found.network, found.arguments)
 
 
-def load_network(path: str | Path, network: nn.Module | None = None) -> nn.Module:
+def load_network(
+    path: str | Path, network: nn.Module | None = None, *, model: str | None = None, form: str | None = None
+) -> nn.Module:
     """Return the network of a checkpoint, on the CPU and in evaluation mode, without Hydra and Lightning.
 
-    A file does not choose what is called: it makes `CSTL` or an ablation of it, and any other network is made
-    by its user and filled here.
+    A file does not choose what is called: it makes a network of `cstl.models`, and any other one is made by
+    its user and filled here.
 
     Args:
-        path: of a checkpoint of `cstl.train`, or of a file of the authors.
+        path: of a checkpoint of `cstl.train`, or of a file that others share: the toolbox's, the authors'.
         network: of a class of one's own, with the arguments it was trained with; its tensors are replaced.
+        model: which network it is, such as "gaitbase"; its variant, widths and classes are read off the
+            file. None: which, too.
+        form: in which form it is shared, where sizes cannot tell: a name in the class's `forms`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -137,31 +153,46 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> nn.Modul
     Example:
         >>> network = load_network("runs/demo/checkpoints/step-0001000.ckpt")  # doctest: +SKIP
         >>> network(silhouettes).embeddings  # float (B, P, D) for silhouettes (B, T, H, W)  # doctest: +SKIP
+        >>> network = load_network("GaitBase-60000.pt", model="gaitbase")  # doctest: +SKIP
     """
-    weights = load_weights(path)
+    weights = load_weights(path, None if model is None else [network_named(model)], form)
     try:
-        return (build_network(weights) if network is None else fill(network, weights.state_dict)).eval()
+        made = build_network(weights) if network is None else fill(network, weights.state_dict)
+        if model is not None and type(made) is not network_named(model):
+            raise ValueError(f"it holds a {type(made).__name__}, not model={model}")
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from None
+    return made.eval()
 
 
-def build_network(weights: Weights) -> CSTL:
+def network_named(model: str) -> type[PublishedNetwork]:
+    """Return a network of `cstl.models` by its name in `conf/model`; ValueError: there is none."""
+    if model not in NETWORKS:
+        raise ValueError(f"model={shown(model, 60)} is no network of cstl: {', '.join(NETWORKS)}")
+    return NETWORKS[model]
+
+
+def build_network(weights: Weights) -> PublishedNetwork:
     """Make the network of a file, with its weights in it; no more memory is asked for than these take.
 
     Raises:
         ValueError: a network of another class, settings that are not its, or weights that do not fit it or
             are no finite numbers.
     """
-    settings = network_settings(weights.state_dict) if weights.config is None else _settings(weights.config)
-    kind = AblatedCSTL if settings.keys() - signature(CSTL).parameters else CSTL
+    if weights.config is not None:
+        kind, arguments = _settings(weights.config)
+    elif weights.network is not None:
+        kind, arguments = weights.network, weights.arguments
+    else:
+        kind, arguments, *_ = recognise(weights.state_dict, NETWORKS.values())
     try:
         with torch.device("meta"):  # shapes without numbers
-            shapes = kind(**settings).state_dict()
-    except (TypeError, ArithmeticError, RuntimeError) as error:
+            shapes = kind(**arguments).state_dict()
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"the network of its configuration cannot be made ({shown(error, 200)})") from None
     if wrong := different_tensors(weights.state_dict, shapes):
         raise ValueError(f"its weights do not fit the network of its own configuration: {first_of(wrong)}")
-    return fill(kind(**settings), weights.state_dict)
+    return fill(kind(**arguments), weights.state_dict)
 
 
 def fill(network: N, state_dict: Mapping[str, Tensor], name: str | None = None) -> N:
@@ -234,25 +265,49 @@ def known_keys(arguments: Mapping[str, Any], cls: type, place: str) -> None:
         raise ValueError(f"its {place} has the unknown key {first_of(unknown)}")
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's arguments for `CSTL`, all of them plain and of a possible size."""
+def _settings(config: Mapping[str, Any]) -> tuple[type[PublishedNetwork], dict[str, Any]]:
+    """Return a file's network and its arguments, all of them plain and of a possible size."""
     own_class(config, "model")
-    settings = own_class(config, "model.network")
-    paper = {"scales": ["frame", "short", "long"], "aggregation": "ata", "ssfl": "both", "parts": None}
-    ablation = {key: settings[key] for key in paper if settings.get(key, paper[key]) != paper[key]}
-    settings = {key: value for key, value in settings.items() if key not in paper} | ablation
-    known_keys(settings, AblatedCSTL if ablation else CSTL, "model.network")
-    for key, most in MOST.items():
-        values = settings.get(key, 1)
-        for value in values if key == "channels" and isinstance(values, list) else [values]:
-            if type(value) is not int or not 1 <= value <= most:
-                expected = f"a whole number from 1 to {most:,}"
-                raise ValueError(f"model.network.{key} is {shown(values, 60)}, expected {expected}")
-    if "channels" in settings and (type(settings["channels"]) is not list or len(settings["channels"]) != 3):
-        raise ValueError(
-            f"model.network.channels is {shown(settings['channels'], 60)}, expected three numbers"
-        )
-    return settings
+    arguments = own_class(config, "model.network")
+    network = NETWORKS[str(config["model"]["network"]["_target_"]).rpartition(".")[2].lower()]
+    widest = AblatedCSTL if network is CSTL else network  # which 0.1 wrote as CSTL
+    known_keys(arguments, widest, "model.network")
+    for key, value in arguments.items():
+        default = signature(widest).parameters[key].default
+        if not _is_plain(value, default, MOST.get(key, 2**16)):
+            expected = _expected(default, MOST.get(key, 2**16))
+            raise ValueError(f"model.network.{key} is {shown(value, 60)}, expected {expected}")
+    if widest is AblatedCSTL:
+        ablation = {
+            key: parameter.default
+            for key, parameter in signature(AblatedCSTL).parameters.items()
+            if parameter.kind is Parameter.KEYWORD_ONLY
+        }
+        if all(_as_list(arguments.get(key, paper)) == _as_list(paper) for key, paper in ablation.items()):
+            return CSTL, {key: value for key, value in arguments.items() if key not in ablation}
+    return widest, arguments
+
+
+def _is_plain(value: Any, default: Any, most: int) -> bool:
+    """Say whether a file's argument is of the kind of the class's default."""
+    if isinstance(default, tuple):
+        kind = default[0]
+        return type(value) is list and 1 <= len(value) <= 16 and all(_is_plain(v, kind, most) for v in value)
+    if default is None:
+        return value is None or _is_plain(value, 1, most)
+    if isinstance(default, float):
+        return type(value) in (int, float) and abs(value) <= most
+    return type(value) is type(default) and (type(value) is not int or 1 <= value <= most)
+
+
+def _expected(default: Any, most: int) -> str:
+    kind = default[0] if isinstance(default, tuple) else default
+    one = {str: "a word", bool: "true or false", float: "a number"}.get(type(kind), "")
+    return ("a list, each " if kind is not default else "") + (one or f"a whole number from 1 to {most:,}")
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def transfer(

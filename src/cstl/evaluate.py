@@ -3,6 +3,7 @@
 python -m cstl.evaluate checkpoint=runs/NAME/checkpoints/step-0000200.ckpt
 python -m cstl.evaluate checkpoint=PATH dataset=casiab
 python -m cstl.evaluate checkpoint=AUTHORS.ptm dataset=casiab res=128
+python -m cstl.evaluate checkpoint=GaitBase-60000.pt model=gaitbase dataset=casiab res=64
 """
 
 from pathlib import Path
@@ -36,7 +37,7 @@ def evaluate(config: DictConfig) -> Plain:
         check_device(config.trainer.accelerator)
         refuse_impossible(config, "evaluate")
         path = asked_checkpoint(config, "evaluate")
-        recognizer, trained = load_recognizer(path, config.get("model"), config.half_embeddings)
+        recognizer, trained = load_recognizer(path, config.get("model"), config.half_embeddings, config.form)
         take_from_training(config, path, trained)
         data = make_data(config)
         trainer = make_trainer(config, folder)
@@ -65,6 +66,13 @@ def take_from_training(config: DictConfig, path: Path, trained: Plain) -> None:
         ValueError: silhouettes of another resolution are asked for, or the data set is not known.
     """
     dataset = None if "dataset" in config else trained_dataset(path, trained)
+    if trained["res"] is None:
+        trained["res"] = config.res
+        if config.res is None:
+            raise ValueError(
+                f"{path} does not say at which resolution its network was trained, and fits any: add res=64 "
+                "or res=128, whichever it was; weights do not carry over to another one"
+            )
     if config.res not in (None, trained["res"]):
         raise ValueError(
             f"{path} was trained at res={trained['res']} and cannot read silhouettes of res={config.res}; "

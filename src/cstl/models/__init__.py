@@ -13,7 +13,9 @@ with the weights that others share. `cstl.models.reference` tells the CSTL paper
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from cstl.models.published import PublishedNetwork
 
 
 class Output(NamedTuple):
@@ -37,8 +39,8 @@ from cstl.models.layers.batch_norm import set_batch_norm  # noqa: E402
 __all__ = ["CSTL", "NETWORKS", "AblatedCSTL", "Attention", "GaitSet", "Output", "set_batch_norm"]
 
 # Every network here, by the name of its file in conf/model.
-NETWORKS = {
+NETWORKS: dict[str, type[PublishedNetwork]] = {
     name.lower(): network
     for name, network in list(vars().items())
-    if isinstance(network, type) and issubclass(network, nn.Module)
+    if isinstance(network, type) and issubclass(network, PublishedNetwork) and name in __all__
 }

@@ -86,7 +86,7 @@ class PublishedNetwork(nn.Module):
             ValueError: there is no such form, or it has no place for this network.
         """
         chosen = _form(type(self), form)
-        weights = _published(chosen, self.state_dict())
+        weights = published(chosen, self.state_dict())
         recognise(weights, [type(self)], form)  # what is written can be read
         return weights
 
@@ -122,8 +122,9 @@ def recognise(
     """
     tried: list[tuple[int, str, list[str]]] = []
     for network in networks:
-        for name in network.forms if form is None else [form]:
-            chosen = _form(network, name)
+        for name, chosen in network.forms.items():
+            if form not in (None, name):
+                continue
             ours, unknown = chosen.to_ours(state_dict)
             try:
                 weights = chosen.read(dict(ours))
@@ -132,22 +133,31 @@ def recognise(
                     expected = network(**arguments).state_dict()
                 if not unknown and not different_tensors(weights, expected):
                     return Recognised(network, arguments, weights, chosen.origin)
-                differing = different_tensors(state_dict, _published(chosen, expected))
+                differing = different_tensors(state_dict, published(chosen, expected))
             except KeyError as error:
                 differing = [f"{chosen.to_theirs(str(error.args[0])) or error.args[0]} is absent"]
                 differing += [f"{key} is not known" for key in unknown]
             except (ValueError, ArithmeticError, IndexError, TypeError, RuntimeError):
                 differing = ["its sizes do not belong together", *(f"{key} is not known" for key in unknown)]
-            tried.append((len(ours) - len(unknown), f"{network.__name__} ({chosen.origin})", differing))
+            tried.append((len(ours), f"{network.__name__} ({chosen.origin})", differing))
     if not tried:
-        raise ValueError("no weights of this network are published in a form that is known")
-    _, nearest, differing = max(tried, key=lambda each: each[0])
+        raise ValueError(
+            "no weights of this network are shared in a form that is known"
+            if form is None
+            else f"form={form}: these networks have no such form"
+        )
+    known, nearest, differing = max(tried, key=lambda each: each[0])
+    if known == 0:
+        raise ValueError(f"it is no file of {_names(tried)}: it has {first_of(state_dict)}")
+    if len(tried) == 1:
+        raise ValueError(f"it is no file of {nearest}: {first_of(differing)}")
     raise ValueError(
-        f"it fits none of {', '.join(dict.fromkeys(each[1] for each in tried))}; it looks most like "
-        f"{nearest}, but {first_of(differing)}"
-        if len(tried) > 1
-        else f"it is no file of {nearest}: {first_of(differing)}"
+        f"it fits none of {_names(tried)}; it looks most like {nearest}, but {first_of(differing)}"
     )
+
+
+def _names(tried: Iterable[tuple[int, str, list[str]]]) -> str:
+    return ", ".join(dict.fromkeys(name.partition(" ")[0] for _, name, _ in tried))
 
 
 def stacked(weights: StateDict, module: str) -> StateDict:
@@ -185,7 +195,8 @@ def _form(network: type[PublishedNetwork], name: str | None) -> Form:
     return network.forms[name or next(iter(network.forms))]
 
 
-def _published(form: Form, weights: Mapping[str, Tensor]) -> StateDict:
+def published(form: Form, weights: Mapping[str, Tensor]) -> StateDict:
+    """Give our weights their names; ValueError names those that the form has no place for."""
     written = form.write(dict(weights))
     theirs = {key: form.to_theirs(key) for key in written}
     if absent := [key for key, name in theirs.items() if name is None]:

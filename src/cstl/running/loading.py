@@ -12,12 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from cstl.checkpoint import (
+    OURS,
     Weights,
     build_network,
     fill,
     known_keys,
     load_weights,
-    network_settings,
+    network_named,
     own_class,
     plain_keys,
     transfer,
@@ -39,7 +40,7 @@ PRECISIONS = (
 
 
 def load_recognizer(
-    path: Path, model: DictConfig | None = None, half_embeddings: bool = False
+    path: Path, model: DictConfig | None = None, half_embeddings: bool = False, form: str | None = None
 ) -> tuple[GaitRecognizer, Plain]:
     """Load a recogniser from its checkpoint alone, and the settings it was trained with; only tensors are
     loaded.
@@ -49,12 +50,17 @@ def load_recognizer(
     Args:
         path: of the checkpoint.
         model: the user's own, as composed: its network is made of these settings, and takes the file's
-            weights.
+            weights. Of one of ours, whose weights others share, the file says the arguments.
+        form: in which form they are shared, where sizes cannot tell.
 
     Raises:
         FileNotFoundError, ValueError: no such file, a damaged one, or one that holds something else.
     """
-    weights = load_weights(path)
+    target = str(model.network.get("_target_")) if model is not None else ""
+    ours = target in OURS["model.network"]
+    weights = load_weights(path, [network_named(target.rpartition(".")[2].lower())] if ours else None, form)
+    if ours and weights.config is None:
+        model = None  # its variant, widths and classes are the file's
     try:
         network = build_network(weights) if model is None else own_network(model, weights)
         if weights.config is not None:
@@ -64,9 +70,8 @@ def load_recognizer(
         raise ValueError(f"{path} is refused: {error}") from None
     settings: Plain
     if weights.config is None:
-        shape = network_settings(weights.state_dict)
-        settings = {"res": network.height, "model": {"network": shape}, "trainer": {"precision": "32-true"}}
-        settings["origin"] = weights.origin
+        made = {"_target_": f"cstl.models.{type(network).__name__}", **weights.arguments}
+        settings = {"model": {"network": made}, "trainer": {"precision": "32-true"}, "origin": weights.origin}
     else:
         settings = weights.config
         precision = settings.get("trainer", {}).get("precision", "32-true")
@@ -75,12 +80,11 @@ def load_recognizer(
                 f"{path} is refused: its trainer.precision is {shown(precision, 60)}, expected one of "
                 f"{', '.join(PRECISIONS[:6])}"
             )
-        if model is None and settings.get("res") != network.height:
-            raise ValueError(
-                f"{path} is refused: its res is {settings.get('res')}, its network's {network.height}"
-            )
         if "dataset" in settings and not settings["dataset"].get("name"):
             raise ValueError(f"{path} is refused: its data set has no name")
+    height = getattr(network, "height", None)  # where the network is made for one
+    if settings.setdefault("res", height) != height and height is not None and model is None:
+        raise ValueError(f"{path} is refused: its res is {settings['res']}, its network's {height}")
     recognizer = GaitRecognizer(network, half_embeddings=half_embeddings)
     recognizer.config, recognizer.trained = (
         settings,

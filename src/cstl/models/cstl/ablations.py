@@ -3,8 +3,8 @@
 A new aggregation is one class here, entered in `AGGREGATIONS`, and one file in `conf/ablation`.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +15,7 @@ from cstl.models.cstl.network import CSTL, Attention, attention_of
 from cstl.models.cstl.ssfl import SalientSpatialFeatureLearning, class_logits, class_matrix
 from cstl.models.layers.batch_norm import PartBatchNorm
 from cstl.models.layers.parts import at_least_float32
+from cstl.models.published import Form
 
 SCALES = TemporalScales._fields  # frame, short, long
 SSFL = {  # what of SSFL goes into the embedding
@@ -139,6 +140,8 @@ class AblatedCSTL(CSTL):
         self.scales = tuple(scale for scale in SCALES if scale in scales)
         self.ablation = (aggregation, SSFL[ssfl], parts)
         super().__init__(height, num_classes, channels, embedding_dim, reduction, batch_norm, ghosts)
+
+    forms: ClassVar[Mapping[str, Form]] = {}  # nobody publishes their weights
 
     def part_count(self) -> int:
         """Count the parts that were asked for."""

@@ -1,10 +1,10 @@
 """CSTL: context-sensitive temporal feature learning for gait recognition (Huang et al., ICCV 2021)."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cstl.models import Output
 from cstl.models.cstl.ata import AdaptiveTemporalAggregation
@@ -14,6 +14,7 @@ from cstl.models.cstl.ssfl import SalientSpatialFeatureLearning
 from cstl.models.layers.batch_norm import set_batch_norm
 from cstl.models.layers.frames import check_silhouettes, valid_mask
 from cstl.models.layers.parts import at_least_float32, map_parts, part_matrix
+from cstl.models.published import PublishedNetwork
 
 
 class Attention(NamedTuple):
@@ -26,7 +27,7 @@ class Attention(NamedTuple):
     frames: Tensor | None  # (B, T, P)
 
 
-class CSTL(nn.Module):
+class CSTL(PublishedNetwork):
     """Embed silhouettes by encoder, MSTE, ATA and SSFL; P parts, each with temporal weights of its own.
 
     Args:
@@ -104,6 +105,19 @@ class CSTL(nn.Module):
         features, logits, _ = self.look(*self.encode(silhouettes, lengths))
         embeddings = map_parts(torch.cat(features, dim=-1), self.embedding)  # (P, B, D)
         return Output(embeddings.transpose(0, 1), logits.transpose(0, 1))
+
+    @staticmethod
+    def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Read the arguments, without ablation, off the shapes of a state dict."""
+        parts, _, embedding_dim = weights["embedding"].shape
+        channels = [len(weights[f"encoder.conv{i}.weight"]) for i in (1, 2, 4)]
+        return {
+            "height": 2 * parts,
+            "num_classes": weights["ssfl.class_weight"].shape[-1],
+            "channels": channels,
+            "embedding_dim": embedding_dim,
+            "reduction": parts * channels[-1] // len(weights["mste.long_in.weight"]),
+        }
 
     def attention(self, silhouettes: Tensor, lengths: Tensor | None = None) -> Attention:
         """Score the same input, for pictures; zero for ATA beyond a sequence's length."""
