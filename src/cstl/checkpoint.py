@@ -241,7 +241,7 @@ def own_class(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     if (target := config.get("_target_")) not in OURS[place]:
         raise ValueError(
             f"its {place} is {shown(target or 'not named', 100)}, and what is called is not read from a "
-            f"file: only {' and '.join(OURS[place])} are made from one. For a network of your own say "
+            f"file: only {', '.join(OURS[place])} are made from one. For a network of your own say "
             "model=NAME, its own file: the class is then yours, and the weights are the checkpoint's"
         )
     return {key: value for key, value in config.items() if key != "_target_"}
@@ -303,7 +303,9 @@ def _is_plain(value: Any, default: Any, most: int) -> bool:
 def _expected(default: Any, most: int) -> str:
     kind = default[0] if isinstance(default, tuple) else default
     one = {str: "a word", bool: "true or false", float: "a number"}.get(type(kind), "")
-    return ("a list, each " if kind is not default else "") + (one or f"a whole number from 1 to {most:,}")
+    return ("a list of at most 16, each " if kind is not default else "") + (
+        one or f"a whole number from 1 to {most:,}"
+    )
 
 
 def _as_list(value: Any) -> Any:
