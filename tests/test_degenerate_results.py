@@ -56,7 +56,7 @@ def write_run(folder: Path, name: str) -> None:
     write_probes(folder / "probes.npz", result.arrays(), **found)
     write_embeddings(folder / "embeddings.npz", embeddings.numpy(), labels.numpy())
     figures.rank1(result).draw_without_rendering()
-    table = tables.paper_table({"CSTL": result}, "Tiny", None, (64, 44))
+    table = tables.paper_table({"CSTL": result}, "Tiny", (64, 44))
     for ending in tables.TEXT_FORMATS:
         write_text(folder / f"table.{ending}", tables.to_text(table, ending))
     write_text(folder / "metrics.csv", "step,train/loss,test/rank1/NM\n1,nan,\n2,1.0,\n2,,50\n")

@@ -145,7 +145,7 @@ def test_casiab(run_page: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     told = " ".join(shown.split())
     assert "CSTL (paper)" not in shown  # of five subjects nothing was published
-    assert "the paper's rows are left out: the network has channels [" in told
+    assert "the published rows are left out: the network has channels [" in told
     assert "2 of 50 test subjects" in told
     assert "trained on the authors' weights" in shown
     assert (tmp_path / "runs" / "as-theirs" / "results.json").is_file()

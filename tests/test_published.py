@@ -2,9 +2,11 @@
 what they were of.
 """
 
+import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,18 +15,30 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
+import cstl
+from cstl import models
 from cstl.config import CONFIG_PATH
 from cstl.data.datamodule import GaitDataModule
-from cstl.data.protocol import protocol_of
+from cstl.data.protocol import as_protocol, protocol_of
 from cstl.evaluate import evaluate
+from cstl.files import read_yaml
 from cstl.reporting.comparison import compare
 from cstl.reporting.folder import read_run
-from cstl.reporting.published import caveats, coverage, method_name, published
+from cstl.reporting.published import (
+    _arguments_of,
+    caveats,
+    coverage,
+    method_name,
+    published,
+    published_results,
+)
 from cstl.train import train
 from cstl.trained import NOBODY, Trained
 
 Configure = Callable[..., DictConfig]
+PAPER = Path(cstl.__file__).parent / "paper"
 TINY = ("dataset=tiny", "data.workers=0", "trainer=cpu")
 
 
@@ -60,7 +74,13 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def decide(config: dict[str, Any], *, trained: Trained | None = None, keep: Any = None, **about: Any) -> Any:
+def decide(
+    config: dict[str, Any],
+    *asked: str,
+    trained: Trained | None = None,
+    keep: Any = None,
+    **about: Any,
+) -> Any:
     """The decision on a store with all there is but the sequences that `keep` leaves out."""
     store = whole_store(config)
     if keep is not None:
@@ -74,7 +94,11 @@ def decide(config: dict[str, Any], *, trained: Trained | None = None, keep: Any 
     data.__dict__["store"] = store
     if trained is None:
         trained = Trained({config["dataset"]["name"]: data.train_subjects}, {}, {}, [])
-    return published(data, config, trained, config["dataset"])
+    return published(data, config, trained, config["dataset"], asked)
+
+
+def beside(found: Any) -> tuple[str | None, str | None]:
+    return found.compared, found.left_out
 
 
 @pytest.fixture(scope="module")
@@ -94,22 +118,30 @@ def changed(config: dict[str, Any], **settings: Any) -> dict[str, Any]:
     return config
 
 
+def with_005(config: dict[str, Any]) -> dict[str, Any]:
+    """The incomplete subject is trained on, too."""
+    return changed(config, dataset__protocol__exclude=[], model__network__num_classes=74)
+
+
 def test_the_published_setting_has_the_published_rows(casiab: dict[str, Any]) -> None:
-    assert decide(casiab) == ("CSTL", None)
-    assert decide(composed("dataset=casiab", "res=128")) == ("CSTL", None)
+    assert beside(decide(casiab)) == ("CSTL (paper)", None)
+    assert beside(decide(composed("dataset=casiab", "res=128"))) == ("CSTL (paper)", None)
     # as life has it: some sequences are missing
     gone = {("109", "nm-05", "126"), ("090", "cl-01", "000"), ("090", "cl-01", "180")}
-    assert decide(casiab, keep=lambda *sequence: sequence not in gone) == ("CSTL", None)
+    assert beside(decide(casiab, keep=lambda *sequence: sequence not in gone)) == ("CSTL (paper)", None)
     # the authors' files say only how many classes there were
-    assert decide(casiab, trained=NOBODY._replace(unknown=["the authors' weights"])) == ("CSTL", None)
+    assert beside(decide(casiab, trained=NOBODY._replace(unknown=["the authors' weights"]))) == (
+        "CSTL (paper)",
+        None,
+    )
     # another name for it does not change what it is
-    assert decide(changed(casiab, label="Mine")) == ("CSTL", None)
+    assert beside(decide(changed(casiab, label="Mine"))) == ("CSTL (paper)", None)
 
 
 def test_oumvlp_is_compared_where_its_split_is_whole() -> None:
     config = composed("dataset=oumvlp")
     lacking = lambda subject, condition, view: (int(subject) + int(view)) % 14 > 0  # noqa: E731  # as many as in life
-    assert decide(config, keep=lacking) == ("CSTL", None)
+    assert beside(decide(config, keep=lacking)) == ("CSTL (paper)", None)
     assert (
         "sequences of the test subjects"
         in decide(config, keep=lambda s, c, v: int(s) % 5 != 4 or c == "00").left_out
@@ -125,9 +157,7 @@ def test_oumvlp_is_compared_where_its_split_is_whole() -> None:
         ({"model__network__parts": 8}, "parts: 8"),
         ({"model__network__channels": [16, 32, 64]}, r"channels \[16, 32, 64\]"),
         ({"model__network__embedding_dim": 128}, "embedding_dim 128"),
-        ({"model__network___target_": "my.nets.CSTL"}, "not the paper's CSTL"),
-        ({"model__network___target_": "my.nets.GaitSet", "label": "CSTL"}, "not the paper's CSTL"),
-        ({"model___target_": "my.Recognizer"}, "not the paper's CSTL"),
+        ({"model___target_": "my.Recognizer"}, "trained by my.Recognizer, not as published"),
         ({"model__network__ssfl": "none", "label": "CSTL"}, "ssfl: none"),
         ({"max_frames": 30}, "first 30 frames"),
         ({"dataset__protocol__gallery": ["nm-01"]}, "gallery"),
@@ -144,7 +174,7 @@ def test_whatever_differs_leaves_the_rows_out(
     casiab: dict[str, Any], settings: dict[str, Any], reason: str
 ) -> None:
     found = decide(changed(casiab, **settings))
-    assert found.method is None
+    assert found.compared is None
     with pytest.raises(ValueError, match=reason):
         raise ValueError(found.left_out)
 
@@ -163,7 +193,7 @@ def test_whatever_differs_leaves_the_rows_out(
 )
 def test_a_store_with_less_leaves_the_rows_out(casiab: dict[str, Any], keep: Any, reason: str) -> None:
     found = decide(casiab, keep=keep)
-    assert found.method is None
+    assert found.compared is None
     assert reason in found.left_out
 
 
@@ -178,14 +208,207 @@ def test_only_who_was_trained_as_published_is_compared(casiab: dict[str, Any]) -
         (NOBODY._replace(unknown=["x.ckpt"]), "not known whom"),
     ):
         found = decide(casiab, trained=trained)
-        assert found.method is None
+        assert found.compared is None
         assert reason in found.left_out
     assert decide(casiab, min_frames=20).left_out == "the store has no sequence of fewer than 20 frames"
 
 
 def test_where_nothing_was_published_nothing_is_left_out() -> None:
-    assert decide(composed("dataset=synthetic")) == (None, None)
-    assert decide(composed("dataset=oumvlp", "res=128")) == (None, None)
+    assert beside(decide(composed("dataset=synthetic"))) == (None, None)
+    assert beside(decide(composed("dataset=oumvlp", "res=128"))) == (None, None)
+    # of a network of one's own, whatever its class is called
+    for mine in ({}, {"label": "CSTL"}):
+        network = {"model__network___target_": "my.nets.CSTL", **mine}
+        assert beside(decide(changed(composed("dataset=casiab"), **network))) == (None, None)
+
+
+def test_every_published_row_can_stand_in_a_table() -> None:
+    """The file is whole: no number twice, all percentages, each with a source, in views of its data set."""
+    lines = list(csv.DictReader((PAPER / "published.csv").read_text(encoding="utf-8").splitlines()))
+    keys = [tuple(line.values())[:10] for line in lines]
+    assert len(set(keys)) == len(keys)
+    assert sum(len(row) for found in published_results() for row in found.rank1.values()) == len(lines)
+    for found in published_results():
+        rules = read_yaml(PAPER / f"{found.dataset}.yaml")
+        rules = read_yaml(PAPER / f"{rules['like']}.yaml") if "like" in rules else rules
+        protocol = as_protocol(rules["protocol"])
+        assert (found.split, found.rule) == (rules["split"], "every probe")
+        assert found.rank1.keys() == protocol.probes.keys()
+        for row in found.rank1.values():
+            assert set(row) in ({"mean"}, {*protocol.views, "mean"})
+            assert all(0 < value < 100 for value in row.values())
+            if len(row) > 1:  # three means are not quite their rows', as printed
+                assert (
+                    abs(sum(row[view] for view in protocol.views) / len(protocol.views) - row["mean"]) < 0.14
+                )
+        assert found.source
+        assert found.name((0, 0), 0)[60:] == ""  # a table that is read takes so long a name
+    names = [(found.dataset, found.name((64, 44), 73)) for found in published_results()]
+    assert len(set(names)) == len(names)
+
+
+def test_the_rules_are_of_arguments_that_the_networks_have() -> None:
+    rules = read_yaml(PAPER / "methods.yaml")
+    methods = {found.method for found in published_results()}
+    assert rules.keys() <= methods
+    for name, rule in rules.items():
+        network = getattr(models, rule["classes"][0].rpartition(".")[2], None)
+        given = {
+            key
+            for dataset in {found.dataset for found in published_results()}
+            for key in rule.get(dataset, {})
+        }
+        if network is not None:
+            assert {*given, *rule.get("named", ())} <= signature(network).parameters.keys(), name
+
+
+class Net(nn.Module):
+    """A network by triplets alone, as several of the published ones are."""
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128), kind: str = "p3d") -> None:
+        super().__init__()
+
+
+def ran(network: str, casiab: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """The configuration of a run of another of our networks."""
+    config = deepcopy(casiab)
+    config["model"]["network"] = {"_target_": f"cstl.models.{network}", **settings}
+    return config
+
+
+@pytest.fixture
+def nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GaitSet", "GaitBase", "DeepGaitV2", "MT3D"):
+        monkeypatch.setattr(models, name, Net, raising=False)
+    _arguments_of.cache_clear()
+    monkeypatch.setattr("cstl.reporting.published._arguments_of", _arguments_of.__wrapped__)
+
+
+@pytest.mark.usefixtures("nets")
+def test_each_method_has_its_own_rows(casiab: dict[str, Any]) -> None:
+    """Of the method that ran, by its class and widths, and by who trained it on as many subjects."""
+    seventy_four = with_005(casiab)
+    assert beside(decide(ran("GaitSet", casiab))) == ("GaitSet (paper)", None)
+    assert beside(decide(ran("GaitSet", seventy_four))) == ("GaitSet (OpenGait)", None)
+    assert beside(decide(ran("GaitBase", seventy_four))) == ("GaitBase (OpenGait)", None)
+    assert decide(ran("GaitBase", casiab)).left_out == (
+        "the training subjects of the split (73) are not the 74 published ones"
+    )
+    wide = ran("GaitSet", casiab, channels=[64, 128, 256])
+    assert decide(wide).left_out == "the network has channels [64, 128, 256], the published one [32, 64, 128]"
+    oumvlp = composed("dataset=oumvlp")
+    of_oumvlp = lambda config: decide(config, keep=lambda s, c, v: (int(s) + int(v)) % 14 > 0)  # noqa: E731
+    assert of_oumvlp(ran("GaitSet", oumvlp, channels=[64, 128, 256])).compared == "GaitSet (paper)"
+    assert of_oumvlp(ran("DeepGaitV2", oumvlp, kind="3d")).compared == "DeepGaitV2-3D (OpenGait)"
+    assert of_oumvlp(ran("DeepGaitV2", oumvlp)).left_out == (
+        "the network is not the published DeepGaitV2-3D but one with kind: p3d"
+    )
+    # weights of others that tell not even how many classes there were
+    unknown = NOBODY._replace(unknown=["the authors' weights"])
+    assert "not known whom" in decide(ran("GaitSet", casiab), trained=unknown).left_out
+
+
+@pytest.mark.usefixtures("nets")
+def test_a_reading_says_that_it_is_one(casiab: dict[str, Any]) -> None:
+    config = ran("MT3D", casiab)
+    assert method_name(config) == "MT3D (reading, not a reproduction)"
+    found = decide(config)
+    assert found.compared == "MT3D (paper)"
+    assert {probe: row["mean"] for probe, row in found.rows["MT3D (paper)"].items()} == {
+        "NM": 96.7, "BG": 93.0, "CL": 81.5,
+    }  # fmt: skip
+
+
+def test_baselines_stand_beside_any_method(casiab: dict[str, Any]) -> None:
+    """Also beside an ablation, and what of them is another than the result's stands in their names."""
+    found = decide(casiab, "GaitSet", "gln")
+    assert list(found.results) == [
+        "CSTL (paper)", "GaitSet (paper)", "GaitSet (128×88, paper)", "GaitSet (74 subjects, OpenGait)",
+        "GLN (128×88, paper)", "GLN without compact block (128×88, paper)",
+        "GLN without compact block (128×88, 74 subjects, OpenGait)",
+    ]  # fmt: skip
+    assert beside(found) == ("CSTL (paper)", None)
+    ablated = changed(casiab, model__network__ssfl="none")
+    found = decide(ablated, "GaitPart")
+    assert list(found.results) == ["GaitPart (paper)", "GaitPart (74 subjects, OpenGait)"]
+    assert found.compared is None
+    assert "ssfl: none" in found.left_out
+    found = decide(ablated, "CSTL")  # asked for, so not left out, and compared with nothing
+    assert list(found.results) == ["CSTL (paper)", "CSTL (128×88, paper)"]
+    assert beside(found) == (None, None)
+
+
+def test_the_papers_whole_table_beside_a_result() -> None:
+    config = composed("dataset=casiab", "res=128")
+    found = decide(config, "table1")
+    assert list(found.results) == [
+        "CSTL (paper)", "GaitSet (64×44, paper)", "GaitSet (paper)", "GaitPart (64×44, paper)",
+        "MT3D (64×44, paper)", "GLN (paper)", "CSTL (64×44, paper)",
+    ]  # fmt: skip
+    assert {len(row) for rows in found.rows.values() for row in rows.values()} == {12}
+    assert found.rows["CSTL (paper)"]["CL"]["mean"] == 87.0
+    oumvlp = composed("dataset=oumvlp")
+    found = decide(oumvlp, "table2", keep=lambda s, c, v: (int(s) + int(v)) % 14 > 0)
+    assert list(found.results) == [
+        "CSTL (paper)", "GaitSet (paper)", "GaitPart (paper)", "GLN (resolution not stated, paper)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "reason"),
+    [
+        ({"max_frames": 30}, "GaitSet", "only the first 30 frames"),
+        ({"dataset__split": "ST"}, "GaitSet", r"training subjects of the split \(23\) are not the 73"),
+        ({"dataset__protocol__gallery": ["nm-01"]}, "table1", "gallery"),
+        (
+            {},
+            "GaitSit",
+            "nothing of GaitSit on CASIA-B is known; there are GaitSet, GaitPart, MT3D, GLN, CSTL",
+        ),
+        ({}, "table2", "nothing of table2 on CASIA-B is known; there are .*table1"),
+        ({"dataset__name": "mine"}, "GaitSet", "nothing of GaitSet on CASIA-B is known$"),
+    ],
+)
+def test_baselines_are_refused_beside_another_protocol(
+    casiab: dict[str, Any], settings: dict[str, Any], asked: str, reason: str
+) -> None:
+    found = decide(changed(casiab, **settings), asked)
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(found.refused)
+    assert not any(result.is_asked(asked) for result in found.results.values())
+
+
+def test_baselines_know_who_was_trained_on_and_what_the_store_has(casiab: dict[str, Any]) -> None:
+    other = Trained({"oumvlp": ["00001"]}, {}, {}, [])
+    assert "was trained on oumvlp" in decide(casiab, "GaitSet", trained=other).refused
+    assert "49 of 50 testing" in decide(casiab, "GaitSet", keep=lambda s, c, v: s != "124").refused
+    # 005 may be among them: so several were trained
+    assert decide(with_005(casiab), "GaitSet").refused is None
+
+
+def test_rows_of_other_protocols_are_never_in_one_table(
+    casiab: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CASIA-B and its silhouettes segmented anew; every probe counted and the matched ones; splits."""
+    again = changed(with_005(casiab), dataset__name="casiab_star")
+    ours = decide(casiab, "GaitSet", "GaitBase", "GaitGL")
+    anew = decide(again, "GaitSet", "GaitBase", "GaitGL")
+    assert {found.dataset for found in ours.results.values()} == {"casiab"}
+    assert {found.dataset for found in anew.results.values()} == {"casiab_star"}
+    assert anew.rows["GaitBase (OpenGait)"]["NM"] == {"mean": 96.5}
+    assert beside(anew) == (None, None)  # CSTL was not published on it
+
+    gaitset = next(found for found in published_results() if found.method == "GaitSet")
+    others = [
+        gaitset._replace(rule="matched", method="Matched"),
+        gaitset._replace(split="MT", method="Medium"),
+    ]
+    monkeypatch.setattr("cstl.reporting.published.published_results", lambda: (gaitset, *others))
+    assert list(decide(casiab, "GaitSet").results) == ["GaitSet (paper)"]
+    for other in ("Matched", "Medium"):
+        assert decide(casiab, other).refused == (
+            f"nothing of {other} on CASIA-B is known; there are GaitSet, table1"
+        )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +421,8 @@ def test_where_nothing_was_published_nothing_is_left_out() -> None:
         ({"model__network__scales": ["frame"], "model__network__aggregation": "max"},
          "CSTL (scales: frame, aggregation: max)"),
         ({"model__network__parts": 8}, "CSTL (parts: 8)"),
-        ({"model__network___target_": "my.nets.GaitSet"}, "GaitSet"),
+        ({"model__network___target_": "my.nets.Gait"}, "Gait"),
+        ({"model__network___target_": "my.nets.GaitSet"}, "my.nets.GaitSet"),
         ({"model__network___target_": "my.nets.CSTL"}, "my.nets.CSTL"),
         ({"model__network___target_": "my.nets.GEI"}, "my.nets.GEI"),
         ({"label": "Mine", "model__network__parts": 8}, "Mine"),
@@ -210,7 +434,9 @@ def test_a_method_is_called_as_its_network(
     assert method_name(changed(casiab, **settings)) == name
 
 
-@pytest.mark.parametrize("label", ["GEI", "difference", "CSTL (paper)", " ", "x" * 61, 7])
+@pytest.mark.parametrize(
+    "label", ["GEI", "difference", "CSTL (paper)", "X (74 subjects, OpenGait)", " ", "x" * 61, 7]
+)
 def test_a_label_is_no_other_row(label: Any) -> None:
     with pytest.raises(ValueError, match="label="):
         method_name({"label": label})

@@ -212,7 +212,7 @@ def test_closing_words(
     table = Table("CASIA-B", ("000",), (*rows, Row("CL", "CSTL", (None,), None)))
     told = terminal.closing(tmp_path / "run", table, 50, {"evaluation": 3700.9}, tmp_path / "other.ckpt")
     assert told.startswith(
-        "rank-1 NM 90.0, CL – % on 50 test subjects\npaper  NM 98.0 %; difference NM −8.0\nevaluation "
+        "rank-1 NM 90.0, CL – % on 50 test subjects\nCSTL (paper) NM 98.0 %; difference NM −8.0\nevaluation "
         "1:01:40\n\nrun/\n"
     )
     assert "  other.ckpt" in told

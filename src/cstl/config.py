@@ -36,6 +36,7 @@ _FREE = (
     "report",
     "keep_embeddings",
     "baseline",
+    "baselines",
     "evaluate",  # a model that was only trained can be evaluated later
     "evaluated",  # the checkpoint, in the config.yaml of an evaluation
     "extend",  # trainer.max_steps says how long a run is

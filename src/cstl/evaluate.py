@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from cstl.config import Plain
 from cstl.data.datamodule import EVAL_FRAMES, GaitDataModule
 from cstl.files import shown, write_text
-from cstl.reporting.published import check_label, method_name
+from cstl.reporting.published import check_label, method_name, refuse_baselines
 from cstl.run_folder import EVALUATED
 from cstl.running.command import asked_checkpoint, command, write_command
 from cstl.running.console import say
@@ -50,6 +50,7 @@ def evaluate(config: DictConfig) -> Plain:
         if not config.allow_seen:
             seen = met(recognizer.trained, settings["dataset"], data, data.test_subjects)
             refuse_seen(seen, len(data.test_subjects), settings["dataset"]["title"], str(path))
+        refuse_baselines(data, trained, recognizer.trained, settings["dataset"], config.baselines)
         # as trained, but for the data: what `cstl.compare` tells runs and evaluations apart by
         changed = ("dataset", "store_fingerprint", "label", "max_frames", "half_embeddings")
         evaluated = trained | {key: settings[key] for key in changed}

@@ -195,10 +195,13 @@ class Run:
         return self.results.get("dataset") or self.config.get("dataset", {}).get("name", "")
 
     @property
-    def published(self) -> str | None:
-        """Name the published method whose rows stand beside this result; None: there are none."""
-        method = self.results.get("published")
-        return method if isinstance(method, str) else None
+    def published(self) -> dict[str, dict[str, float | None]]:
+        """Return the published rows that stand beside this result: name → probe → their mean, percent."""
+        rows = self.results.get("published_rows", {})
+        return {
+            name: {probe: row["mean"] for probe, row in found["rank1"].items()}
+            for name, found in rows.items()
+        }
 
     @property
     def probe_sets(self) -> dict[str, list[str]]:
@@ -325,7 +328,7 @@ def read_results(path: Path) -> Plain:
     expected: dict[str, type] = {
         **dict.fromkeys(("dataset", "trained_on", "checkpoint", "configuration", "store"), str),
         **dict.fromkeys(("method", "published", "published_left_out"), str),
-        **dict.fromkeys(("coverage", "trained_subjects", "seen_test_subjects"), dict),
+        **dict.fromkeys(("coverage", "trained_subjects", "seen_test_subjects", "published_rows"), dict),
         **dict.fromkeys(("train_subjects", "test_subjects", "gallery_sequences"), int),
         **dict.fromkeys(
             ("probe_sequences", "rank1_matched", "measures", "seconds", "versions", "network"), dict
@@ -347,7 +350,7 @@ def read_results(path: Path) -> Plain:
     ):
         raise ValueError(f"resolution is {shown(size, 60)}")
     for probe, row in content["rank1"].items():
-        if not isinstance(row, dict) or "mean" not in row or not _is_percent(row["mean"]):
+        if not _has_mean(row):
             raise ValueError(f"the rank-1 of {shown(probe, 40)} is {shown(row, 60)}")
     # group → probe → measure → percent, or of ranks
     for method, groups in (content.get("measures") or {}).items():
@@ -358,6 +361,10 @@ def read_results(path: Path) -> Plain:
                         map(_is_percent, value if isinstance(value, list) else [value])
                     ):
                         raise ValueError(f"the measures of {shown(method, 40)} are no percentages")
+    for name, found in content.get("published_rows", {}).items():
+        rows = found.get("rank1") if isinstance(found, dict) else None
+        if not isinstance(rows, dict) or not all(map(_has_mean, rows.values())):
+            raise ValueError(f"the published rank-1 of {shown(name, 40)} is {shown(found, 60)}")
     for what, number in content.get("network", {}).items():
         fits = (
             type(number) is str if what == "left_out" else type(number) in (int, float) and 0 <= number < 1e18
@@ -368,6 +375,10 @@ def read_results(path: Path) -> Plain:
         if type(seconds) not in (int, float) or not 0 <= seconds < 1e10:
             raise ValueError(f"the seconds of {shown(what, 40)} are {shown(seconds, 40)}")
     return content
+
+
+def _has_mean(row: Any) -> bool:
+    return isinstance(row, dict) and "mean" in row and _is_percent(row["mean"])
 
 
 def _is_percent(value: Any) -> bool:

@@ -18,7 +18,7 @@ from cstl.config import Plain
 from cstl.data.datamodule import GaitDataModule
 from cstl.files import read_json
 from cstl.recognizer import GaitRecognizer
-from cstl.reporting.published import check_label, method_name
+from cstl.reporting.published import check_label, method_name, refuse_baselines
 from cstl.run_folder import CHECKPOINTS, REPORT, RESULTS
 from cstl.running.checkpoints import BEST, check_best, checkpoints
 from cstl.running.command import command
@@ -55,6 +55,7 @@ def train(config: DictConfig) -> Plain:
         check_processes(config, trainer)
         begun = bool(checkpoints(folder / CHECKPOINTS))
         weights, trained = starting_point(config, settings, data, trainer, begun)
+        refuse_baselines(data, settings, trained, settings["dataset"], config.baselines)
 
         last = open_run(folder, settings)
         if missing_files(folder, settings) == [REPORT]:  # killed while it was written, or it failed

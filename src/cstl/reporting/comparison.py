@@ -65,6 +65,8 @@ class Table:
         same: key → value of those that do not.
         baseline: which row; None: none.
         notes: what a reader must know, a sentence or two each.
+        published: name → percent of each probe and their mean, of the published rows that stand beside every
+            finished run.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Table:
     same: dict[str, Any]
     baseline: int | None
     notes: list[str]
+    published: dict[str, list[float | None]] = field(default_factory=dict)
 
 
 def compare(
@@ -187,7 +190,17 @@ def _table(
     if place is None and finished and asked and several:
         notes.append(f"no differences: --baseline {' '.join(asked)} is in another table")
     rows += [Row((run,)) for run in runs if not run.is_finished]
-    return Table(_title(runs), rows, probes, settings, same, place, notes)
+    return Table(_title(runs), rows, probes, settings, same, place, notes, _published(finished, probes))
+
+
+def _published(runs: Sequence[Entry], probes: Sequence[str]) -> dict[str, list[float | None]]:
+    found = {}
+    for name, row in runs[0].published.items() if runs else ():
+        if all(name in run.published for run in runs):
+            means = [row.get(probe) for probe in probes]
+            known = [mean for mean in means if mean is not None]
+            found[name] = [*means, fmean(known) if len(known) == len(probes) > 0 else None]
+    return found
 
 
 def _notes(

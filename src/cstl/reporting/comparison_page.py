@@ -79,7 +79,7 @@ def _group(table: Table) -> dict[str, Any]:
         "columns": columns,
         "lines": lines,
         "several": any(len(row.runs) > 1 for row in table.rows),
-        "paper": _paper(table),
+        "published": {name: list(map(tables.decimal, row)) for name, row in table.published.items()},
         "baseline": base,
         "notes": table.notes,
         "same": [(key, typed_value(value)) for key, value in table.same.items()],
@@ -142,19 +142,6 @@ def _places(table: Table) -> Callable[[Row], tuple[float, float, float, float] |
         return at(least), at(row.difference["mean"]), at(most), at(0.0)
 
     return place
-
-
-def _paper(table: Table) -> tuple[str, list[str]] | None:
-    """Return what was published, with its means; only where all runs are what was published."""
-    finished = [run for row in table.rows if row.finished for run in row.runs]
-    methods = {run.published for run in finished}
-    if len(methods) != 1 or (method := methods.pop()) is None:
-        return None
-    height, width = finished[0].results["resolution"]
-    rows = tables.published_rows(finished[0].dataset, (height, width))
-    means = [rows.get((probe, method), {}).get("mean") for probe in table.probes]
-    mean = None if None in means or not means else sum(means) / len(means)  # type: ignore[arg-type]
-    return f"{method} (paper)", [tables.decimal(value) for value in (*means, mean)]
 
 
 def _mean_of(row: Row, values: Callable[[Entry], np.ndarray]) -> np.ndarray | None:

@@ -225,7 +225,7 @@ def per_view(table: Table) -> Figure:
     the paper's table.
     """
     panels = [
-        (group[0].probe, table.views, [(row.method, row) for row in group if not row.is_difference])
+        (group[0].probe, table.views, [(row.method, row) for row in group if row.has_views])
         for group in table.groups()
     ]
     return lines(panels, condition_colours([title for title, _, _ in panels]))

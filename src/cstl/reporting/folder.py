@@ -148,7 +148,7 @@ def _name_method(run: ShownRun) -> None:
         measures = run.results.get("measures") or {}
         run.results["measures"] = {renamed.get(name, name): found for name, found in measures.items()}
     elif reason := run.results.get("published_left_out"):
-        run.notes.append(f"The paper's rows are left out: {shown(reason)}.")
+        run.notes.append(f"The published rows are left out: {shown(reason)}.")
 
 
 def _find_store(run: ShownRun) -> None:

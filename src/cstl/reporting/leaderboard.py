@@ -131,7 +131,7 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
         return [
             *parts,
             Text(),
-            *map(Text, wrapped(filter(None, [same, *_without_result(table), *table.notes]), width)),
+            *map(Text, wrapped(filter(None, [same, *_further(table)]), width)),
         ]
 
     settings = {
@@ -152,17 +152,22 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
     parts.append(
         render(["#", *settings, "runs", *columns], rows, "terminal", words=words, quiet=quiet, tight=True)
     )
-    return [*parts, Text(), *map(Text, wrapped([*_without_result(table), *table.notes], width))]
+    return [*parts, Text(), *map(Text, wrapped(_further(table), width))]
 
 
-def _without_result(table: Table) -> list[str]:
-    """Return a line for each run that has no result: what it is, and why."""
+def _further(table: Table) -> list[str]:
+    """Return what stands below a table: a line for each published row, for each run that has no result, what
+    it is and why, and the notes.
+    """
     lines = []
+    for name, row in table.published.items():
+        means = zip([*table.probes, "mean"], map(decimal, row), strict=True)
+        lines.append(f"{name}: {', '.join(map(' '.join, means))}")
     for run in (row.runs[0] for row in table.rows if not row.finished):
         seed = [f"seed={run.known['seed']}"] if "seed" in run.known else []
         label = " ".join(filter(None, [label_of(Row((run,)), table.settings), *seed]))
         lines.append(f"{run.state}: {run.title} ({label or 'settings unknown'}): {run.message}")
-    return lines
+    return lines + table.notes
 
 
 def wrapped(notes: Iterable[str], width: int) -> list[str]:
@@ -187,7 +192,7 @@ def to_markdown(table: Table) -> str:
     text = render(
         head, rows, "md", title=table.title, words=(*range(1, 1 + len(table.settings)), len(head) - 1)
     )
-    return f"{text}\n" + "".join(f"- {escaped(note)}\n" for note in [*_without_result(table), *table.notes])
+    return f"{text}\n" + "".join(f"- {escaped(note)}\n" for note in _further(table))
 
 
 def to_csv(tables: Sequence[Table]) -> str:

@@ -79,7 +79,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "stills": stills,
         "verdict": _verdict(run, between),
         "tiles": _tiles(run, between),
-        "compares": run.table is not None and any(row.is_difference for row in run.table.rows),
+        "compares": run.table is not None and bool(run.table.compared()),
         "measures": tables.other_means(run.results.get("measures", {}).get(run.method, {}), run.probe_names),
         "reported": _reported(run),
         "facts": _facts(run),
@@ -97,9 +97,9 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         still("curves", figures.curves(run.curves, run.probe_names))
     colours = style.condition_colours(run.probe_names)
     if run.table:
-        methods = list(dict.fromkeys(row.method for row in run.table.rows if not row.is_difference))
+        methods = list(dict.fromkeys(row.method for row in run.table.rows if row.has_views))
         for group in run.table.groups():
-            probe, rows = group[0].probe, [(row.method, row) for row in group if not row.is_difference]
+            probe, rows = group[0].probe, [(row.method, row) for row in group if row.has_views]
             page["lines"].append(charts.per_view(probe, rows, run.table.views, methods, colours.get(probe)))
         still("per_view", figures.per_view(run.table))
     if run.probes is not None:
@@ -255,11 +255,9 @@ def _verdict(run: Run, between: Mapping[str, Interval]) -> dict[str, Any] | None
         facts.append(("interval over subjects", f"{interval.low:.1f} to {interval.high:.1f} %", note))
     if subjects:
         facts.append(("guessing", f"{100 / subjects:.1f} %", "chance, a gallery of all test subjects"))
-    theirs = f"{run.published} (paper)"
-    against = {
-        "GEI": ("baseline", "gait energy images, which learn nothing"),
-        theirs: ("paper", "as published"),
-    }
+    against = {"GEI": ("baseline", "gait energy images, which learn nothing")}
+    pairs = run.table.compared().values() if run.table else ()
+    against |= {theirs.method: ("published", theirs.method) for theirs, _ in pairs}
     for method, (name, note) in against.items():
         rows = [row for row in run.table.rows if row.method == method] if run.table else []
         others = [row.mean for row in rows if row.mean is not None]
@@ -300,15 +298,16 @@ def _large(number: float) -> str:
 def _tiles(run: Run, between: Mapping[str, Interval]) -> list[dict[str, str]]:
     """Return the mean of each probe set, and what to hold it against."""
     rows = {(row.probe, row.method): row for row in run.table.rows} if run.table else {}
+    pairs = run.table.compared() if run.table else {}
     tiles = []
     for probe, row in run.results.get("rank1", {}).items():
-        paper, baseline = rows.get((probe, f"{run.published} (paper)")), rows.get((probe, "GEI"))
-        difference = rows.get((probe, "difference"))
+        paper, difference = pairs.get(probe, (None, None))
+        baseline = rows.get((probe, "GEI"))
         note = ""
         if row["mean"] is None:
             note = "no probe could be counted"
         elif paper and difference and difference.mean is not None:
-            note = f"paper {paper.mean:.1f} %, {signed(difference.mean)} points"
+            note = f"{paper.method} {tables.decimal(paper.mean)} %, {signed(difference.mean)} points"
         elif baseline and baseline.mean is not None:
             note = f"GEI baseline {baseline.mean:.1f} %"
         if interval := between.get(probe):

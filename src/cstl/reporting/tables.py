@@ -10,7 +10,8 @@ import io
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import rich.table
@@ -22,6 +23,7 @@ from cstl.files import shown as shown_text
 from cstl.metrics import CrossViewResult
 
 MISSING = "–"
+RULE = "every probe"  # which probes the table counts; other rules are other tables
 TEXT_FORMATS = ("md", "tex", "csv")  # by file ending
 _DIFFERENCE = "difference"
 
@@ -41,6 +43,11 @@ class Row:
         return self.method == _DIFFERENCE
 
     @property
+    def has_views(self) -> bool:
+        """Say whether it can be drawn over the views: rank-1, and not of the mean alone."""
+        return not self.is_difference and any(value is not None for value in self.values)
+
+    @property
     def numbers(self) -> tuple[float | None, ...]:
         """Return the values and their mean."""
         return (*self.values, self.mean)
@@ -58,6 +65,10 @@ class Table:
         """Yield the rows of each probe."""
         for probe in dict.fromkeys(row.probe for row in self.rows):
             yield [row for row in self.rows if row.probe == probe]
+
+    def compared(self) -> dict[str, tuple[Row, Row]]:
+        """Return probe → the published row that ours is compared with, and the difference."""
+        return {two.probe: (one, two) for one, two in pairwise(self.rows) if two.is_difference}
 
 
 def render(
@@ -179,71 +190,45 @@ def summary(result: CrossViewResult) -> rich.table.Table:
     return render(["other means (%)", *probes], other_means(result.measures(), probes), "terminal")
 
 
-def published_rows(dataset: str | None, size: tuple[int, int]) -> dict[tuple[str, str], dict[str, float]]:
-    """Return what papers report for a data set and resolution.
-
-    Args:
-        dataset: its name; "casiab" and "oumvlp" have published values, others have none.
-        size: height and width of the silhouettes, in pixels.
-
-    Returns:
-        (probe, method) → percent of each view and of "mean": rank-1, identical views excluded, every probe
-        counted.
-
-    Source: Huang et al., ICCV 2021, Tables 1 (large split) and 2.
-    """
-    file = files("cstl").joinpath("paper", f"{dataset}.csv")
-    if not str(dataset).isidentifier() or not file.is_file():
-        return {}
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    found = {}
-    for line in csv.DictReader(lines):
-        row = {"probe": "NM", "height": "64", "width": "44", **line}  # OU-MVLP: one probe and one resolution
-        probe, method = row.pop("probe"), row.pop("method")
-        if (int(row.pop("height")), int(row.pop("width"))) == size:
-            found[probe, method] = {view: float(value) for view, value in row.items()}
-    return found
-
-
 def paper_table(
     methods: Mapping[str, CrossViewResult],
     title: str,
-    dataset: str | None,
     size: tuple[int, int],
     *,
-    published_as: str | None = None,
+    published: Mapping[str, Mapping[str, Mapping[str, float]]] = MappingProxyType({}),
+    compared: str | None = None,
     remarks: Sequence[str] = (),
 ) -> Table:
     """Return the table that papers print: rank-1, every probe counted, identical views excluded.
 
-    Below the first method comes the row of what it was published as, "NAME (paper)", and the difference, ours
-    minus theirs, of the numbers as printed; only where the views are those of the paper. Whether published
-    values may stand there at all, `cstl.reporting.published.published` says.
+    Below the first method come the published rows; below the one that is compared the difference, ours minus
+    theirs, of the numbers as printed. Which may stand there, `cstl.reporting.published.published` says; of
+    other views than the result's none is shown.
 
     Args:
         methods: name → result, such as {"CSTL": …, "GEI": …}, all of the same protocol.
         title: the data set's name for the reader, such as "CASIA-B".
-        dataset: the data set's name, such as "casiab".
         size: height and width of the silhouettes, in pixels.
-        published_as: the published method that the first one is, such as "CSTL"; None: compared with nothing
-            published.
+        published: name of a row → probe → view or "mean" → percent; a view that was not published is absent.
+        compared: which of them the first method is compared with; None: with none.
         remarks: what else is to be said in the title.
     """
     own, first = next(iter(methods.items()))
-    published = {} if first.has_one_view else published_rows(dataset, size)
-    published = {key: row for key, row in published.items() if row.keys() - {"mean"} == set(first.views)}
     ours = {name: result.rows() for name, result in methods.items()}
     lines = []
     for probe in first.probes:
         for name, table in ours.items():
             mine = table[probe]["per_view"] | {"mean": table[probe]["mean"]}
             lines.append(_row(probe, name, mine))
-            theirs = published.get((probe, published_as or "")) if name == own else None
-            if theirs:
-                lines.append(_row(probe, f"{published_as} (paper)", {view: theirs[view] for view in mine}))
-                lines.append(_row(probe, _DIFFERENCE, _difference(mine, theirs)))
+            for theirs_name, rows in published.items() if name == own else ():
+                theirs = rows.get(probe)
+                if theirs is None or not theirs.keys() <= mine.keys():
+                    continue
+                lines.append(_row(probe, theirs_name, {view: theirs.get(view) for view in mine}))
+                if theirs_name == compared:
+                    lines.append(_row(probe, _DIFFERENCE, _difference(mine, theirs)))
     height, width = size
-    rule = f"rank-1 (%), every probe, identical views {'in' if first.has_one_view else 'ex'}cluded"
+    rule = f"rank-1 (%), {RULE}, identical views {'in' if first.has_one_view else 'ex'}cluded"
     return Table(
         "; ".join([f"{shown_text(title)} {height}×{width}: {rule}", *remarks]), first.views, tuple(lines)
     )
@@ -308,10 +293,10 @@ def _difference(ours: Mapping[str, float | None], theirs: Mapping[str, float]) -
     """Subtract theirs from ours as printed; of the means only where both are over all views."""
     differences = {
         # + 0.0: no negative zero
-        view: None if value is None else round(round(value, 1) - theirs[view], 1) + 0.0
+        view: None if value is None or view not in theirs else round(round(value, 1) - theirs[view], 1) + 0.0
         for view, value in ours.items()
     }
-    if None in differences.values():
+    if None in ours.values():
         differences["mean"] = None
     return differences
 

@@ -183,10 +183,9 @@ def paper_sheet(
     """
     config = recognizer.config or {}
     dataset, methods = config["dataset"], {method_name(config): result}
-    published_as = published(data, config, recognizer.trained, dataset).method
-    table = tables.paper_table(
-        methods, dataset["title"], dataset["name"], frame_size(config["res"]), published_as=published_as
-    )
+    paper = published(data, config, recognizer.trained, dataset, config.get("baselines", ()))
+    size = frame_size(config["res"])
+    table = tables.paper_table(methods, dataset["title"], size, published=paper.rows, compared=paper.compared)
     return ["probe", "method", *table.views, "mean"], [
         [row.probe, row.method, *row.numbers] for row in table.rows
     ]

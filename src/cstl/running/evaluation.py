@@ -67,14 +67,17 @@ def evaluate_and_write(
     origin = _origin(trained)
     title = dataset["title"] + (f", trained on {origin}" if origin != dataset["name"] else "")
     seen = met(recognizer.trained, dataset, data, data.test_subjects)
-    paper = published(data, trained, recognizer.trained, dataset)
+    paper = published(data, trained, recognizer.trained, dataset, settings["baselines"])
     said = caveats(data, *map(len, seen))
-    table = tables.paper_table(methods, title, dataset["name"], size, published_as=paper.method, remarks=said)
+    table = tables.paper_table(
+        methods, title, size, published=paper.rows, compared=paper.compared, remarks=said
+    )
     CONSOLE.print()
     CONSOLE.print(tables.to_terminal(table, CONSOLE.width), highlight=False)
-    if paper.left_out:
-        CONSOLE.print()
-        say(f"the paper's rows are left out: {paper.left_out}")
+    for what, reason in {"published rows": paper.left_out, "baselines": paper.refused}.items():
+        if reason:
+            CONSOLE.print()
+            say(f"the {what} are left out: {reason}")
     CONSOLE.print()
     CONSOLE.print(tables.summary(result), highlight=False)
     for ending in tables.TEXT_FORMATS:
@@ -138,8 +141,11 @@ def _content(
         "seen_test_subjects": {"subjects": len(seen.trained_on), "names": ranges(seen.trained_on)},
         "chosen_by_test_subjects": {"subjects": len(seen.chosen_by), "names": ranges(seen.chosen_by)},
         "coverage": coverage(data),
-        "published": paper.method,
+        "published": paper.results[paper.compared].method if paper.compared else None,
         "published_left_out": paper.left_out,
+        "published_rows": {
+            name: {"rank1": theirs.rank1, "source": theirs.source} for name, theirs in paper.results.items()
+        },
         "resolution": list(frame_size(settings["res"])),
         "store": data.store.fingerprint,
         "train_subjects": len(data.train_subjects),

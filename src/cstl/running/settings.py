@@ -430,6 +430,11 @@ def _are_frames(value: Any) -> bool:
     return _is_whole(value) or (_pair.fits(value) and value[0] <= value[1])
 
 
+def _are_words(value: Any) -> bool:
+    words = [value] if isinstance(value, str) else value
+    return isinstance(words, list) and all(isinstance(word, str) and word.strip() for word in words)
+
+
 def _are_devices(value: Any) -> bool:
     named = isinstance(value, str) and re.fullmatch(r"auto|\d+(,\d+)*,?", value)
     return bool(named) or _is_whole(value) or value == -1 or (bool(value) and _list("", 0).fits(value))
@@ -473,6 +478,9 @@ _RULES = {  # keys → what their values must be
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"),
     "trainer.precision": _choice(*_precision).or_(None, "as in training"),
     "logger.mode": _choice("online", "offline", "disabled"),
+    "baselines": Rule(
+        "names of published methods or tables, such as [GaitSet,GaitPart] or [table1]", _are_words
+    ),
     "evaluate baseline report strict upsample half_embeddings": (
         _true := Rule("true or false", lambda value: isinstance(value, bool))
     ),

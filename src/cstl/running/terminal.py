@@ -232,9 +232,10 @@ def closing(
     """
     probes = {row.probe: row.mean for row in table.rows if row.method == method}
     lines = [f"rank-1 {_means(probes)} % on {test_subjects} test subjects"]
-    if published := {row.probe: row.mean for row in table.rows if row.method.endswith(" (paper)")}:
-        differences = {row.probe: row.mean for row in table.rows if row.is_difference}
-        lines.append(f"paper  {_means(published)} %; difference {_means(differences, sign='+')}")
+    if pairs := table.compared():
+        theirs, differences = ({probe: pair[i].mean for probe, pair in pairs.items()} for i in (0, 1))
+        name = next(iter(pairs.values()))[0].method
+        lines.append(f"{name} {_means(theirs)} %; difference {_means(differences, sign='+')}")
     lines += [textwrap.fill(f"note: {remark}", 80, subsequent_indent="      ") for remark in remarks]
     lines += [", ".join(f"{what} {_clock(took)}" for what, took in seconds.items()), ""]
     return "\n".join(lines) + "\n" + leftovers(folder, checkpoint)
