@@ -278,7 +278,7 @@ def ran(network: str, casiab: dict[str, Any], **settings: Any) -> dict[str, Any]
 
 @pytest.fixture
 def nets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GaitSet", "GaitBase", "DeepGaitV2", "MT3D"):
+    for name in ("GaitBase", "DeepGaitV2", "MT3D"):
         monkeypatch.setattr(models, name, Net, raising=False)
     _arguments_of.cache_clear()
     monkeypatch.setattr("cstl.reporting.published._arguments_of", _arguments_of.__wrapped__)
