@@ -33,10 +33,11 @@ class Output(NamedTuple):
 
 from cstl.models.cstl.ablations import AblatedCSTL  # noqa: E402  (they need Output)
 from cstl.models.cstl.network import CSTL, Attention  # noqa: E402
+from cstl.models.gaitpart import GaitPart  # noqa: E402
 from cstl.models.gaitset import GaitSet  # noqa: E402
 from cstl.models.layers.batch_norm import set_batch_norm  # noqa: E402
 
-__all__ = ["CSTL", "NETWORKS", "AblatedCSTL", "Attention", "GaitSet", "Output", "set_batch_norm"]
+__all__ = ["CSTL", "NETWORKS", "AblatedCSTL", "Attention", "GaitPart", "GaitSet", "Output", "set_batch_norm"]
 
 # Every network here, by the name of its file in conf/model.
 NETWORKS: dict[str, type[PublishedNetwork]] = {

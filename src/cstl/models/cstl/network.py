@@ -12,7 +12,7 @@ from cstl.models.cstl.encoder import Encoder
 from cstl.models.cstl.mste import MultiScaleTemporalExtraction, TemporalScales
 from cstl.models.cstl.ssfl import SalientSpatialFeatureLearning
 from cstl.models.layers.batch_norm import set_batch_norm
-from cstl.models.layers.frames import check_silhouettes, valid_mask
+from cstl.models.layers.frames import check_silhouettes, parts_in_time, valid_mask
 from cstl.models.layers.parts import at_least_float32, map_parts, part_matrix
 from cstl.models.published import PublishedNetwork
 
@@ -134,14 +134,9 @@ class CSTL(PublishedNetwork):
     def encode(self, silhouettes: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Encode every valid frame → f (P, B, T, C), and where others are, the mask (B, T) of valid ones."""
         check_silhouettes(silhouettes, lengths, height=self.height)
-        batch, time = silhouettes.shape[:2]
-        if lengths is None:
-            f = self.encoder(silhouettes.flatten(0, 1)).unflatten(0, (batch, time))  # (B, T, P, C)
-            return f.permute(2, 0, 1, 3).contiguous(), None
-        mask = valid_mask(silhouettes, lengths)
-        valid = self.encoder(silhouettes[mask])  # padding is never encoded
-        f = valid.new_zeros(batch, time, *valid.shape[1:]).masked_scatter(mask[:, :, None, None], valid)
-        return f.permute(2, 0, 1, 3).contiguous(), mask
+        mask = None if lengths is None else valid_mask(silhouettes, lengths)
+        frames = silhouettes.flatten(0, 1) if mask is None else silhouettes[mask]  # padding is never encoded
+        return parts_in_time(self.encoder(frames), len(silhouettes), mask), mask
 
 
 def attention_of(importance: Tensor | None, scores: Tensor | None) -> Attention:

@@ -69,6 +69,21 @@ def valid_frames(silhouettes: Tensor, lengths: Tensor | None) -> Frames:
     return Frames(images[:, None].contiguous(memory_format=torch.channels_last), counts)
 
 
+def parts_in_time(x: Tensor, sequences: int, mask: Tensor | None) -> Tensor:
+    """Lay what was made of the valid frames out over time: (n, P, C) → (P, B, T, C).
+
+    Args:
+        x: of the valid frames of a batch, one after another.
+        sequences: B.
+        mask: bool (B, T), where they are, zeros stand elsewhere; None: everywhere.
+    """
+    if mask is None:
+        f = x.unflatten(0, (sequences, -1))  # (B, T, P, C)
+    else:
+        f = x.new_zeros(*mask.shape, *x.shape[1:]).masked_scatter(mask[:, :, None, None], x)
+    return f.permute(2, 0, 1, 3).contiguous()
+
+
 def largest_over_time(x: Tensor, lengths: list[int]) -> Tensor:
     """Take the largest value over the frames of each sequence: (n, …) → (B, …), n the sum of `lengths`.
 
