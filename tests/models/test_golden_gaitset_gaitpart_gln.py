@@ -1,8 +1,8 @@
 """GaitSet, GaitPart and GLN against OpenGait's numbers: outputs, losses, distances, gradients, three steps.
 
 The files have outputs alone; weights are `recipe.draw` of the keys and shapes in the .json. What holds the
-distance of a sequence to itself is compared more loosely: 0 here, rounding noise of 1e-4 there, whose gradient
-is large, so that gradients and what follows from them differ by some 1e-4, their sums by up to 0.12 of it.
+distance of a sequence to itself is compared more loosely: 0 here, rounding noise of 1e-4 there with a large
+gradient, so that gradients and what follows from them differ by some 1e-4, their sums by up to 0.12 of it.
 """
 
 import copy
