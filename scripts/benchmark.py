@@ -27,7 +27,7 @@ from rich.table import Table
 
 from cstl.running.memory import keep_freed_memory
 
-MODULES = ("training", "loading", "embedding", "evaluation", "preparation", "store")
+MODULES = ("training", "networks", "loading", "embedding", "evaluation", "preparation", "store")
 PACKAGES = ("cstl", "torch", "pytorch-lightning", "torchmetrics", "numpy", "opencv-python-headless")
 COLUMNS = ("what", "takes", "floor", "ratio", "ask", "met")
 

@@ -22,11 +22,11 @@ def rows(quick: bool) -> Iterator[Row]:
     and without padding.
     """
     with tempfile.TemporaryDirectory() as folder:
-        data = _data(Path(folder), quick)
+        data = small_test_set(Path(folder), quick)
         network = CSTL(height=64, channels=(4, 8, 16) if quick else (32, 64, 128)).eval()
         for precision, autocast in PRECISIONS.items():
             if wanted(name := f"embedding a test set, {precision}"):
-                ours, floor = _embed(data, network, autocast), _encode(data, network.encoder, autocast)
+                ours, floor = embed(data, network, autocast), _encode(data, network.encoder, autocast)
                 figures = paired_ratio(ours, floor, pairs=1 if quick else 5)
                 lengths = data.store.lengths
                 detail = f"{len(lengths)} sequences of {lengths.min()} to {lengths.max()} frames, 64×44"
@@ -38,8 +38,8 @@ def curves(quick: bool) -> Iterator[Curve]:
     return iter(())
 
 
-def _data(folder: Path, quick: bool) -> GaitDataModule:
-    """Short, middle and long sequences. A large test set has many of every length, so that a
+def small_test_set(folder: Path, quick: bool) -> GaitDataModule:
+    """Make short, middle and long sequences. A large test set has many of every length, so that a
     batch hardly varies.
     """
     lengths = np.arange(6) % 3 + 4 if quick else np.concatenate([np.arange(n, n + 5) for n in (40, 78, 116)])
@@ -49,7 +49,8 @@ def _data(folder: Path, quick: bool) -> GaitDataModule:
     return GaitDataModule(folder / "store", casiab(["002"], ["001"]), 64, "casiab", **unused)
 
 
-def _embed(data: GaitDataModule, network: nn.Module, autocast: bool) -> Callable[[], None]:
+def embed(data: GaitDataModule, network: nn.Module, autocast: bool = False) -> Callable[[], None]:
+    """Make what is timed: loading, embedding and the metric's update of a test set."""
     recognizer = GaitRecognizer(network).eval()
 
     @torch.inference_mode()

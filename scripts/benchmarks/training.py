@@ -140,8 +140,10 @@ def training_step(
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             embeddings, logits = network(silhouettes.float() / 255)
-            cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
-            loss = recognizer.triplet(embeddings, labels).loss + cross_entropy
+            loss = recognizer.triplet(embeddings, labels).loss
+            if logits is not None:
+                every = labels.repeat_interleave(logits.shape[1])
+                loss = loss + F.cross_entropy(logits.flatten(0, 1), every)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
