@@ -560,7 +560,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, whole: dict[str, Any], 
     }  # fmt: skip
     files.write_json(folder / "results.json", content)
     (folder / "metrics.csv").write_text("step,train/loss,test/rank1/NM\n1,3.0,\n2,2.0,50.0\n")
-    table = tables.paper_table({"CSTL": result}, "Tiny", None, (64, 44))
+    table = tables.paper_table({"CSTL": result}, "Tiny", (64, 44))
     (folder / "table.csv").write_text(tables.to_text(table, "csv"), encoding="utf-8")
     return folder
 
@@ -812,6 +812,7 @@ def test_fields_of_other_types(
         "chosen_by_test_subjects": {"subjects": 0, "names": []},
         "coverage": {"test_subjects": {"present": 2, "protocol": 2}}, "published": "CSTL",
         "published_left_out": "so",
+        "published_rows": {"CSTL (paper)": {"rank1": {"NM": {"000": 97.2, "mean": 97.8}}, "source": "so"}},
         "store": "0123", "configuration": "abc", "versions": {"torch": "2"}, "remarks": ["so"],
     }  # fmt: skip
     (spoilt / "results.json").write_text(json.dumps(content))

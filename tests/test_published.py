@@ -25,8 +25,12 @@ from cstl.data.protocol import as_protocol, protocol_of
 from cstl.evaluate import evaluate
 from cstl.files import read_yaml
 from cstl.reporting.comparison import compare
+from cstl.reporting.comparison_page import write_page
 from cstl.reporting.folder import read_run
+from cstl.reporting.leaderboard import to_markdown
+from cstl.reporting.page import report_run
 from cstl.reporting.published import (
+    Published,
     _arguments_of,
     caveats,
     coverage,
@@ -253,11 +257,7 @@ def test_the_rules_are_of_arguments_that_the_networks_have() -> None:
     assert rules.keys() <= methods
     for name, rule in rules.items():
         network = getattr(models, rule["classes"][0].rpartition(".")[2], None)
-        given = {
-            key
-            for dataset in {found.dataset for found in published_results()}
-            for key in rule.get(dataset, {})
-        }
+        given = {key for arguments in rule.values() if isinstance(arguments, dict) for key in arguments}
         if network is not None:
             assert {*given, *rule.get("named", ())} <= signature(network).parameters.keys(), name
 
@@ -292,7 +292,7 @@ def test_each_method_has_its_own_rows(casiab: dict[str, Any]) -> None:
     assert beside(decide(ran("GaitSet", seventy_four))) == ("GaitSet (OpenGait)", None)
     assert beside(decide(ran("GaitBase", seventy_four))) == ("GaitBase (OpenGait)", None)
     assert decide(ran("GaitBase", casiab)).left_out == (
-        "the training subjects of the split (73) are not the 74 published ones"
+        "the training subjects of the split (73) are not the 74 published ones, they differ in 005"
     )
     wide = ran("GaitSet", casiab, channels=[64, 128, 256])
     assert decide(wide).left_out == "the network has channels [64, 128, 256], the published one [32, 64, 128]"
@@ -303,7 +303,9 @@ def test_each_method_has_its_own_rows(casiab: dict[str, Any]) -> None:
     assert of_oumvlp(ran("DeepGaitV2", oumvlp)).left_out == (
         "the network is not the published DeepGaitV2-3D but one with kind: p3d"
     )
-    # weights of others that tell not even how many classes there were
+    # weights that others share tell how many classes there were, or not even that
+    shared = NOBODY._replace(unknown=["OpenGait's weights"])
+    assert decide(ran("GaitBase", seventy_four, num_classes=74), trained=shared).left_out is None
     unknown = NOBODY._replace(unknown=["the authors' weights"])
     assert "not known whom" in decide(ran("GaitSet", casiab), trained=unknown).left_out
 
@@ -482,6 +484,44 @@ def test_every_output_names_the_network(
     (table,), _ = compare([tmp_path / "run", tmp_path / "again"])
     assert {row.settings["method"] for row in table.rows} == {name, "Mine"}
     assert "method" in table.settings
+
+
+def test_baselines_are_refused_before_anything_runs(configured: Configure, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^baselines=\[GaitSet\] .*: nothing of GaitSet on Tiny is known$"):
+        train(configured("train", *TINY, "baselines=[GaitSet]", "trainer.max_steps=1"))
+    assert not (tmp_path / "run/config.yaml").exists()
+    config = configured("train", *TINY, "trainer.max_steps=1", "evaluate=false")
+    checkpoint = train(config)["checkpoint"]
+    with pytest.raises(ValueError, match="nothing of table1 on Tiny is known"):
+        evaluate(
+            configured(
+                "evaluate", f"checkpoint='{checkpoint}'", "trainer=cpu", "baselines=table1", folder="e"
+            )
+        )
+    assert not (tmp_path / "e/config.yaml").exists()
+
+
+def test_published_rows_go_through_results_page_and_comparison(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {probe: {"mean": 90.0 + i} for i, probe in enumerate(("NM", "BG"))}
+    found = published_results()[0]._replace(method="Other", by="paper", size=(64, 44), rank1=row)
+    other = Published({"Other (paper)": found}, "Other (paper)")
+    monkeypatch.setattr("cstl.running.evaluation.published", lambda *_: other)
+    results = train(configured("train", *TINY, "trainer.max_steps=1"))
+    assert results["published"] == "Other"
+    assert results["published_rows"] == {"Other (paper)": {"rank1": row, "source": found.source}}
+    run = read_run(tmp_path / "run")
+    assert run.problems == {}
+    assert run.table is not None
+    assert [theirs.mean for theirs, _ in run.table.compared().values()] == [90.0, 91.0]
+    page = report_run(tmp_path / "run").read_text()
+    assert page.count("Other (paper)") > 3
+    (table,), _ = compare([tmp_path / "run"])
+    assert table.published == {"Other (paper)": [90.0, 91.0, 90.5]}
+    assert "Other (paper): NM 90.0, BG 91.0, mean 90.5" in to_markdown(table)
+    write_page([table], [], tmp_path / "comparison.html")
+    assert "Other (paper)" in (tmp_path / "comparison.html").read_text()
 
 
 def test_a_run_of_an_earlier_version_is_shown_without_the_papers_rows(

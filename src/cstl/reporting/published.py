@@ -19,6 +19,7 @@ from cstl import models
 from cstl.data.datamodule import GaitDataModule
 from cstl.data.protocol import Protocol, as_protocol
 from cstl.files import read_yaml, shown
+from cstl.models.published import OPENGAIT
 from cstl.reporting.tables import RULE
 from cstl.trained import AUTHORS, Trained, few, people
 
@@ -224,7 +225,7 @@ def published(
         return None if None in reasons else reasons[0]
 
     reasons = [
-        _other_network(model, result.method, rules["name"], data.res) or unlike(result.training_subjects)
+        _other_network(model, result, rules["name"], data.res) or unlike(result.training_subjects)
         for result in own
     ]
     fitting = [result for result, reason in zip(own, reasons, strict=True) if reason is None]
@@ -312,14 +313,17 @@ def _differing(
     return differing
 
 
-def _other_network(model: Mapping[str, Any], name: str, dataset: str, res: int) -> str | None:
-    network, method = model.get("network", {}), _methods()[name]
+def _other_network(
+    model: Mapping[str, Any], published: PublishedResult, dataset: str, res: int
+) -> str | None:
+    network, name, method = model.get("network", {}), published.method, _methods()[published.method]
+    given = method.get(f"{dataset} {published.by}", method.get(dataset, {}))
     if (recogniser := model.get("_target_", _RECOGNIZER)) != _RECOGNIZER:
         return f"the network is trained by {shown(recogniser, 60)}, not as published"
-    if differing := _differing(network, method, method.get(dataset, {})):
+    if differing := _differing(network, method, given):
         return f"the network is not the published {name} but one with {', '.join(differing)}"
     defaults = _arguments(method)
-    expected = defaults | method.get(dataset, {}) | ({"height": res} if "height" in defaults else {})
+    expected = defaults | given | ({"height": res} if "height" in defaults else {})
     for argument in (one for one in expected if one not in (*_FREE, *method.get("named", ()))):
         if (found := _plain(network.get(argument, defaults.get(argument)))) != expected[argument]:
             return f"the network has {argument} {shown(found, 40)}, the published one {expected[argument]}"
@@ -339,7 +343,12 @@ def _other_protocol(data: GaitDataModule, expected: Protocol) -> str | None:
     for what in ("train", "test"):
         own, other = (set(getattr(one, f"{what}_subjects")) for one in (protocol, expected))
         if own != other:
-            return f"the {what}ing subjects of the split ({len(own)}) are not the {len(other)} published ones"
+            differing = sorted(own ^ other)
+            which = f", they differ in {few(differing)}" if len(differing) < 4 else ""
+            return (
+                f"the {what}ing subjects of the split ({len(own)}) are not the {len(other)} published "
+                f"ones{which}"
+            )
     if data.store.about.get("min_frames", expected.min_frames) != expected.min_frames:
         return f"the store has no sequence of fewer than {data.store.about['min_frames']} frames"
     return None
@@ -375,7 +384,9 @@ def _other_training(
     classes = (
         config.get("model", {}).get("network", {}).get("num_classes")
     )  # None: it trains by triplets alone
-    if trained.unknown not in ([], [AUTHORS]) or (trained.unknown and (trained.subjects or classes is None)):
+    if trained.unknown not in ([], [AUTHORS], [OPENGAIT]) or (
+        trained.unknown and (trained.subjects or classes is None)
+    ):
         return f"it is not known whom {few(trained.unknown, 1)} was trained on"
     if others := [name for name in trained.subjects if name != whose]:
         return (
@@ -386,7 +397,7 @@ def _other_training(
     if not trained.unknown and trained.subjects.get(whose) != subjects:
         count = len(trained.subjects.get(whose, []))
         return f"the network was trained on {count} subjects that are not the {len(subjects)} published ones"
-    if classes not in (None, len(subjects)):  # all that the authors' files tell
+    if classes not in (None, len(subjects)):  # all that shared files tell
         return (
             f"the network was trained on {shown(classes, 20)} subjects, the published one on {len(subjects)}"
         )
