@@ -7,6 +7,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from cstl.metrics import CrossViewAccuracy, CrossViewResult
 from cstl.models import set_batch_norm
 from cstl.trained import NOBODY, Trained, to_plain, training_of
 
+DROPOUT = 2  # apart from the draws of the batch, which have the seed and the step alone, and of augmentation
 _TRIPLET, _CROSS_ENTROPY = TripletLoss(), CrossEntropy()  # the paper's
 
 
@@ -118,7 +120,12 @@ class GaitRecognizer(LightningModule):
         self.evaluated_step = -1
 
     def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
-        """Let Lightning log by the iterations of the run: its own count is one ahead after a resumption."""
+        """Seed what the network draws, such as dropout, by the step: alike in all processes and after a
+        resumption. And let Lightning log by the iterations of the run: its own count is one ahead then.
+        """
+        seed = self.trainer.datamodule.seed  # type: ignore[attr-defined]
+        drawn = np.random.SeedSequence([seed, self.global_step, DROPOUT]).generate_state(1)
+        torch.manual_seed(int(drawn[0]))
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:

@@ -68,7 +68,10 @@ def walkers(name: str, sequences: int, frames: int, offset: int) -> Tensor:
 
 def under_their_names(net: PublishedNetwork, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of ours, of the parameters that are trained, as others call and order them."""
-    marked = {key: torch.full_like(value, torch.nan) for key, value in net.state_dict().items()}
+    marked = {
+        key: torch.full_like(value, torch.nan) if value.is_floating_point() else value
+        for key, value in net.state_dict().items()
+    }
     other = copy.deepcopy(net)
     other.load_state_dict(marked | tensors)
     theirs = other.to_published()

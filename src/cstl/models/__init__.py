@@ -35,9 +35,20 @@ from cstl.models.cstl.ablations import AblatedCSTL  # noqa: E402  (they need Out
 from cstl.models.cstl.network import CSTL, Attention  # noqa: E402
 from cstl.models.gaitpart import GaitPart  # noqa: E402
 from cstl.models.gaitset import GaitSet  # noqa: E402
+from cstl.models.gln import GLN  # noqa: E402
 from cstl.models.layers.batch_norm import set_batch_norm  # noqa: E402
 
-__all__ = ["CSTL", "NETWORKS", "AblatedCSTL", "Attention", "GaitPart", "GaitSet", "Output", "set_batch_norm"]
+__all__ = [
+    "CSTL",
+    "GLN",
+    "NETWORKS",
+    "AblatedCSTL",
+    "Attention",
+    "GaitPart",
+    "GaitSet",
+    "Output",
+    "set_batch_norm",
+]
 
 # Every network here, by the name of its file in conf/model.
 NETWORKS: dict[str, type[PublishedNetwork]] = {

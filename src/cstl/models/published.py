@@ -87,7 +87,11 @@ class PublishedNetwork(nn.Module):
         """
         chosen = _form(type(self), form)
         weights = published(chosen, self.state_dict())
-        recognise(weights, [type(self)], form)  # what is written can be read
+        _, arguments, _, _ = recognise(weights, [type(self)], form)  # what is written can be read
+        with torch.device("meta"):
+            again = _settings(type(self)(**arguments))
+        if lost := [f"{key}={value}" for key, value in _settings(self).items() if again.get(key) != value]:
+            raise ValueError(f"{chosen.origin} do not say {first_of(lost)}: read again, they differ")
         return weights
 
 
@@ -185,6 +189,11 @@ def unstacked(weights: StateDict, module: str, parts: int) -> StateDict:
         each = [value] * parts if value.ndim == 0 else value.chunk(parts)
         rest |= {f"{module}.{part}.{name}": one.clone() for part, one in enumerate(each)}
     return rest
+
+
+def _settings(network: nn.Module) -> dict[str, Any]:
+    """Return what a network keeps of its arguments beside its tensors."""
+    return {key: value for key, value in vars(network).items() if key[0] != "_" and key != "training"}
 
 
 def _form(network: type[PublishedNetwork], name: str | None) -> Form:

@@ -1,0 +1,103 @@
+"""The weights that others share, of every network, variant and form: out, in, and what is refused."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+
+import pytest
+import torch
+from tiny_networks import VARIANTS, tiny
+from torch import Tensor
+
+from cstl.models import GLN, NETWORKS, GaitPart, GaitSet
+from cstl.models.published import PublishedNetwork, recognise
+
+
+@cache
+def files() -> dict[str, tuple[PublishedNetwork, str, dict[str, Tensor]]]:
+    """Variant and form → the network, the form, and what is written."""
+
+    def written() -> Iterator[tuple[str, tuple[PublishedNetwork, str, dict[str, Tensor]]]]:
+        for name in VARIANTS:
+            net = tiny(name)
+            for form in net.forms:
+                with suppress(ValueError):  # of a variant that another form is for
+                    yield f"{name} {form}", (net, form, net.to_published(form))
+
+    return dict(written())
+
+
+each = pytest.mark.parametrize("file", files())
+
+
+@each
+def test_out_and_in_again(file: str) -> None:
+    net, form, weights = files()[file]
+    again = type(net).from_published(weights, form).eval()
+    assert again.state_dict().keys() == net.state_dict().keys()
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in net.state_dict().items())
+    back = again.to_published(form)
+    assert list(back) == list(weights)
+    assert all(torch.equal(value, back[key]) for key, value in weights.items())
+    x = torch.rand(1, 3, 64, 44)
+    with torch.no_grad():
+        for ours, theirs in zip(net(x), again(x), strict=True):
+            assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+
+
+@each
+def test_a_file_is_recognised_among_all_networks(file: str) -> None:
+    net, _, weights = files()[file]
+    assert recognise(weights, NETWORKS.values()).network is type(net)
+
+
+def test_every_form_is_there() -> None:
+    """In every form, each by some variant."""
+    written = {(type(net), form) for net, form, _ in files().values()}
+    assert written == {(network, form) for network in NETWORKS.values() for form in network.forms}
+
+
+@each
+def test_a_damaged_file_is_refused_by_name(file: str) -> None:
+    net, form, weights = files()[file]
+    key = max(weights, key=lambda name: weights[name].numel())
+    rest = {name: value for name, value in weights.items() if name != key}
+    for damaged, named in (
+        (rest, key),
+        (weights | {"backbone.weight": torch.zeros(1)}, "backbone.weight"),
+        (weights | {key: weights[key][..., None]}, type(net).__name__),
+    ):
+        with pytest.raises(ValueError, match=re.escape(named)):
+            type(net).from_published(damaged, form)
+
+
+@each
+def test_a_foreign_file_is_said_to_look_like_what_it_is(file: str) -> None:
+    net, _, weights = files()[file]
+    key = next(iter(weights))
+    with pytest.raises(ValueError, match=rf"looks most like {type(net).__name__} .*{re.escape(key)}"):
+        recognise({name: value for name, value in weights.items() if name != key}, NETWORKS.values())
+
+
+def test_another_order_of_the_parts_is_another_form() -> None:
+    net, _, weights = files()["gaitset opengait"]
+    with pytest.raises(ValueError, match="no file of GaitSet"):
+        GaitSet.from_published(weights, "authors")
+    with pytest.raises(ValueError, match=r"form=mine: .*opengait, authors"):
+        net.to_published("mine")
+    with pytest.raises(ValueError, match="scale="):  # embeddings 255 times smaller, which nothing would tell
+        GaitSet(channels=(4, 8, 16), authors_oumvlp=True).to_published("opengait")
+    with pytest.raises(ValueError, match="strips="):
+        GaitPart(channels=(4, 8, 16, 16), strips=(2, 2, 8, 8)).to_published()
+
+
+def test_the_flat_embedding_of_older_weights_is_in_another_order() -> None:
+    """Keys and shapes are the same, so that only who loads them can say so."""
+    net = GLN(num_classes=3, channels=(2, 4, 8), lateral_dim=4, embedding_dim=4, compact_dim=4).eval()
+    now, before = net.to_published(), net.to_published("opengait_1_1")
+    order = torch.arange(93 * 4).view(93, 4).T.flatten()  # theirs now, c·93 + p, of theirs before, p·4 + c
+    assert torch.equal(now["reduce_fc.weight"], before["reduce_fc.weight"][:, order])
+    assert torch.equal(now["encoder_bn.running_var"], before["encoder_bn.running_var"][order])
+    assert torch.equal(now["Head.fc_bin"], before["Head.fc_bin"])
+    assert recognise(before, NETWORKS.values()).origin == recognise(now, NETWORKS.values()).origin
