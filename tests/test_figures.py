@@ -33,25 +33,42 @@ LOOK = Look(
     RNG.random((5, 4)),
 )
 HARD = HardProbe("NM", "001", "nm-02", "000", "090", 2, 2, 0, 1, 2, 0.5, 0.7, "002 nm-01", "001 nm-01")
+
+
+def drawn_curves(runs: dict[str, Any], probes: list[str]) -> Figure:
+    return figures.draw(charts.main_curves(charts.curves(runs, probes)))
+
+
+def drawn_lines(table: Table) -> Figure:
+    """As the page of a run has them."""
+    methods = list(dict.fromkeys(row.method for row in table.rows))
+    own = style.condition_colours([group[0].probe for group in table.groups()])
+    return figures.draw([
+        charts.per_view(group[0].probe, [(row.method, row) for row in group], table.views, methods,
+                        own[group[0].probe])
+        for group in table.groups()
+    ])  # fmt: skip
+
+
 DRAWN: dict[str, Callable[[], Figure]] = {
-    "curves": lambda: figures.curves(
-        {"train/loss": ([1, 2], [3.0, 2.0]), "test/rank1/NM": ([2], [50.0])}, ["NM"]
+    "curves": lambda: drawn_curves(
+        {"": {"train/loss": ([1, 2], [3.0, 2.0]), "test/rank1/NM": ([2], [50.0])}}, ["NM"]
     ),
-    "compared_curves": lambda: figures.compared_curves({"a": {"train/loss": ([1, 2], [3.0, 2.0])}, "b": {}}),
-    "cross_view": lambda: figures.cross_view(CELLS, VIEWS),
-    "difference": lambda: figures.cross_view({"b, NM": CELLS["NM"] - 50}, VIEWS, difference=True),
-    "per_view": lambda: figures.per_view(TABLE),
-    "confusion": lambda: figures.confusion(
-        Confusion(["001", "002"], np.array([[90.0, 10.0], [0.0, 100.0]]), 2, [])
+    "compared_curves": lambda: drawn_curves({"a": {"train/loss": ([1, 2], [3.0, 2.0])}, "b": {}}, []),
+    "cross_view": lambda: figures.draw(charts.rank1(CELLS, VIEWS)),
+    "difference": lambda: figures.draw([charts.cross_view("b, NM", CELLS["NM"] - 50, VIEWS, True)]),
+    "per_view": lambda: drawn_lines(TABLE),
+    "confusion": lambda: figures.draw(
+        [charts.confusion(Confusion(["001", "002"], np.array([[90.0, 10.0], [0.0, 100.0]]), 2, []))]
     ),
-    "embedding_map": lambda: figures.embedding_map(MAP),
+    "embedding_map": lambda: figures.draw(charts.embedding_map(MAP)),
     "attention": lambda: figures.attention(LOOK, "NM: 001"),
     "attention_without_ssfl": lambda: figures.attention(Look(LOOK.silhouettes, LOOK.scales, None), "NM: 001"),
     "hardest": lambda: figures.strips([[(what, LOOK.silhouettes) for what in figures.captions(HARD)]]),
 }
 LABELS = {
-    "curves": {"iteration", "loss", "rank-1 (%)"},
-    "compared_curves": {"iteration", "loss", "mean rank-1 (%)"},
+    "curves": {"iteration", "loss", "rank-1 on the test subjects (%)"},
+    "compared_curves": {"iteration", "loss"},
     "cross_view": {"gallery view (°)", "probe view (°)", "rank-1 (%)"},
     "difference": {"gallery view (°)", "probe view (°)", "difference (points)"},
     "per_view": {"probe view (°)", "rank-1 (%)"},
@@ -73,14 +90,18 @@ def test_axes_say_what_and_in_which_unit(name: str) -> None:
 
 EVIL = "<b>$" + 190 * "x"
 LONG: dict[str, Callable[[], Figure]] = {
-    "curves": lambda: figures.curves(
-        {"train/loss": ([1, 2], [3.0, 2.0]), f"test/rank1/{EVIL}": ([2], [5.0])}, [EVIL]
+    "curves": lambda: drawn_curves(
+        {"": {"train/loss": ([1, 2], [3.0, 2.0]), f"test/rank1/{EVIL}": ([2], [5.0])}}, [EVIL]
     ),
-    "compared_curves": lambda: figures.compared_curves({EVIL: {"train/loss": ([1, 2], [3.0, 2.0])}, "b": {}}),
-    "cross_view": lambda: figures.cross_view({EVIL: CELLS["NM"], "b": CELLS["BG"]}, (EVIL, f"{EVIL}b", "c")),
-    "per_view": lambda: figures.per_view(Table("T", (EVIL, f"{EVIL}b"), (Row(EVIL, EVIL, (1.0, 2.0), 1.5),))),
-    "confusion": lambda: figures.confusion(Confusion([EVIL, "b"], np.eye(2), 2, [])),
-    "embedding_map": lambda: figures.embedding_map(replace(MAP, subject=np.repeat([EVIL, "b"], 4))),
+    "compared_curves": lambda: drawn_curves({EVIL: {"train/loss": ([1, 2], [3.0, 2.0])}, "b": {}}, []),
+    "cross_view": lambda: figures.draw(
+        charts.rank1({EVIL: CELLS["NM"], "b": CELLS["BG"]}, (EVIL, f"{EVIL}b", "c"))
+    ),
+    "per_view": lambda: drawn_lines(Table("T", (EVIL, f"{EVIL}b"), (Row(EVIL, EVIL, (1.0, 2.0), 1.5),))),
+    "confusion": lambda: figures.draw([charts.confusion(Confusion([EVIL, "b"], np.eye(2), 2, []))]),
+    "embedding_map": lambda: figures.draw(
+        charts.embedding_map(replace(MAP, subject=np.repeat([EVIL, "b"], 4)))
+    ),
     "attention": lambda: figures.attention(LOOK, EVIL),
     "strips": lambda: figures.strips([[(EVIL, LOOK.silhouettes)] * 3]),
 }
@@ -144,11 +165,11 @@ def test_colour_blind_readers_tell_the_colours_apart(reader: str) -> None:
 
 
 def test_values_that_are_missing_leave_gaps() -> None:
-    line = figures.per_view(TABLE).axes[0].get_lines()[0]
+    line = drawn_lines(TABLE).axes[0].get_lines()[0]
     assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
-    texts = [text.get_text() for text in figures.cross_view(CELLS, VIEWS).axes[1].texts]
-    assert texts == []  # BG: nothing was counted
-    assert "mean –" in figures.cross_view(CELLS, VIEWS).axes[1].get_title()
+    axes = DRAWN["cross_view"]().axes[1]
+    assert list(axes.texts) == []  # BG: nothing was counted
+    assert "mean –" in axes.get_title()
 
 
 PROBES = ["NM", "BG", "CL"]
@@ -171,48 +192,51 @@ def test_a_condition_has_one_colour_in_every_picture() -> None:
     found: dict[str, set[str]] = {name: set() for name in (*PROBES, "mean", "gallery")}
     held_out = {"validation/rank1/BG": ([2, 4], [50.0, 60.0]), "validation/rank1/CL": ([2, 4], [50.0, 60.0])}
     for curves in (CURVES, {key: curve for key, curve in CURVES.items() if "NM" not in key}, held_out):
-        for line in figures.curves(curves, PROBES).axes[1].get_lines():
-            found[str(line.get_label()).removeprefix("held out, ")].add(colour_of(line))
+        for axes in drawn_curves({"run": curves}, PROBES).axes:
+            for line in axes.get_lines():
+                found[str(line.get_label())].add(colour_of(line))
         for chart in charts.curves({"run": curves}, PROBES):
             for trace in chart.figure["data"]:
                 found[trace["name"]].add(trace["line"]["color"])
     cells = {probe: np.full((3, 3), 50.0) for probe in PROBES}
     for some in (PROBES, PROBES[1:]):
-        figure = figures.cross_view({probe: cells[probe] for probe in some}, VIEWS, colours=own)
+        figure = figures.draw(charts.rank1({probe: cells[probe] for probe in some}, VIEWS, own))
         for axes, probe in zip(figure.axes, some, strict=False):
             found[probe].add(colour_of(axes.get_lines()[0]))
     table = Table("Tiny", VIEWS, tuple(ROWS))
-    for axes, probe in zip(figures.per_view(table).axes, PROBES, strict=True):
+    for axes, probe in zip(drawn_lines(table).axes, PROBES, strict=True):
         found[probe] |= {colour_of(line) for line in axes.get_lines()}
         rows = [(row.method, row) for row in ROWS if row.probe == probe]
         chart = charts.per_view(probe, rows, VIEWS, ["CSTL", "GEI"], own[probe])
         found[probe] |= {trace["line"]["color"] for trace in chart.figure["data"]} | {chart.colour}
     kinds = np.array(["gallery", *PROBES, "gallery", *PROBES])
     spread = replace(MAP, kind=kinds, kinds=["gallery", *PROBES])
-    for points, kind in zip(figures.embedding_map(spread).axes[2].collections, spread.kinds, strict=True):
+    for points, kind in zip(
+        figures.draw(charts.embedding_map(spread)).axes[2].collections, spread.kinds, strict=True
+    ):
         found[kind].add(to_hex(points.get_facecolor()[0]).upper())
     for trace in charts.embedding_map(spread)[2].figure["data"]:
         found[trace["name"]].add(trace["marker"]["color"])
     assert {name: colours for name, colours in found.items() if colours != {own[name]}} == {}
-    losses = figures.curves({"train/loss": ([1, 2], [3.0, 2.0])}, PROBES).axes[0].get_lines()
+    losses = drawn_curves({"": {"train/loss": ([1, 2], [3.0, 2.0])}}, PROBES).axes[0].get_lines()
     assert colour_of(losses[0]) not in {own[probe] for probe in PROBES}
 
 
 def test_a_run_has_one_colour_in_every_picture_of_a_comparison() -> None:
     logged = {"train/loss": ([1, 2], [3.0, 2.0])}
     runs = {"a": logged, "b": {}, "c": logged | {"test/rank1/mean": ([2], [50.0])}}
-    losses, rank1 = figures.compared_curves(runs).axes
-    panels = [("NM", VIEWS, [("c", ROWS[0])])]
-    alone = figures.lines(panels, names=list(runs)).axes[0].get_lines()[0]
+    losses, rank1 = drawn_curves(runs, []).axes
+    lines = charts.per_view("NM", [("c", ROWS[0])], VIEWS, list(runs))
+    alone = figures.draw([lines]).axes[0].get_lines()[0]
     colours = {colour_of(line) for line in (losses.get_lines()[1], rank1.get_lines()[0], alone)}
     for chart in charts.curves(runs, []):
         colours |= {trace["line"]["color"] for trace in chart.figure["data"] if trace.get("name") == "c"}
-    colours.add(charts.per_view("NM", [("c", ROWS[0])], VIEWS, list(runs)).figure["data"][0]["line"]["color"])
+    colours.add(lines.figure["data"][0]["line"]["color"])
     assert colours == {style.COLOURS[2]}
 
 
 def test_methods_of_one_colour_differ_in_dash_and_sign() -> None:
-    first, second = figures.per_view(Table("Tiny", VIEWS, tuple(ROWS))).axes[0].get_lines()
+    first, second = drawn_lines(Table("Tiny", VIEWS, tuple(ROWS))).axes[0].get_lines()
     assert first.get_linestyle() != second.get_linestyle()
     assert first.get_marker() != second.get_marker()
 
@@ -225,7 +249,7 @@ def test_what_was_logged_once_shows(runs: int) -> None:
         "test/rank1/mean": ([7], [50.0]),
     }
     several = {f"run {i}": once for i in range(runs)}
-    for figure in (figures.curves(once, []), figures.compared_curves(several)):
+    for figure in (drawn_curves({"": once}, []), drawn_curves(several, [])):
         lines = [line for axes in figure.axes for line in axes.get_lines()]
         assert lines
         assert all(line.get_marker() == "o" for line in lines)
@@ -243,7 +267,7 @@ def test_what_was_logged_once_shows(runs: int) -> None:
 )
 def test_iterations_are_ticked_at_whole_numbers(steps: list[int]) -> None:
     curve = {"train/loss": (steps, [1.0] * len(steps)), "test/rank1/mean": (steps, [1.0] * len(steps))}
-    for figure in (figures.curves(curve, []), figures.compared_curves({"a": curve, "b": curve})):
+    for figure in (drawn_curves({"": curve}, []), drawn_curves({"a": curve, "b": curve}, [])):
         figure.draw_without_rendering()
         for axes in figure.axes:
             low, high = axes.get_xlim()

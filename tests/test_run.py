@@ -54,8 +54,6 @@ def test_a_run_leaves_what_it_promises(
         "metrics.csv",
         "checkpoints",
         "results.json",
-        "cross_view.png",
-        "curves.png",
     }
     assert names >= {"table.md", "table.tex", "table.csv", "probes.npz", "report.html", "figures"}
     assert "embeddings.npz" not in names  # templates, which only keep_embeddings=true writes

@@ -16,7 +16,7 @@ import cstl.train
 from cstl.checkpoint import load_network
 from cstl.config import Plain
 from cstl.files import read_json, read_text
-from cstl.reporting import figures
+from cstl.reporting import charts, figures
 from cstl.reporting.page import report_run
 from cstl.run_folder import METRICS, REPORT, RESULTS, curves_of, read_metrics
 from cstl.running import typed
@@ -135,8 +135,9 @@ class Curves(dict[str, tuple[list[int], list[float]]]):
         super().__init__(columns)
         self.probes = probes
 
-    def _repr_png_(self) -> bytes:
-        return figures.to_png(figures.curves(self, self.probes))
+    def _repr_png_(self) -> bytes | None:
+        drawn = charts.main_curves(charts.curves({"": self}, self.probes))
+        return figures.to_png(figures.draw(drawn)) if drawn else None
 
 
 class Page:

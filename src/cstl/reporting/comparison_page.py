@@ -12,6 +12,7 @@ from cstl.reporting import charts, figures, leaderboard, pictures, tables
 from cstl.reporting.comparison import Row, Table, typed_value
 from cstl.reporting.entry import Entry
 from cstl.reporting.page import render
+from cstl.reporting.style import condition_colours
 
 # rows with lines and curves, and with heat maps of the difference to the baseline, at most
 DRAWN, AGAINST = 5, 2
@@ -67,8 +68,12 @@ def _group(table: Table) -> dict[str, Any]:
     panels = _per_view(table, shown)
     differences = _differences(table, drawn, base)
     views = next((run.outcome.views for row in drawn.values() for run in row.runs if run.outcome), [])
-    colours = figures.condition_colours(table.probes)
-    about = {title: colours[title.rpartition(", ")[2]] for title in differences}
+    colours = condition_colours(table.probes)
+    line_charts = [charts.per_view(probe, rows, views, list(shown)) for probe, views, rows in panels]
+    difference_charts = [
+        charts.cross_view(title, cells, views, True, colours[title.rpartition(", ")[2]])
+        for title, cells in differences.items()
+    ]
     return {
         "title": table.title.partition(":")[0],
         "rule": table.title.partition(": ")[2],
@@ -83,28 +88,18 @@ def _group(table: Table) -> dict[str, Any]:
         "baseline": base,
         "notes": table.notes,
         "same": [(key, typed_value(value)) for key, value in table.same.items()],
-        "line_charts": [
-            replace(
-                charts.per_view(probe, rows, views, list(shown)), tall=len(shown) > 3
-            )  # room for the legend
-            for probe, views, rows in panels
-        ],
-        "still_lines": _still(figures.lines, panels, names=list(shown)) if panels else None,
-        "differences": [
-            charts.cross_view(title, cells, views, difference=True, colour=about[title])
-            for title, cells in differences.items()
-        ],
-        "still_differences": _still(figures.cross_view, differences, views, True, about)
-        if differences
-        else None,
+        "line_charts": [replace(chart, tall=len(shown) > 3) for chart in line_charts],  # room for the legend
+        "still_lines": _still(line_charts),
+        "differences": difference_charts,
+        "still_differences": _still(difference_charts),
         "curves": curve_charts,
-        "still_curves": _still(figures.compared_curves, curves) if curve_charts else None,
+        "still_curves": _still(charts.main_curves(curve_charts)),
         "left_out": len(drawn) - len(shown),
     }
 
 
-def _still(draw: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-    return pictures.inlined(figures.to_png(draw(*arguments, **options)))
+def _still(drawn: Sequence[charts.Chart]) -> str | None:
+    return pictures.inlined(figures.to_png(figures.draw(drawn))) if drawn else None
 
 
 def _names(table: Table) -> list[str]:
@@ -151,9 +146,11 @@ def _mean_of(row: Row, values: Callable[[Entry], np.ndarray]) -> np.ndarray | No
     )
 
 
-def _per_view(table: Table, shown: Mapping[str, Row]) -> list[figures.Panel]:
+def _per_view(
+    table: Table, shown: Mapping[str, Row]
+) -> list[tuple[str, Sequence[str], list[tuple[str, tables.Row]]]]:
     """Return a panel for each probe set: its rank-1 in each probe view, a line for each row."""
-    panels: list[figures.Panel] = []
+    panels: list[tuple[str, Sequence[str], list[tuple[str, tables.Row]]]] = []
     for probe in table.probes:
         lines = []
         for name, row in shown.items():

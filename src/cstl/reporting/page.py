@@ -94,34 +94,31 @@ def _page_of_run(run: Run) -> dict[str, Any]:
         "map": [],
     }
     if page["curves"]:
-        still("curves", figures.curves(run.curves, run.probe_names))
+        still("curves", figures.draw(charts.main_curves(page["curves"])))
     colours = style.condition_colours(run.probe_names)
     if run.table:
         methods = list(dict.fromkeys(row.method for row in run.table.rows if row.has_views))
         for group in run.table.groups():
             probe, rows = group[0].probe, [(row.method, row) for row in group if row.has_views]
             page["lines"].append(charts.per_view(probe, rows, run.table.views, methods, colours.get(probe)))
-        still("per_view", figures.per_view(run.table))
+        still("per_view", figures.draw(page["lines"]))
     if run.probes is not None:
         views = run.probes.views
         cells = {probe: findings.cross_view(run, probe) for probe in run.probe_sets}
         cells = {probe: rank1 for probe, rank1 in cells.items() if np.isfinite(rank1).any()}
-        for probe, rank1 in cells.items():
-            mean = style.mean_excluding_identical(rank1)
-            title = f"{probe}: rank-1 (%), mean {style.percent(mean)}"
-            page["cross_views"].append(charts.cross_view(title, rank1, views, colour=colours.get(probe)))
+        page["cross_views"] = charts.rank1(cells, views, colours)
         page["cells"] = {
             probe: [[MISSING if np.isnan(value) else f"{value:.1f}" for value in line] for line in rank1]
             for probe, rank1 in cells.items()
         }
         if cells:
-            still("cross_view", figures.cross_view(cells, views, colours=colours))
+            still("cross_view", figures.draw(page["cross_views"]))
         if matrix := findings.confusion(run):
             page |= {"confusion": charts.confusion(matrix), "matrix": matrix, "pairs": matrix.pairs}
-            still("confusion", figures.confusion(matrix))
+            still("confusion", figures.draw([page["confusion"]]))
         if found := findings.embedding_map(run):
             page |= {"map": charts.embedding_map(found), "mapped": found}
-            still("embeddings", figures.embedding_map(found))
+            still("embeddings", figures.draw(page["map"]))
         if run.store is not None:
             page["hardest"] = _hardest(run)
             if page["hardest"]:

@@ -14,7 +14,7 @@ from cstl.files import shown, write_json, write_text
 from cstl.metrics import CrossViewResult
 from cstl.models.cost import cost
 from cstl.recognizer import GaitRecognizer, cross_view_accuracy
-from cstl.reporting import figures, tables
+from cstl.reporting import tables
 from cstl.reporting.published import BASELINE, Published, caveats, coverage, method_name, published
 from cstl.reporting.remarks import remarks
 from cstl.run_folder import (
@@ -22,7 +22,6 @@ from cstl.run_folder import (
     METRICS,
     PROBES,
     RESULTS,
-    curves_of,
     read_metrics,
     versions,
     write_embeddings,
@@ -99,9 +98,6 @@ def evaluate_and_write(
     write_probes(folder / PROBES, result.arrays() | {"labels": labels}, **names)
     if settings["keep_embeddings"]:
         write_embeddings(folder / EMBEDDINGS, embeddings, labels)
-    figures.rank1(result).savefig(folder / "cross_view.png")
-    if logged:
-        figures.curves(curves_of(logged), list(result.accuracy)).savefig(folder / "curves.png")
     write_json(folder / RESULTS, content)
     if settings["report"]:
         write_report(folder)

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import Logger
 from cstl.config import Plain, checked, differences
 from cstl.files import read_yaml, shown, write_text
 from cstl.reporting.tables import TEXT_FORMATS
-from cstl.run_folder import EMBEDDINGS, METRICS, PROBES, REPORT, RESULTS
+from cstl.run_folder import EMBEDDINGS, PROBES, REPORT, RESULTS
 from cstl.running.checkpoints import checkpoints, last_intact_checkpoint
 from cstl.running.command import write_command
 from cstl.running.console import say
@@ -119,7 +119,6 @@ def missing_files(folder: Path, settings: Plain) -> list[str]:
     """
     names = [RESULTS, *(f"table.{ending}" for ending in TEXT_FORMATS), PROBES]
     names += [EMBEDDINGS] if settings["keep_embeddings"] else []
-    names += ["cross_view.png", *(["curves.png"] if (folder / METRICS).exists() else [])]
     names += [REPORT] if settings["report"] else []
     return [name for name in names if not (folder / name).exists()]
 

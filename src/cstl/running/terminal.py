@@ -27,7 +27,7 @@ _FILES = (
     (("report.html",), "the report, for a browser"),
     (("results.json",), "every number, versions"),
     (("table.md", "table.tex", "table.csv"), "the table, for a paper"),
-    (("cross_view.png", "curves.png", "figures"), "pictures"),
+    (("figures",), "pictures"),
     (("metrics.csv",), "what was logged"),
     (("profile",), "the time of each operator, a trace for https://ui.perfetto.dev"),
     (("probes.npz", "embeddings.npz"), "what every probe found"),
