@@ -20,7 +20,7 @@ from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.recognizer import cross_view_accuracy
 from cstl.reporting.comparison import Table, compare
-from cstl.reporting.entry import Entry, Outcome
+from cstl.reporting.entry import ShownRun, rank1
 from cstl.run_folder import find_runs, write_probes
 from cstl.train import train
 
@@ -90,10 +90,10 @@ def table_of(*folders: Path, **options: Any) -> Table:
     return table
 
 
-def outcome(folder: Path) -> Outcome:
-    found = Entry(folder).outcome
-    assert found is not None
-    return found
+def of_run(folder: Path, weights: np.ndarray) -> dict[str, np.ndarray]:
+    run = ShownRun(folder)
+    assert run.tallies, run.problems
+    return rank1(run.tallies, weights)
 
 
 def slow_rank1(folder: Path, counts: np.ndarray, probe: str) -> float:
@@ -121,7 +121,7 @@ def slow_rank1(folder: Path, counts: np.ndarray, probe: str) -> float:
 def test_probes_give_the_numbers_of_the_results(write_run: WriteRun) -> None:
     folder = write_run("one", 2.0)
     told = json.loads((folder / "results.json").read_text())["rank1"]
-    found = outcome(folder).rank1(np.ones((1, 8)))
+    found = of_run(folder, np.ones((1, 8)))
     for probe in PROTOCOL.probes:
         assert found[probe][0] == pytest.approx(told[probe]["mean"], abs=1e-9)
         assert slow_rank1(folder, np.ones(8, int), probe) == pytest.approx(told[probe]["mean"], abs=1e-9)
@@ -135,9 +135,10 @@ def test_a_run_and_its_evaluation(configured: Callable[..., DictConfig], tmp_pat
     evaluate(configured("evaluate", checkpoint, *few, "max_frames=2", folder="short"))
     evaluate(configured("evaluate", checkpoint, *few, folder="again"))
     for name in ("run", "short", "again"):
-        found = Entry(tmp_path / name)
-        assert found.outcome is not None, found.problems
-        assert found.outcome.subjects == ["005", "006"]
+        found = ShownRun(tmp_path / name)
+        assert found.tallies, found.problems
+        assert found.probes is not None
+        assert found.probes.subjects == ["005", "006"]
     table = table_of(tmp_path / "run", tmp_path / "short", tmp_path / "again")
     rows = {tuple(run.folder.name for run in row.runs): row.settings.get("max_frames") for row in table.rows}
     assert rows == {("run", "again"): None, ("short",): 2}
@@ -148,17 +149,17 @@ def test_a_run_and_its_evaluation(configured: Callable[..., DictConfig], tmp_pat
 def test_resampled_subjects_count_as_often_as_they_were_drawn(write_run: WriteRun) -> None:
     folder = write_run("one", 2.0)
     counts = np.random.default_rng(3).multinomial(8, np.full(8, 1 / 8), 5)
-    for probe, scores in outcome(folder).rank1(counts.astype(float)).items():
+    for probe, scores in of_run(folder, counts.astype(float)).items():
         assert scores == pytest.approx([slow_rank1(folder, some, probe) for some in counts], abs=1e-9)
-    nobody = outcome(folder).rank1(np.zeros((1, 8)))
+    nobody = of_run(folder, np.zeros((1, 8)))
     assert all(math.isnan(score[0]) for score in nobody.values())
 
 
 def test_a_single_view_is_compared_with_itself(write_run: WriteRun) -> None:
     protocol = Protocol(**(asdict(PROTOCOL) | {"views": ("000",)}))
     folder = write_run("one", 1.5, protocol=protocol)
-    run = Entry(folder)
-    assert run.outcome is not None
+    run = ShownRun(folder)
+    assert run.tallies
     assert run.means.keys() == {"NM", "BG"}
 
 
@@ -367,7 +368,7 @@ def test_held_out_scores_are_shown_to_choose_by(
     assert "held-out: rank-1 on held-out training subjects, highest for #2. Choose settings by it" in flat
     (Path("a") / "checkpoints").mkdir()
     (Path("a") / "checkpoints" / "best.ckpt").touch()
-    assert [Entry(Path(name)).held_out for name in "ab"] == [90.0, 70.0]
+    assert [ShownRun(Path(name)).held_out for name in "ab"] == [90.0, 70.0]
 
 
 def test_what_cannot_be_compared_is_one_line(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:

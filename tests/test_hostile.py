@@ -52,7 +52,7 @@ from cstl.recognizer import cross_view_accuracy
 from cstl.report import main as report_main
 from cstl.reporting import charts, figures, findings, leaderboard, pictures, tables
 from cstl.reporting.comparison import compare
-from cstl.reporting.entry import Entry
+from cstl.reporting.entry import ShownRun
 from cstl.reporting.folder import read_run
 from cstl.reporting.leaderboard import to_markdown, to_terminal
 from cstl.reporting.page import _file_name, report_run
@@ -686,7 +686,7 @@ def test_a_link_out_of_the_folder_is_not_followed(name: str, spoilt: Path, tmp_p
     (spoilt / name).symlink_to(tmp_path / "private")
     for linked in (spoilt / name, spoilt / ".hydra"):
         assert SECRET not in str(read_run(spoilt))
-        assert SECRET not in str(Entry(spoilt))
+        assert SECRET not in str(ShownRun(spoilt))
         shutil.rmtree(spoilt / ".hydra", ignore_errors=True)
         (tmp_path / "hydra").mkdir(exist_ok=True)
         (tmp_path / "hydra" / "config.yaml").write_text(f"token: {SECRET}\n")
@@ -701,7 +701,7 @@ def test_a_named_pipe_is_not_waited_for(name: str, spoilt: Path) -> None:
     (spoilt / name).unlink()
     os.mkfifo(spoilt / name)
     read_run(spoilt)
-    Entry(spoilt)
+    ShownRun(spoilt)
 
 
 def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> None:
@@ -717,14 +717,14 @@ def test_what_hydra_noted_is_followed_and_nothing_of_it_called(spoilt: Path) -> 
         "name: '${now:%Y}'",
     ]  # fmt: skip
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines))
-    assert Entry(spoilt).known == {}  # of itself it has no end
+    assert ShownRun(spoilt).known == {}  # of itself it has no end
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join(lines).replace("b: '${model.b}', ", ""))
-    config = Entry(spoilt).known
+    config = ShownRun(spoilt).known
     assert (config["model"]["triplet"]["margin"], config["model"]["a"]) == (64, "${oc.env:SECRET}")
     assert (config["model"]["c"], config["data"], config["dataset"]["title"]) == ("${nowhere}", {}, "tiny")
     bomb = [f"a{i}: ['${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}', '${{a{i + 1}}}']" for i in range(15)]
     (spoilt / ".hydra" / "config.yaml").write_text("\n".join([*bomb, "a15: 1"]))
-    assert Entry(spoilt).known == {}
+    assert ShownRun(spoilt).known == {}
     read(spoilt)
 
 

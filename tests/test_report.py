@@ -26,7 +26,8 @@ from cstl.models import AblatedCSTL
 from cstl.preparation.plan import Preparation
 from cstl.preparation.prepare import prepare
 from cstl.reporting import figures, findings, pictures
-from cstl.reporting.folder import ShownRun, read_run
+from cstl.reporting.entry import ShownRun
+from cstl.reporting.folder import read_run
 from cstl.reporting.page import report_run
 from cstl.run_folder import Embeddings, Probes
 from cstl.train import train

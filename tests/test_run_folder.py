@@ -16,7 +16,7 @@ from cstl.evaluate import evaluate
 from cstl.files import write_json
 from cstl.owner import InUseError, owner
 from cstl.recognizer import GaitRecognizer
-from cstl.reporting.entry import Entry
+from cstl.reporting.entry import ShownRun
 from cstl.reporting.page import report_run
 from cstl.running import folder as folders
 from cstl.running.command import command
@@ -267,7 +267,7 @@ def test_a_run_that_was_begun_is_not_written_over(
     said = " ".join(capsys.readouterr().out.split())
     assert "results.json is damaged" in said
     assert (folder / "results.json.damaged").read_text() == '{"rank1"'
-    assert Entry(folder).state == "finished"
+    assert ShownRun(folder).state == "finished"
 
     config = (folder / "config.yaml").read_text()
     for damage in ("", "a: [", "- 1", "a: ${b}\n"):
@@ -284,7 +284,7 @@ def test_a_run_that_was_begun_is_not_written_over(
     (folder / "owner.json").write_text(
         json.dumps({"host": "node7", "process": 7, "since": "now", "machine": "x"})
     )
-    assert Entry(folder).state == "finished"
+    assert ShownRun(folder).state == "finished"
     assert report_run(folder).exists()
     again = configured("evaluate", checkpoint, "trainer=cpu", "baseline=false", folder="again")
     evaluate(again)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cstl import compare
 from cstl.reporting import comparison
-from cstl.reporting.entry import Entry
+from cstl.reporting.entry import ShownRun
 from cstl.running import sweep
 from cstl.running.command import command
 from cstl.running.processes import Stopped
@@ -112,7 +112,7 @@ def test_a_sweep_that_is_started_again_does_what_is_left(
     other = configured("train", *TINY, "hydra.job.num=3", "model.triplet.margin=0.3")
     assert sweep.job(train_one, other) is None
     assert "model.triplet.margin: 0.2 before, 0.3 now" in error.read_text().splitlines()[-1]
-    assert Entry(tmp_path / "run").state == "finished"
+    assert ShownRun(tmp_path / "run").state == "finished"
 
 
 def test_a_search_chooses_by_held_out_training_subjects(train: Callable[..., None], tmp_path: Path) -> None:

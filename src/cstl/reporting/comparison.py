@@ -20,12 +20,11 @@ from omegaconf import OmegaConf
 from cstl.config import CONFIG_PATH, decisive
 from cstl.files import shown
 from cstl.metrics.probes import resampled
-from cstl.reporting.entry import UNKNOWN, Entry, Identity
+from cstl.reporting.entry import FEW_SUBJECTS, UNKNOWN, Identity, ShownRun
 from cstl.reporting.remarks import remarks_of
 from cstl.run_folder import PROBES, find_runs
 
 RULE = "rank-1 (%), every probe counted, identical views excluded"
-FEW_SUBJECTS = 20  # fewer than these, and an interval from resampling them is too narrow
 # seeds vary within a row, the height is the resolution's
 IGNORED_WHEN_GROUPING = ("seed", "model.network.height")
 
@@ -40,7 +39,7 @@ class Row:
         interval: the same → the lowest and highest that resampling gives; empty: not known.
     """
 
-    runs: tuple[Entry, ...]
+    runs: tuple[ShownRun, ...]
     means: dict[str, list[float]] = field(default_factory=dict)
     difference: dict[str, float] = field(default_factory=dict)
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -111,7 +110,7 @@ def compare(
         paths += (here := find_runs(folder))
         if not here:
             remarks.append(f"{folder} is left out: no run is in it")
-    runs = [Entry(path) for path in dict.fromkeys(path.resolve() for path in paths)]
+    runs = [ShownRun(path) for path in dict.fromkeys(path.resolve() for path in paths)]
     if not runs:
         raise ValueError(
             f"no run in {', '.join(map(str, folders))}; expected folders that `python -m cstl.train` made"
@@ -140,11 +139,11 @@ def compare(
     return tables, remarks
 
 
-def _apart(runs: Iterable[Entry]) -> list[list[Entry]]:
+def _apart(runs: Iterable[ShownRun]) -> list[list[ShownRun]]:
     """Return the runs that can be compared with each other; runs without a result come to those
     they belong to.
     """
-    parts: dict[Identity | None, list[Entry]] = {}
+    parts: dict[Identity | None, list[ShownRun]] = {}
     for run in runs:
         if run.is_finished:
             parts.setdefault(run.identity, []).append(run)
@@ -156,7 +155,7 @@ def _apart(runs: Iterable[Entry]) -> list[list[Entry]]:
 
 
 def _table(
-    runs: list[Entry],
+    runs: list[ShownRun],
     pair: bool,
     several: bool,
     asked: Sequence[str],
@@ -167,7 +166,7 @@ def _table(
     finished = [run for run in runs if run.is_finished]
     all_probes = list(dict.fromkeys(probe for run in finished for probe in run.means))
     probes = [probe for probe in all_probes if all(probe in run.means for run in finished)]
-    grouped: dict[str, list[Entry]] = {}
+    grouped: dict[str, list[ShownRun]] = {}
     for run in finished:
         distinct = {key: value for key, value in run.settings.items() if not _is_ignored(key)}
         key = str(run.folder) if pair or not run.config else json.dumps(distinct, sort_keys=True, default=str)
@@ -226,7 +225,7 @@ def _notes(
         which = base if len(finished) == len(rows) == 2 else f"#{place + 1}{f' ({label})' if label else ''}"
         text = f"difference: points more than {which}"
         if any(row.interval for row in rows):
-            tested = len(next(run.outcome.subjects for run in finished if run.outcome))
+            tested = len(next(run.probes.subjects for run in finished if run.tallies and run.probes))
             text += (
                 f"; in brackets 95 % of {resamples} resamples of the {tested} test subjects, the same for "
                 "both rows, with seeds and gallery as they are"
@@ -245,14 +244,14 @@ def _notes(
         )
     notes += [f"{run.title}: {remark}" for run in finished for remark in remarks_of(run.results)]
     notes += [
-        f"{run.title}: without an interval: {PROBES} is {run.problems[PROBES]}"
+        f"{run.title}: without an interval: {PROBES} is {run.without_intervals}"
         for run in finished
-        if not run.outcome
+        if not run.tallies
     ]
     return notes
 
 
-def _differing(runs: Sequence[Entry], pair: bool) -> tuple[list[str], dict[str, Any]]:
+def _differing(runs: Sequence[ShownRun], pair: bool) -> tuple[list[str], dict[str, Any]]:
     """Return the keys of the settings that differ, and the settings that do not; of two runs the seed is one
     of them.
 
@@ -327,10 +326,11 @@ def _with_differences(
 
     def drawn(row: Row) -> dict[str, np.ndarray] | None:
         """Draw the same test subjects for every row, since the seed is."""
-        some = [run.outcome for run in row.runs if run.outcome]
-        if len(some) < len(row.runs):
+        some = [run.tallies for run in row.runs]
+        if not all(some):
             return None
-        scores = [resampled(outcome.tallies, len(outcome.views) > 1, resamples, seed) for outcome in some]
+        several = len(next(iter(some[0].values())).score[0]) > 1
+        scores = [resampled(tallies, several, resamples, seed) for tallies in some]
         means = {probe: np.mean([score[probe] for score in scores], 0) for probe in probes}
         return means | {"mean": np.mean(list(means.values()), 0)}
 
@@ -352,7 +352,7 @@ def _is_ignored(key: str) -> bool:
     return any(key == other or key.startswith(other + ".") for other in IGNORED_WHEN_GROUPING)
 
 
-def _title(runs: Sequence[Entry]) -> str:
+def _title(runs: Sequence[ShownRun]) -> str:
     run = next((run for run in runs if run.results), runs[0])
     name = run.known.get("dataset", {}).get("title") or run.results.get("dataset", "unknown data set")
     name = shown(name)

@@ -10,7 +10,7 @@ import numpy as np
 from cstl.files import write_text
 from cstl.reporting import charts, figures, leaderboard, pictures, tables
 from cstl.reporting.comparison import Row, Table, typed_value
-from cstl.reporting.entry import Entry
+from cstl.reporting.entry import ShownRun, per_view
 from cstl.reporting.page import render
 from cstl.reporting.style import condition_colours
 
@@ -65,10 +65,11 @@ def _group(table: Table) -> dict[str, Any]:
     shown = dict([*drawn.items()][:DRAWN]) | ({base: drawn[base]} if base in drawn else {})
     curves = {name: row.runs[0].curves for name, row in {**shown, **_unfinished(table, names)}.items()}
     curve_charts = [replace(chart, tall=len(curves) > 3) for chart in charts.curves(curves, table.probes)]
-    panels = _per_view(table, shown)
     differences = _differences(table, drawn, base)
-    views = next((run.outcome.views for row in drawn.values() for run in row.runs if run.outcome), [])
+    runs = [run for row in drawn.values() for run in row.runs]
+    views = next((run.probes.views for run in runs if run.tallies and run.probes), [])
     colours = condition_colours(table.probes)
+    panels = _per_view(table, shown, views)
     line_charts = [charts.per_view(probe, rows, views, list(shown)) for probe, views, rows in panels]
     difference_charts = [
         charts.cross_view(title, cells, views, True, colours[title.rpartition(", ")[2]])
@@ -139,28 +140,27 @@ def _places(table: Table) -> Callable[[Row], tuple[float, float, float, float] |
     return place
 
 
-def _mean_of(row: Row, values: Callable[[Entry], np.ndarray]) -> np.ndarray | None:
+def _mean_of(row: Row, values: Callable[[ShownRun], np.ndarray]) -> np.ndarray | None:
     """Return the mean over a row's runs of what is known of them; None where one has no probes."""
     return (
-        np.mean([values(run) for run in row.runs], axis=0) if all(run.outcome for run in row.runs) else None
+        np.mean([values(run) for run in row.runs], axis=0) if all(run.tallies for run in row.runs) else None
     )
 
 
 def _per_view(
-    table: Table, shown: Mapping[str, Row]
+    table: Table, shown: Mapping[str, Row], views: Sequence[str]
 ) -> list[tuple[str, Sequence[str], list[tuple[str, tables.Row]]]]:
     """Return a panel for each probe set: its rank-1 in each probe view, a line for each row."""
     panels: list[tuple[str, Sequence[str], list[tuple[str, tables.Row]]]] = []
     for probe in table.probes:
         lines = []
         for name, row in shown.items():
-            values = _mean_of(row, lambda run: run.outcome.per_view(probe))  # type: ignore[union-attr] # noqa: B023
+            values = _mean_of(row, lambda run: per_view(run.tallies[probe]))  # noqa: B023
             if values is not None:
                 numbers = tuple(None if np.isnan(value) else float(value) for value in values)
                 lines.append((name, tables.Row(probe, name, numbers, float(np.mean(row.means[probe])))))
         if lines:
-            outcome = next(run.outcome for row in shown.values() for run in row.runs if run.outcome)
-            panels.append((probe, outcome.views, lines))
+            panels.append((probe, views, lines))
     return panels
 
 
@@ -171,7 +171,7 @@ def _differences(table: Table, drawn: Mapping[str, Row], base: str | None) -> di
     for name in others:
         for probe in table.probes:
             cells = [
-                _mean_of(drawn[which], lambda run: run.outcome.tallies[probe].percent())  # type: ignore # noqa: B023
+                _mean_of(drawn[which], lambda run: run.tallies[probe].percent())  # noqa: B023
                 for which in (name, str(base))
             ]
             if cells[0] is not None and cells[1] is not None:

@@ -1,48 +1,60 @@
-"""A run in a comparison: its settings, who was recognised, and what it must share with others
-to be compared.
+"""A run as it is shown: its settings, who was recognised, and what it must share with others to be
+compared.
 """
 
+import csv
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from cstl.checkpoint import Weights
 from cstl.config import Plain, decisive
-from cstl.data.alignment import WIDTHS
+from cstl.data.alignment import WIDTHS, frame_size
 from cstl.data.protocol import Protocol, protocol_of
-from cstl.files import shown
-from cstl.metrics.probes import Tally, from_arrays, mean_over_galleries, nanmean, tally
+from cstl.data.store import Store
+from cstl.files import read_text, shown
+from cstl.metrics.probes import ProbeTable, Tally, from_arrays, mean_over_galleries, nanmean, tally
 from cstl.reporting.published import method_of_files
-from cstl.run_folder import PROBES, Run
+from cstl.reporting.tables import Row, Table
+from cstl.run_folder import LIMITS, PROBES, Run
 
 UNKNOWN = "?"
+FEW_SUBJECTS = 20  # fewer than these, and an interval from resampling them is too narrow
 MOST_CELLS = 5 * 10**7  # subjects × views × views × probes, each two numbers in memory
 
 # what two runs must share to be compared: data set, resolution, protocol, test subjects
 Identity = tuple[Any, ...]
 
 
-class Outcome(NamedTuple):
-    """Which probes of each test subject were recognised: sums of `cstl.metrics.probes` for each probe set."""
-
-    subjects: list[str]
-    views: list[str]
-    tallies: dict[str, Tally]
-
-    def per_view(self, probe: str, weights: np.ndarray | None = None) -> np.ndarray:
-        """Average over the gallery views, identical ones left out where there are others: (…, V), percent."""
-        return mean_over_galleries(self.tallies[probe].percent(weights), len(self.views) > 1)
-
-    def rank1(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Compute rank-1 of each probe set, float64 (R,), percent, when subject s counts
-        `weights[r, s]` times.
-        """
-        return {probe: nanmean(self.per_view(probe, weights)) for probe in self.tallies}
+def per_view(sums: Tally, weights: np.ndarray | None = None) -> np.ndarray:
+    """Average over the gallery views, identical ones left out where there are others: (…, V), percent."""
+    return mean_over_galleries(sums.percent(weights), sums.score.shape[1] > 1)
 
 
-class Entry(Run):
-    """A run in a comparison."""
+def rank1(tallies: Mapping[str, Tally], weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Compute rank-1 of each probe set, float64 (R,), percent; subject s counts `weights[r, s]` times."""
+    return {probe: nanmean(per_view(sums, weights)) for probe, sums in tallies.items()}
+
+
+class ShownRun(Run):
+    """A run as a page and a comparison show it.
+
+    Attributes:
+        notes: sentences on what is not there, and why.
+        weights: of the checkpoint that was reported, or of the last one.
+        checkpoint: where that is.
+        store: what it was tested on.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        self.notes: list[str] = []
+        self.weights: Weights | None = None
+        self.checkpoint: Path | None = None
+        self.store: Store | None = None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -82,44 +94,63 @@ class Entry(Run):
             return None
 
     @cached_property
-    def outcome(self) -> Outcome | None:
-        """Return who was recognised; None where that is not known, and `problems` says why."""
-        if not self.results:
-            return None
-        if (found := self.probes) is None or (protocol := self.protocol) is None:
-            older = "not there (from an older version; evaluate the checkpoint again)"
-            self.problems.setdefault(
-                PROBES, older if found is None else "of no use without a protocol in config.yaml"
-            )
-            return None
-        size = (len(found.subjects), len(found.views), len(found.views))
-        if size[1] > 128 or np.prod(size, dtype=float) * len(protocol.probes) > MOST_CELLS:
-            self.problems[PROBES] = (
-                f"of {size[0]:,} subjects in {size[1]:,} views, more than can be resampled"
-            )
-            return None
-        tallies = {}
-        for probe, members in protocol.probes.items():
-            chosen = np.isin(
-                found.condition, [i for i, name in enumerate(found.conditions) if name in members]
-            )
-            arrays = {key: getattr(found, key)[chosen] for key in found._fields[:9]}
-            tallies[probe] = tally(from_arrays(arrays, found.gallery_sequences > 0), size[1], size[0])
-        outcome = Outcome(found.subjects, found.views, tallies)
-        for probe, rank1 in outcome.rank1().items():
-            mean = self.means.get(probe, np.nan)
-            if not np.isclose(rank1, mean, atol=1e-6, equal_nan=True):
+    def table(self) -> Table | None:
+        """Return the paper's table, as the run printed it."""
+        return self._read("table.csv", read_table, None)
+
+    @cached_property
+    def probe_table(self) -> ProbeTable:
+        """Return the table of probes: a row for each probe and gallery view."""
+        assert self.probes is not None
+        return from_arrays(self.probes._asdict(), self.probes.gallery_sequences > 0)
+
+    def of_set(self, probe: str) -> ProbeTable:
+        """Return the rows of a set of probes."""
+        assert self.probes is not None
+        members = self.probe_sets[probe]
+        return self.probe_table.of([i for i, name in enumerate(self.probes.conditions) if name in members])
+
+    @cached_property
+    def tallies(self) -> dict[str, Tally]:
+        """Return which probes of each test subject were recognised: sums for each set; {}: not known.
+
+        Then there are no intervals, and `without_intervals` says why.
+        """
+        if (p := self.probes) is None or (self.results and not self.probe_sets):
+            return {}
+        if len(p.subjects) * len(p.views) ** 2 * len(self.probe_sets) > MOST_CELLS:
+            return {}
+        found = {probe: tally(self.of_set(probe), len(p.views), len(p.subjects)) for probe in self.probe_sets}
+        for probe, mean in rank1(found).items() if self.results else ():
+            told = self.means.get(probe, np.nan)  # another file, perhaps of another result
+            if not np.isclose(mean, told, atol=1e-6, equal_nan=True):
                 self.problems[PROBES] = (
-                    f"of another result than results.json: {rank1:.2f} % on {probe}, there {mean:.2f}"
+                    f"of another result than results.json: {mean:.2f} % on {probe}, there {told:.2f}"
                 )
-                return None
-        return outcome
+                return {}
+        return found
+
+    @property
+    def without_intervals(self) -> str:
+        """Say why there are no intervals, after "probes.npz is"."""
+        if self.probes is None:
+            return self.problems.get(
+                PROBES, "not there (from an older version; evaluate the checkpoint again)"
+            )
+        size = f"of {len(self.probes.subjects):,} subjects in {len(self.probes.views)} views"
+        return self.problems.get(PROBES, f"{size}, more than can be resampled")
 
     @cached_property
     def identity(self) -> Identity | None:
         """Return what it must share with a run that it is compared with; None: not known."""
         protocol = self.protocol
-        tested = tuple(self.outcome.subjects) if self.outcome else protocol.test_subjects if protocol else ()
+        tested = (
+            tuple(self.probes.subjects)
+            if self.tallies and self.probes
+            else protocol.test_subjects
+            if protocol
+            else ()
+        )
         rules = (protocol.views, protocol.gallery, tuple(protocol.probes.items())) if protocol else ()
         if self.results:
             return self.results["dataset"], tuple(self.results["resolution"]), tested, rules
@@ -141,7 +172,33 @@ class Entry(Run):
         return f"at step {self.last_step} of {self.steps[1] or UNKNOWN}"
 
     @property
+    def benchmark(self) -> str:
+        """Name the data set for the reader, with the size of the silhouettes: CASIA-B 128×88."""
+        title = self.config.get("dataset", {}).get("title") or self.dataset or "unknown data set"
+        res = self.config.get("res")  # another than ours may stand in a file
+        size = self.results.get("resolution") or (frame_size(res) if res in WIDTHS else None)
+        return f"{title} {size[0]}×{size[1]}" if size else title
+
+    @property
     def title(self) -> str:
         """Return the folder, as short as it stays clear: from the current one, else its last two parts."""
         here, folder = Path.cwd().resolve(), self.folder.resolve()
         return shown(folder.relative_to(here) if folder.is_relative_to(here) else Path(*folder.parts[-2:]))
+
+
+def read_table(path: Path) -> Table:
+    """Read a `table.csv`; ValueError where it is none."""
+    title, *lines = read_text(path, 2**20).splitlines()
+    header, *lines_of_cells = csv.reader(lines)
+    rows = []
+    for probe, method, *cells in lines_of_cells:
+        *values, mean = (float(cell) if cell else None for cell in cells)
+        numbers = [value for value in (*values, mean) if value is not None]
+        if len(cells) != len(header) - 2 or not all(abs(value) <= 100 for value in numbers):
+            raise ValueError(f"the row of {shown(probe, 40)} is no row of percentages")
+        rows.append(Row(shown(probe, 60), shown(method, 60), tuple(values), mean))
+    if not 3 < len(header) <= LIMITS["views"] or len(rows) > LIMITS["views"]:
+        raise ValueError(f"{len(header)} columns and {len(rows)} rows are no table of views")
+    return Table(
+        shown(title.removeprefix("# ")), tuple(shown(view, 60) for view in header[2:-1]), tuple(rows)
+    )

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cstl.metrics.probes import ProbeTable, compact_subjects, mean_over_galleries, nanmean, resampled, tally
-from cstl.reporting.folder import ShownRun as Run
+from cstl.metrics.probes import ProbeTable, nanmean, resampled, tally
+from cstl.reporting.entry import ShownRun as Run
+from cstl.reporting.entry import rank1
 
 MAPPED = 2000  # sequences on the map of the embeddings, at most
 SUBJECTS = 24  # subjects on it, at most: as many as colours and signs can tell apart
-MOST_CELLS = 10**8  # subjects × views × views × sets of probes, each a number in memory
 CONFUSED = 60  # subjects in the confusion matrix, at most
 
 
@@ -73,18 +73,12 @@ class Map:
         return [f"PC {i} ({share:.0f} % of the variance)" for i, share in enumerate(self.share, 1)]
 
 
-def members(run: Run, probe: str) -> list[int]:
-    """Return the positions of a probe set's conditions in those of `run.probes`."""
-    assert run.probes is not None
-    return [i for i, name in enumerate(run.probes.conditions) if name in run.probe_sets[probe]]
-
-
 def cross_view(run: Run, probe: str) -> np.ndarray:
     """Return rank-1, every probe counted, float64 (V probe views, V gallery views), percent;
     NaN: nothing to count.
     """
     assert run.probes is not None
-    rows = run.probe_table.of(members(run, probe))
+    rows = run.of_set(probe)
     return tally(rows._replace(subject=np.zeros_like(rows.subject)), len(run.probes.views), 1).percent()
 
 
@@ -98,33 +92,22 @@ class Interval(NamedTuple):
 
 def intervals(run: Run) -> dict[str, Interval]:
     """Return the mean of each set of probes that has one, identical views excluded, and of all as `mean`."""
-    p = run.probes
-    if p is None:
+    means = {probe: float(mean) for probe, mean in rank1(run.tallies).items() if np.isfinite(mean)}
+    if not means:
         return {}
-    table, subjects = compact_subjects(run.probe_table)
-    views, leave_out = len(p.views), len(p.views) > 1
-    if len(subjects) * views**2 * len(run.probe_sets) > MOST_CELLS:
-        return {}
-    found = {probe: tally(table.of(members(run, probe)), views, len(subjects)) for probe in run.probe_sets}
-    means = {
-        probe: float(nanmean(mean_over_galleries(sums.percent(), leave_out))) for probe, sums in found.items()
-    }
-    found = {probe: sums for probe, sums in found.items() if np.isfinite(means[probe])}
-    if not found:
-        return {}
-    again = resampled(found, leave_out)
+    assert run.probes is not None
+    again = resampled({probe: run.tallies[probe] for probe in means}, len(run.probes.views) > 1)
     again["mean"] = nanmean(np.stack(list(again.values()), axis=1))
-    means["mean"] = float(np.mean([means[probe] for probe in found]))
+    means["mean"] = float(np.mean(list(means.values())))
     return {
         name: Interval(means[name], *(float(end) for end in np.nanpercentile(values, (2.5, 97.5))))
         for name, values in again.items()
     }
 
 
-def compared(run: Run) -> ProbeTable:
+def compared(run: Run, table: ProbeTable) -> ProbeTable:
     """Return the rows that count: not those of the probe's own view, where there are others."""
     assert run.probes is not None
-    table = run.probe_table
     return table.where(table.view != table.gallery) if len(run.probes.views) > 1 else table
 
 
@@ -135,7 +118,7 @@ def confusion(run: Run) -> Confusion | None:
     p, subject_of = run.probes, _subjects_of(run)
     if p is None or subject_of is None:
         return None
-    table = compared(run)
+    table = compared(run, run.probe_table)
     table = table.where(table.nearest >= 0)
     if not len(table.nearest):
         return None
@@ -166,7 +149,7 @@ def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
     """Return the probes of a set that are missed in most galleries, by the largest margin
     first; each subject once.
     """
-    p, table = run.probes, compared(run).of(members(run, probe))
+    p, table = run.probes, compared(run, run.of_set(probe))
     assert p is not None
     table = table.where(table.match >= 0)
     _, number = np.unique(table.sequence, return_inverse=True)

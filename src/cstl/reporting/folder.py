@@ -1,59 +1,17 @@
-"""What a page shows of a run beside its files: the paper's table, the network's weights, the
-store's silhouettes.
-"""
+"""What a page shows of a run beside its files is found: the network's weights, the store's silhouettes."""
 
-import csv
 import os
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from cstl.checkpoint import Weights, load_weights
-from cstl.data.alignment import WIDTHS, frame_size
-from cstl.data.store import Store, open_store
-from cstl.files import read_text, shown
-from cstl.metrics.probes import ProbeTable, from_arrays
-from cstl.reporting.published import method_of_files
+from cstl.checkpoint import load_weights
+from cstl.data.store import open_store
+from cstl.files import shown
+from cstl.reporting.entry import ShownRun
 from cstl.reporting.remarks import remarks_of
-from cstl.reporting.tables import Row, Table
-from cstl.run_folder import CHECKPOINTS, CONFIG, LIMITS, METRICS, PROBES, RESULTS, Run, is_run, shown_settings
-
-
-class ShownRun(Run):
-    """A run's folder with what a page shows of it; `notes` say in sentences what is not there, and why."""
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder)
-        self.notes: list[str] = []
-        self.weights: Weights | None = None  # of the checkpoint that was reported, or of the last one
-        self.checkpoint: Path | None = None
-        self.store: Store | None = None
-
-    @cached_property
-    def table(self) -> Table | None:
-        """Return the paper's table, as the run printed it."""
-        return self._read("table.csv", _read_table, None)
-
-    @cached_property
-    def probe_table(self) -> ProbeTable:
-        """Return the table of probes: a row for each probe and gallery view."""
-        assert self.probes is not None
-        return from_arrays(self.probes._asdict(), self.probes.gallery_sequences > 0)
-
-    @property
-    def title(self) -> str:
-        """Name the data set for the reader, with the size of the silhouettes: CASIA-B 128×88."""
-        title = self.config.get("dataset", {}).get("title") or self.dataset or "unknown data set"
-        res = self.config.get("res")  # another than ours may stand in a file
-        size = self.results.get("resolution") or (frame_size(res) if res in WIDTHS else None)
-        return f"{title} {size[0]}×{size[1]}" if size else title
-
-    @property
-    def method(self) -> str:
-        """Name the network as the tables do."""
-        return method_of_files(self.results, self.config)
+from cstl.run_folder import CHECKPOINTS, CONFIG, METRICS, PROBES, RESULTS, is_run, shown_settings
 
 
 def read_run(folder: Path) -> ShownRun:
@@ -86,23 +44,6 @@ def read_run(folder: Path) -> ShownRun:
     _find_store(run)
     _explain(run)
     return run
-
-
-def _read_table(path: Path) -> Table:
-    title, *lines = read_text(path, 2**20).splitlines()
-    header, *lines_of_cells = csv.reader(lines)
-    rows = []
-    for probe, method, *cells in lines_of_cells:
-        *values, mean = (float(cell) if cell else None for cell in cells)
-        numbers = [value for value in (*values, mean) if value is not None]
-        if len(cells) != len(header) - 2 or not all(abs(value) <= 100 for value in numbers):
-            raise ValueError(f"the row of {shown(probe, 40)} is no row of percentages")
-        rows.append(Row(shown(probe, 60), shown(method, 60), tuple(values), mean))
-    if not 3 < len(header) <= LIMITS["views"] or len(rows) > LIMITS["views"]:
-        raise ValueError(f"{len(header)} columns and {len(rows)} rows are no table of views")
-    return Table(
-        shown(title.removeprefix("# ")), tuple(shown(view, 60) for view in header[2:-1]), tuple(rows)
-    )
 
 
 def _find_checkpoint(run: ShownRun) -> None:
@@ -212,6 +153,8 @@ def _explain(run: ShownRun) -> None:
             "Heat maps, confusions and the hardest probes are left out: probes.npz is not there, as in runs "
             f"of older versions. {again} writes it."
         )
+    if run.probes is not None and not run.tallies and PROBES in run.problems:
+        run.notes.append(f"Intervals are left out: {PROBES} is {run.without_intervals}.")
     run.notes[:0] = remarks_of(run.results)
     for probe, row in run.results.get("rank1", {}).items():
         if row["mean"] is None:

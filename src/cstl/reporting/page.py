@@ -22,14 +22,14 @@ from matplotlib.figure import Figure
 from cstl.checkpoint import build_network
 from cstl.files import write_text
 from cstl.reporting import charts, figures, findings, pictures, style, tables
+from cstl.reporting.entry import FEW_SUBJECTS
+from cstl.reporting.entry import ShownRun as Run
 from cstl.reporting.findings import HardProbe, Interval
-from cstl.reporting.folder import ShownRun as Run
 from cstl.reporting.folder import read_run
 from cstl.reporting.remarks import remarks_of
 from cstl.reporting.tables import MISSING
 
 HARDEST = 4  # probes of each set
-FEW_SUBJECTS = 20  # fewer, and an interval from resampling them is too narrow
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
     between = findings.intervals(run)
     page: dict[str, Any] = {
         "run": run,
-        "title": f"{run.method} on {run.title}",
+        "title": f"{run.method} on {run.benchmark}",
         "subtitle": f"run {run.name} · {state_of(run)}",
         "stills": stills,
         "verdict": _verdict(run, between),
