@@ -64,7 +64,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "embedding_map": lambda: figures.draw(charts.embedding_map(MAP)),
     "attention": lambda: figures.attention(LOOK, "NM: 001"),
     "attention_without_ssfl": lambda: figures.attention(Look(LOOK.silhouettes, LOOK.scales, None), "NM: 001"),
-    "hardest": lambda: figures.strips([[(what, LOOK.silhouettes) for what in figures.captions(HARD)]]),
+    "hardest": lambda: figures.strips([[(whose, LOOK.silhouettes) for _, whose, *_ in HARD.trio]]),
 }
 LABELS = {
     "curves": {"iteration", "loss", "rank-1 on the test subjects (%)"},

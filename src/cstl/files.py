@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 
 PART = ".part"  # the ending of a file that is still being written
+DAMAGED = ".damaged"  # and of one that was set aside
 DEPTH = 32  # lists and mappings within each other, at most
 VALUES = 1_000_000  # values in a JSON or YAML file, at most
 WHOLE = 2**63  # whole numbers are smaller

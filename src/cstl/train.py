@@ -19,8 +19,8 @@ from cstl.data.datamodule import GaitDataModule
 from cstl.files import read_json
 from cstl.recognizer import GaitRecognizer
 from cstl.reporting.published import check_label, method_name, refuse_baselines
-from cstl.run_folder import CHECKPOINTS, REPORT, RESULTS
-from cstl.running.checkpoints import BEST, check_best, checkpoints
+from cstl.run_folder import BEST, CHECKPOINTS, REPORT, RESULTS
+from cstl.running.checkpoints import check_best, checkpoints
 from cstl.running.command import command
 from cstl.running.console import say
 from cstl.running.evaluation import evaluate_and_write, write_report

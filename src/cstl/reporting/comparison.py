@@ -192,7 +192,7 @@ def _table(
     return Table(_title(runs), rows, probes, settings, same, place, notes, _published(finished, probes))
 
 
-def _published(runs: Sequence[Entry], probes: Sequence[str]) -> dict[str, list[float | None]]:
+def _published(runs: Sequence[ShownRun], probes: Sequence[str]) -> dict[str, list[float | None]]:
     found = {}
     for name, row in runs[0].published.items() if runs else ():
         if all(name in run.published for run in runs):

@@ -20,7 +20,6 @@ from cstl.files import replacing
 from cstl.metrics import CrossViewResult
 from cstl.reporting import charts
 from cstl.reporting.charts import Chart, written
-from cstl.reporting.findings import HardProbe
 from cstl.reporting.pictures import Look, recombine, sources, strip, tinted
 from cstl.reporting.style import COLOURS, STYLE, WIDTH, short
 
@@ -225,15 +224,3 @@ def strips(lines: Sequence[Sequence[tuple[str, np.ndarray]]], frames: int = 8) -
             axes.imshow(strip(silhouettes[some]), cmap="gray")
             axes.set_title(short(title, 70), fontsize=5.5)
     return figure
-
-
-def captions(probe: HardProbe) -> tuple[str, str, str]:
-    """Say what the three sequences of a hard probe are."""
-    return (
-        (
-            f"probe {probe.subject} {probe.condition} {probe.view}, missed in {probe.missed} of "
-            f"{probe.compared} views"
-        ),
-        f"taken for {probe.taken_for} {probe.gallery_view}, distance {probe.nearest_distance:.2f}",
-        f"right: {probe.right} {probe.gallery_view}, distance {probe.match_distance:.2f}",
-    )

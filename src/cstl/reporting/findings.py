@@ -48,9 +48,15 @@ class HardProbe:
     right: str  # and of the nearest of the probe's own subject
 
     @property
-    def trio(self) -> tuple[int, int, int]:
-        """Return the lines of the probe, of what it was taken for and of the right one."""
-        return self.sequence, self.nearest, self.match
+    def trio(self) -> list[tuple[str, str, str, int]]:
+        """Return the probe, what it was taken for and the right one: what, whose, how far, line."""
+        missed = f"missed in {self.missed} of {self.compared} views"
+        near, right = (f"distance {far:.2f}" for far in (self.nearest_distance, self.match_distance))
+        return [
+            ("probe", f"{self.subject} {self.condition} {self.view}", missed, self.sequence),
+            ("taken for", f"{self.taken_for} {self.gallery_view}", near, self.nearest),
+            ("right one", f"{self.right} {self.gallery_view}", right, self.match),
+        ]
 
 
 @dataclass(frozen=True)
@@ -162,24 +168,11 @@ def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
     found, name_of = [], _names(run)
     for n in order[np.sort(first)[:count]]:
         row: Any = ProbeTable(*(column[n].item() for column in table))
-        found.append(
-            HardProbe(
-                probe,
-                p.subjects[row.subject],
-                p.conditions[row.condition],
-                p.views[row.view],
-                p.views[row.gallery],
-                int(misses[number[n]]),
-                int(of_probe[number[n]]),
-                row.sequence,
-                row.nearest,
-                row.match,
-                row.nearest_distance,
-                row.match_distance,
-                name_of.get(row.nearest, "another"),
-                name_of.get(row.match, p.subjects[row.subject]),
-            )
-        )
+        who, of = p.subjects[row.subject], (int(misses[number[n]]), int(of_probe[number[n]]))
+        where = p.conditions[row.condition], p.views[row.view], p.views[row.gallery]
+        lines = row.sequence, row.nearest, row.match, row.nearest_distance, row.match_distance
+        names = name_of.get(row.nearest, "another"), name_of.get(row.match, who)
+        found.append(HardProbe(probe, who, *where, *of, *lines, *names))
     return found
 
 

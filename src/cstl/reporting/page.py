@@ -123,9 +123,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
             page["hardest"] = _hardest(run)
             if page["hardest"]:
                 trios = [
-                    list(
-                        zip(figures.captions(probe), (_frames(run, line) for line in probe.trio), strict=True)
-                    )
+                    [(f"{what} {whose}, {far}", _frames(run, line)) for what, whose, far, line in probe.trio]
                     for probe, _ in page["hardest"]
                 ]
                 figures.save(figures.strips(trios), folder, "hardest")
@@ -153,20 +151,17 @@ def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving
     """Return the hardest probes of each set, each with its three sequences: what it is, whose,
     how far, in motion.
     """
-    shown = []
-    for name in run.probe_sets:
-        for probe in findings.hardest(run, name, HARDEST):
-            distances = ("", f"distance {probe.nearest_distance:.2f}", f"distance {probe.match_distance:.2f}")
-            labels = (f"{probe.subject} {probe.condition}", probe.taken_for, probe.right)
-            views = (probe.view, probe.gallery_view, probe.gallery_view)
-            trio = []
-            for what, label, view, distance, line in zip(
-                ("probe", "taken for", "right one"), labels, views, distances, probe.trio, strict=True
-            ):
-                text = f"Silhouettes of {label}, view {view}"
-                trio.append((what, f"{label} {view}", distance, _moving(_frames(run, line), text)))
-            shown.append((probe, trio))
-    return shown
+    return [
+        (
+            probe,
+            [
+                (what, whose, far, _moving(_frames(run, line), f"Silhouettes of {whose}"))
+                for what, whose, far, line in probe.trio
+            ],
+        )
+        for name in run.probe_sets
+        for probe in findings.hardest(run, name, HARDEST)
+    ]
 
 
 def _file_name(probe: str) -> str:

@@ -18,12 +18,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from cstl.distributed import of_all_processes
-from cstl.files import PART, replacing
+from cstl.files import DAMAGED, PART, replacing
+from cstl.run_folder import BEST
 from cstl.running.processes import Stopped, stop_at_once
 from cstl.tensor_files import DamagedError, load_tensors
 
-BEST = "best.ckpt"
-DAMAGED = ".damaged"
 PATIENCE = 5.0  # seconds; schedulers send the same signal twice at once
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 

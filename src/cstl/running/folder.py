@@ -13,11 +13,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from cstl.files import read_json, replacing, shown, write_json
+from cstl.files import DAMAGED, read_json, replacing, shown, write_json
 from cstl.owner import owner
 from cstl.run_folder import CHECKPOINTS, CONFIG, EMBEDDINGS, EVALUATED, METRICS, PROBES, REPORT, RESULTS, Run
 
-DAMAGED = ".damaged"
 _OUTPUTS = (
     *("table.md", "table.csv", "table.tex", PROBES, EMBEDDINGS, REPORT, "figures"),
     *("cross_view.png", "curves.png"),  # of 0.1
