@@ -11,9 +11,7 @@ from cstl.running.streams import never_fail
 
 
 def main() -> None:
-    """Run the command that the first word names, as `python -m cstl.NAME` does; without one
-    prints the overview.
-    """
+    """Run the command that the first word names, as `python -m cstl.NAME` does; without one list them."""
     never_fail()
     asked = sys.argv[1:]
     if not asked or asked[0] in ("-h", "--help", "help"):

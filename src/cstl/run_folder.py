@@ -53,9 +53,7 @@ Curve = tuple[list[int], list[float]]  # iterations and values
 
 
 class Probes(NamedTuple):
-    """`probes.npz`: what N probe sequences found in the gallery of each of V views, see
-    `cstl.metrics.probes`.
-    """
+    """`probes.npz`: what N probe sequences found in the galleries of V views, see `cstl.metrics.probes`."""
 
     sequence: np.ndarray  # int64 (N,), line of the store's table
     subject: np.ndarray  # int64 (N,), position in `subjects`
@@ -242,9 +240,7 @@ class Run:
 
     @cached_property
     def held_out(self) -> float | None:
-        """Return the mean rank-1 on held-out training subjects, percent, of the checkpoint that it
-        reports; None: not measured.
-        """
+        """Return rank-1 (%) on held-out training subjects of the checkpoint it reports; None: unknown."""
         _, scores = self.curves.get(HELD_OUT, ([], []))
         scores = [score for score in scores if 0 <= score <= 100]
         if not scores:
@@ -252,9 +248,7 @@ class Run:
         return max(scores) if (self.folder / CHECKPOINTS / BEST).exists() else scores[-1]
 
     def candidates(self, path: str) -> Iterator[Path]:
-        """List where a path of the configuration may lead: from here, from where it was started,
-        from beside the run.
-        """
+        """List where a path may lead: from here, from where the run was started, from beside the run."""
         yield Path(path)
         if isinstance(cwd := self._hydra("runtime", "cwd"), str):
             yield Path(cwd) / path
@@ -274,9 +268,7 @@ def is_run(folder: Path) -> bool:
 
 
 def find_runs(folder: Path, depth: int = 2) -> list[Path]:
-    """Return the run folders in a folder: itself, or those it holds (a sweep's jobs), in the
-    order of their names.
-    """
+    """Return the run folders in a folder: itself, or those it holds (a sweep's jobs), in order."""
     if is_run(folder):
         return [folder]
     if depth == 0 or not folder.is_dir():
@@ -386,9 +378,7 @@ def _is_percent(value: Any) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a `metrics.csv`, each with the values it has; a last line that was cut
-    short is left out.
-    """
+    """Return the rows of a `metrics.csv`, each with the values it has, without a last line that is cut."""
     if not path.exists():
         return []
     rows = read_rows(path, whole_lines=True)
@@ -396,9 +386,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def curves_of(rows: Iterable[Mapping[str, float]]) -> dict[str, Curve]:
-    """Return the columns of a run's log, without what is not finite; of two rows of one
-    iteration the last counts.
-    """
+    """Return the columns of a run's log, finite values alone; of two rows of a step the last counts."""
     points: dict[str, dict[int, float]] = {}
     for row in rows:
         for name, value in row.items():
@@ -512,8 +500,6 @@ def write_probes(path: Path, arrays: Mapping[str, np.ndarray], **names: Sequence
 
 
 def write_embeddings(path: Path, embedding: np.ndarray, labels: np.ndarray) -> None:
-    """Write a vector for each sequence, for maps, with its subject, condition, view and number:
-    int64 (M, 4).
-    """
+    """Write a vector for each sequence, with its subject, condition, view and number: int64 (M, 4)."""
     columns = dict(zip(("subject", "condition", "view", "sequence"), labels.T, strict=True))
     write_npz(path, {"embedding": embedding, **columns})

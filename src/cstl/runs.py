@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def list_runs(folder: Path) -> list[list[str]]:
-    """Return a line of cells for each run in a folder, and for each sweep; of a sweep's folder,
-    for each job.
-    """
+    """Return a line of cells for each run in a folder and for each sweep; of a sweep's, for each job."""
     if not folder.is_dir():
         return []
     children = [folder] if is_run(folder) else sorted(child for child in folder.iterdir() if child.is_dir())

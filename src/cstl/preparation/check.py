@@ -1,6 +1,4 @@
-"""Is a store what it should be? Sequences counted by condition and view, odd ones named, a
-sheet of pictures.
-"""
+"""Is a store what it should be? Its sequences counted by condition and view, odd ones named, and shown."""
 
 import hashlib
 from collections import Counter
@@ -160,9 +158,7 @@ def contact_sheet(store: Store, sequences: int = 24, seed: int = 1, frames: int 
 
 
 def write_check(check: StoreCheck, sheet: np.ndarray, folder: Path) -> None:
-    """Write `counts.csv`, `missing.csv`, `suspicious.csv` and `contact_sheet.png` into a
-    folder, made if need be.
-    """
+    """Write `counts.csv`, `missing.csv`, `suspicious.csv` and `contact_sheet.png` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = (
         (condition, view, check.sequences[i, j], check.least[i, j], check.median[i, j], check.most[i, j])

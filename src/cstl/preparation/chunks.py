@@ -153,9 +153,7 @@ def prepare_sequence(
 
 
 def _to_frame(image: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray | str:
-    """Return a store's frame, uint8 (height, width), of a raw or already aligned silhouette; or
-    why there is none.
-    """
+    """Return a store's frame, uint8 (height, width), of a raw or aligned silhouette; or why there is none."""
     source, height = settings["source"], settings["height"]
     if source is not None and image.shape != tuple(source):
         return OTHER_SIZE.format(*image.shape, f"silhouettes aligned to {source[0]}x{source[1]}")

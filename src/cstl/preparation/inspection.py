@@ -1,6 +1,4 @@
-"""What is odd about raw masks and their names: a sample is looked at and counted, and said with
-what to type.
-"""
+"""What is odd about raw masks and their names: a sample is looked at, counted, and said with what to type."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -227,9 +225,7 @@ def refuse_nonsense(raw: str, sequences: Sequence[RawSequence], settings: Mappin
 
 
 def look_at_masks(store: Store) -> list[str]:
-    """Say what was seen of a store's masks when it was prepared, or what its raw tree shows of
-    an earlier version's.
-    """
+    """Say what was seen of a store's masks when it was prepared, or what an older one's raw tree shows."""
     settings = {"files": None, "threshold": None, "clean": "none"} | store.about
     try:
         if "inspection" in settings:
@@ -241,9 +237,7 @@ def look_at_masks(store: Store) -> list[str]:
 
 
 def remarks(seen: Seen) -> list[str]:
-    """Return a line for whatever is odd in more than a few frames or names: how often, an
-    example, what to type.
-    """
+    """Return a line for what is odd in more than a few frames: how often, an example, what to type."""
     frames = max(seen.get(FRAMES, [0])[0], 1)
     return [
         _line(kind, seen)

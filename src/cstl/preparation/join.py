@@ -183,9 +183,7 @@ def write_store(folder: Path, plan: Plan, outcomes: Sequence[Outcome], about: di
 
 
 def clear_abandoned(partial: Path) -> None:
-    """Remove what killed joins left; another process may be joining at this moment, so only
-    what nobody writes to.
-    """
+    """Remove what killed joins left, of that only what nobody writes to: another process may be joining."""
     for folder in partial.glob("store-*"):
         with suppress(OSError):
             changed = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))

@@ -1,6 +1,4 @@
-"""Raw trees as users have them on disk: a layout is where the folders of sequences are, and
-what lies in one.
-"""
+"""Raw trees as users have them: a layout is where the folders of sequences are, and what lies in one."""
 
 import errno
 import os
@@ -53,9 +51,7 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """A raw tree: its layout, its sequences sorted by subject, condition and view, and folders
-    that were left out.
-    """
+    """A raw tree: its layout, its sequences by subject, condition and view, and folders left out."""
 
     layout: str
     sequences: list[RawSequence]
@@ -63,9 +59,7 @@ class Listing:
 
 
 def by_subject(raw: str, problems: Problems) -> Iterator[RawSequence]:
-    """Find sequences in `subject/condition/view`, or `subject/subject/condition/view` as
-    unpacking may make of it.
-    """
+    """Find sequences in `subject/condition/view`, or `subject/subject/condition/view` of unpacking."""
     for subject, subject_folder in _folders(raw, problems):
         if _VIEW_FOLDER.fullmatch(subject):
             continue  # the other layout: every subject's folder in it would be listed for nothing
@@ -177,9 +171,7 @@ def spread(sequences: Sequence[Item], count: int | None) -> Sequence[Item]:
 
 
 def prevailing(seen: Mapping[Kind, Sequence[str]]) -> list[Kind]:
-    """Return the kinds seen, the one with most examples first, without strays: less than a
-    fifth of its examples.
-    """
+    """Return the kinds seen, that of most examples first, without strays: less than a fifth of that."""
     kinds = sorted(seen, key=lambda kind: -len(seen[kind]))
     return [kind for kind in kinds if 5 * len(seen[kind]) >= len(seen[kinds[0]])]
 
@@ -222,9 +214,7 @@ def _unpacking(archive: str) -> str:
 
 
 def _perhaps(raw: str) -> str:
-    """Return the folder above or below that fits, where the one that was given is one too deep
-    or too high.
-    """
+    """Return the folder above or below that fits, where the given one is one too deep or too high."""
     top = Path(raw).resolve()
     file = _first_frame(top)
     if file is None:
@@ -241,9 +231,7 @@ def _perhaps(raw: str) -> str:
 
 
 def _first_frame(top: Path) -> Path | None:
-    """Return a picture or pickle somewhere in a folder, the first by the names of the folders;
-    None: there is none.
-    """
+    """Return a picture or pickle somewhere in a folder, the first by the folders' names, if there is one."""
     for folder, folders, files in islice(os.walk(top), 1000):
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in _JUNK)
         for name in sorted(files):
@@ -253,9 +241,7 @@ def _first_frame(top: Path) -> Path | None:
 
 
 def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
-    """List names and paths of a folder's folders. What cannot be read, or leads back, is left
-    out and noted.
-    """
+    """List names and paths of a folder's folders; what cannot be read, or leads back, is noted."""
     folders = []
     try:
         with os.scandir(parent) as listed:
@@ -279,9 +265,7 @@ def _folders(parent: str, problems: Problems) -> list[tuple[str, str]]:
 
 
 def _wrong_link(link: str) -> str | None:
-    """Say what is wrong with a link: it ends in itself, in a folder that it lies in, or where
-    none may look.
-    """
+    """Say what is wrong with a link: it ends in itself, in a folder it lies in, or where none may look."""
     try:
         target = os.path.realpath(link, strict=True)
     except FileNotFoundError:

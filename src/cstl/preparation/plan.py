@@ -88,9 +88,7 @@ class Preparation:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Say what a store's content depends on, besides the raw files; of the protocol all
-        subjects, not the split.
-        """
+        """Say what a store's content depends on beside the raw files; of the protocol all subjects."""
         height, width = frame_size(self.res)
         return {
             "dataset": self.dataset,
@@ -135,9 +133,7 @@ class Chunk:
 
     @property
     def outcome_path(self) -> Path:
-        """Return where it is said what became of the sequences: written last, so a chunk that
-        has it is finished.
-        """
+        """Return where it is said what became of the sequences: written last, so who has it is finished."""
         return self.partial / f"chunk-{self.number:05d}.json"
 
 

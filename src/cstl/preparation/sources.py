@@ -1,6 +1,4 @@
-"""What a store was made of: a line for each sequence of the raw tree, to tell later whether the
-tree is still that.
-"""
+"""What a store was made of: a line for each sequence of the raw tree, to tell whether it is still that."""
 
 import csv
 import hashlib
@@ -22,9 +20,7 @@ Name = tuple[str, str, str]  # subject, condition, view
 
 
 class Source(NamedTuple):
-    """The files of a sequence: how many, a digest of their names and sizes, and one of their
-    times of change.
-    """
+    """The files of a sequence: how many, a digest of their names and sizes, one of their times of change."""
 
     subject: str
     condition: str
@@ -39,9 +35,7 @@ class Source(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What of a raw tree is not what a store was made of; `touched` have the same names and
-    sizes and other times.
-    """
+    """What of a raw tree is not what a store was made of; `touched`: only the times are others."""
 
     gone: list[Name]
     new: list[Name]

@@ -1,3 +1,1 @@
-"""The pieces of `cstl.report`: a run folder is read, what it says is worked out, drawn, and
-laid out as one page.
-"""
+"""The pieces of `cstl.report`: a run's folder is read, worked out, drawn, and laid out as one page."""

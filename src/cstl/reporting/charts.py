@@ -357,9 +357,7 @@ def embedding_map(found: Map) -> list[Chart]:
 
 
 def attention(found: Look) -> list[Chart]:
-    """Plot ATA's importance of each scale over frames and parts, and SSFL's scores with the frame chosen for
-    each.
-    """
+    """Plot ATA's importance of each scale over frames and parts, and SSFL's scores with the frames chosen."""
     charts = []
     total = sum(weights.mean() for weights in found.scales.values())
     labels, hover = ("frame", "part"), "frame %{x}, part %{y}: "

@@ -140,9 +140,7 @@ def compare(
 
 
 def _apart(runs: Iterable[ShownRun]) -> list[list[ShownRun]]:
-    """Return the runs that can be compared with each other; runs without a result come to those
-    they belong to.
-    """
+    """Return the runs that can be compared with each other; those without a result where they belong."""
     parts: dict[Identity | None, list[ShownRun]] = {}
     for run in runs:
         if run.is_finished:
@@ -320,9 +318,7 @@ def _paper() -> dict[str, Any]:
 def _with_differences(
     rows: Sequence[Row], number: int, probes: Sequence[str], resamples: int, seed: int
 ) -> list[Row]:
-    """Return the rows with their differences to one of them; with intervals where all runs say
-    who was recognised.
-    """
+    """Return the rows with their differences to one; with intervals where all runs say who was recognised."""
 
     def drawn(row: Row) -> dict[str, np.ndarray] | None:
         """Draw the same test subjects for every row, since the seed is."""

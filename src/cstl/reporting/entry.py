@@ -1,6 +1,4 @@
-"""A run as it is shown: its settings, who was recognised, and what it must share with others to be
-compared.
-"""
+"""A run as it is shown: its settings, who was recognised, what it must share to be compared."""
 
 import csv
 from collections.abc import Mapping

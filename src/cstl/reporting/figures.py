@@ -73,9 +73,7 @@ def _printed(figure: Figure, ending: str, metadata: dict[str, None]) -> bytes:
 
 @styled
 def draw(charts: Sequence[Chart]) -> Figure:
-    """Draw plots of one kind side by side, three in a line, with one bar of colours or one legend where they
-    can share it.
-    """
+    """Draw plots of one kind side by side, three in a line; a legend or bar of colours once, if it can be."""
     columns, first = min(3, len(charts)), charts[0]
     rows = math.ceil(len(charts) / columns)
     names = {_short(chart, line.name) for chart in charts for line in chart.lines}
@@ -176,9 +174,7 @@ def rank1(result: CrossViewResult) -> Figure:
 
 @styled
 def attention(found: Look, title: str) -> Figure:
-    """Draw ATA's importance of the scales and SSFL's scores over frames and parts, and the
-    recombined frame.
-    """
+    """Draw ATA's importance of the scales, SSFL's scores over frames and parts, the recombined frame."""
     panels = charts.attention(found)
     figure = Figure(figsize=(WIDTH, 1.0 + 0.95 * len(panels)))
     grid = figure.add_gridspec(
@@ -211,9 +207,7 @@ def attention(found: Look, title: str) -> Figure:
 
 @styled
 def strips(lines: Sequence[Sequence[tuple[str, np.ndarray]]], frames: int = 8) -> Figure:
-    """Draw sequences (T, H, W) as frames side by side, each under its title; so many lines of
-    so many sequences.
-    """
+    """Draw sequences (T, H, W) as frames side by side, each under its title."""
     figure = Figure(figsize=(WIDTH, 0.85 * len(lines)))
     panels = figure.subplots(len(lines), max(map(len, lines)), squeeze=False)
     for axes in panels.flat:

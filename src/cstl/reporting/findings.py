@@ -1,6 +1,4 @@
-"""What a run's probes say: rank-1 by pair of views, who is taken for whom, which probes are
-hardest, a map.
-"""
+"""What a run's probes say: rank-1 by pair of views, who is taken for whom, the hardest probes, a map."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,9 +16,7 @@ CONFUSED = 60  # subjects in the confusion matrix, at most
 
 @dataclass(frozen=True)
 class Confusion:
-    """Percent of a subject's comparisons in which it was taken for another, float64 (K, K) over
-    `subjects`.
-    """
+    """Percent of a subject's comparisons in which it was taken for another, (K, K) over `subjects`."""
 
     subjects: list[str]
     percent: np.ndarray  # row: who it was; column: taken for; the diagonal: recognised
@@ -80,9 +76,7 @@ class Map:
 
 
 def cross_view(run: Run, probe: str) -> np.ndarray:
-    """Return rank-1, every probe counted, float64 (V probe views, V gallery views), percent;
-    NaN: nothing to count.
-    """
+    """Return rank-1 of every probe, float64 (V probe views, V gallery views), percent; NaN: none."""
     assert run.probes is not None
     rows = run.of_set(probe)
     return tally(rows._replace(subject=np.zeros_like(rows.subject)), len(run.probes.views), 1).percent()
@@ -118,9 +112,7 @@ def compared(run: Run, table: ProbeTable) -> ProbeTable:
 
 
 def confusion(run: Run) -> Confusion | None:
-    """Return who is taken for whom, over all probes and galleries that count; None where nobody
-    can be named.
-    """
+    """Return who is taken for whom, over all probes and galleries that count; None: nobody can be named."""
     p, subject_of = run.probes, _subjects_of(run)
     if p is None or subject_of is None:
         return None
@@ -152,9 +144,7 @@ def confusion(run: Run) -> Confusion | None:
 
 
 def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
-    """Return the probes of a set that are missed in most galleries, by the largest margin
-    first; each subject once.
-    """
+    """Return a set's probes that are missed in most galleries, largest margin first, each subject once."""
     p, table = run.probes, compared(run, run.of_set(probe))
     assert p is not None
     table = table.where(table.match >= 0)
@@ -177,9 +167,7 @@ def hardest(run: Run, probe: str, count: int) -> list[HardProbe]:
 
 
 def embedding_map(run: Run) -> Map | None:
-    """Return the embeddings of some subjects' sequences on the plane in which they differ most:
-    their first two PCs.
-    """
+    """Return some subjects' sequences on the plane in which they differ most: the first two PCs."""
     p, e = run.probes, run.embeddings
     if p is None or e is None or len(e.embedding) < 4:
         return None
@@ -244,9 +232,7 @@ def _names(run: Run) -> dict[int, str]:
 
 
 def _subjects_of(run: Run) -> np.ndarray | None:
-    """Return the subject of each line of the store's table, as a position in `Probes.subjects`;
-    −1 for others.
-    """
+    """Return the subject of each line of the store's table, a position in `Probes.subjects`; −1: others."""
     p, labels = run.probes, _labels(run)
     assert p is not None
     if not len(labels):

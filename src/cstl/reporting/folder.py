@@ -47,9 +47,7 @@ def read_run(folder: Path) -> ShownRun:
 
 
 def _find_checkpoint(run: ShownRun) -> None:
-    """Find the checkpoint that the results belong to, wherever the run was moved; of an unfinished
-    run, the last.
-    """
+    """Find the checkpoint that the results belong to, wherever the run was moved; unfinished: the last."""
     own = run.folder / CHECKPOINTS
     found = []
     if named := run.results.get("checkpoint"):
@@ -70,9 +68,7 @@ def _find_checkpoint(run: ShownRun) -> None:
 
 
 def _name_method(run: ShownRun) -> None:
-    """Earlier versions called every network CSTL and set the paper's rows beside it without a
-    look at the rest.
-    """
+    """Leave out the paper's rows of earlier versions, which called every network CSTL and compared all."""
     if run.results and "method" not in run.results:
         if run.table and any(row.is_difference or row.method.endswith(" (paper)") for row in run.table.rows):
             run.notes.append(

@@ -148,9 +148,7 @@ def _page_of_run(run: Run) -> dict[str, Any]:
 
 
 def _hardest(run: Run) -> list[tuple[HardProbe, list[tuple[str, str, str, Moving]]]]:
-    """Return the hardest probes of each set, each with its three sequences: what it is, whose,
-    how far, in motion.
-    """
+    """Return the hardest probes of each set, each with three sequences: what, whose, how far, in motion."""
     return [
         (
             probe,
@@ -394,9 +392,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def _plotly() -> str:
-    """Return Plotly's script as its Python package has it, packed: a quarter of the size, and
-    mail takes it.
-    """
+    """Return Plotly's script as its Python package has it, packed: a quarter of the size, fit for mail."""
     spec = find_spec("plotly")
     assert spec is not None
     assert spec.submodule_search_locations is not None

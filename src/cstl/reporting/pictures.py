@@ -75,9 +75,7 @@ def examples(
 
 
 def look(network: Any, silhouettes: np.ndarray) -> Look | None:
-    """Show any network the frames uint8 (T, H, W); None where it does not say what it looks at,
-    see `cstl.models`.
-    """
+    """Show a network of `cstl.models` the frames uint8 (T, H, W); None: it does not say what it looks at."""
     if not hasattr(network, "attention"):
         return None
     tensor = next(network.parameters())
@@ -102,9 +100,7 @@ def strip(silhouettes: np.ndarray) -> np.ndarray:
 
 
 def recombine(found: Look) -> np.ndarray:
-    """Return the frame that SSFL puts together, uint8 (H, W): each part's rows out of the frame
-    it is taken from.
-    """
+    """Return the frame that SSFL puts together, uint8 (H, W): each part's rows from the frame it took."""
     assert found.source is not None
     rows = _rows_of_parts(found)
     return np.stack([found.silhouettes[found.source[part], row] for row, part in enumerate(rows)])

@@ -1,6 +1,4 @@
-"""What is to be known of a result before it is believed: a few sentences for `results.json`,
-terminal and report.
-"""
+"""What is to be known of a result before it is believed: sentences for results, terminal and report."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,4 @@
-"""What plots of the page and figures for papers share: colours, dashes, signs, and how numbers
-are written.
-"""
+"""What plots on the page and on paper share: colours, dashes, signs, and how numbers are written."""
 
 import math
 from collections.abc import Sequence
@@ -41,9 +39,7 @@ def condition_colours(probes: Sequence[str]) -> dict[str, str]:
 
 
 def line_look(i: int, many: bool = True) -> tuple[str, str, str]:
-    """Return colour, dash and sign of the i-th line; `many`: colours tell lines apart first,
-    else dashes and signs.
-    """
+    """Return colour, dash and sign of the i-th line; `many`: colours differ first, else dashes and signs."""
     place = i // len(COLOURS) if many else i
     return COLOURS[i % len(COLOURS)], DASHES[place % len(DASHES)], SIGNS[place % len(SIGNS)]
 

@@ -28,9 +28,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Write a checkpoint beside its target and rename it, so that a file under its own name is
-    always intact.
-    """
+    """Write a checkpoint beside its target and rename it: a file under its own name is always intact."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -94,9 +92,7 @@ class Checkpoints(Callback):
         self.signal, self.since = 0, 0.0  # the number of the one that came, and when
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over from Lightning, whose own handler broadcasts, which can hang;
-        it restores them.
-        """
+        """Take the signals over from Lightning, whose broadcast can hang; it restores them."""
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             remove_leftovers(self.folder, self.keep)
@@ -105,9 +101,7 @@ class Checkpoints(Callback):
                 signal.signal(number, self._note)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let a signal end the final evaluation at once: it has nothing to save, and the same
-        command repeats it.
-        """
+        """Let a signal end the final evaluation at once: nothing is to be saved, and it can be repeated."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number != signal.SIGINT:  # of several processes each would wait for the others
@@ -279,9 +273,7 @@ def last_intact_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def _damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, None where it loads; raise OSError where it
-    cannot be read at all.
-    """
+    """Return what is wrong with a checkpoint, None where it loads; OSError: it cannot be read at all."""
     try:
         load_tensors(path)
     except DamagedError as error:

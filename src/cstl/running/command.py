@@ -1,6 +1,4 @@
-"""What all commands share: Hydra composes, the command acts, and a mistake reaches the user as
-one message.
-"""
+"""What all commands share: Hydra composes, the command acts, a mistake reaches the user as one message."""
 
 import re
 import shlex
@@ -55,9 +53,7 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
         typed.expand_home(config)
 
         def leave(message: object, code: int) -> None:
-            """Print on rank 0 alone, and end with its exit code: Lightning takes another's
-            number for a crash.
-            """
+            """Print on rank 0 alone, and end with its exit code: Lightning takes another's for a crash."""
             if is_first():
                 how = (
                     "the same command goes on"
@@ -94,9 +90,7 @@ def command(function: Callable[[DictConfig], Any], then: str | None = None) -> C
 
 
 def typed_again(leave_out: str | None = None) -> str:
-    """Return what was typed after a command, to be typed again: in a sweep the job's own; not
-    those of a pattern.
-    """
+    """Return what was typed after a command, to type it again: of a sweep the job's, but for a pattern."""
     hydra = HydraConfig.get()
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     overrides = [
@@ -112,9 +106,7 @@ def write_command(folder: Path, name: str) -> None:
 
 
 def asked_checkpoint(config: DictConfig, command: str) -> Path:
-    """Return the checkpoint that was asked for; raise ValueError with the newest one, where
-    none or a folder was.
-    """
+    """Return the checkpoint that was asked for; ValueError with the newest where none or a folder was."""
     runs = config.get("runs", "runs")
     path = None if OmegaConf.is_missing(config, "checkpoint") else config.checkpoint
     if path and not Path(path).is_dir():

@@ -10,9 +10,7 @@ from cstl.running.processes import is_first
 
 
 class _PlainConsole(Console):
-    """Prints text as it is: what looks like markup, or would do something to a terminal, is
-    seen and does nothing.
-    """
+    """Print text as it is: markup, or what would do something to a terminal, is seen and does nothing."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(shown_lines(item) if isinstance(item, str) else item for item in objects), **options)

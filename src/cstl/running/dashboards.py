@@ -100,9 +100,7 @@ class Speed(Callback):
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """Return {"memory": GiB}, the most so far on a GPU or else of this process; nothing where
-    it cannot be told.
-    """
+    """Return {"memory": GiB}, the most so far on a GPU or else of this process; {}: it cannot be told."""
     if device.type == "cuda":
         return {"memory": torch.cuda.max_memory_allocated(device) / 2**30}
     if resource is None:
@@ -159,9 +157,7 @@ class Pictures(Callback):
 
 
 def commit(package: Path = Path(__file__).parent) -> str | None:
-    """Return the commit that this code is, with `-dirty` where it differs; None where git does
-    not know its files.
-    """
+    """Return the commit that this code is, with `-dirty` where it differs; None: git does not know."""
 
     def git(*words: str) -> str:
         command = ("git", "-C", str(package), *words)
@@ -178,9 +174,7 @@ def commit(package: Path = Path(__file__).parent) -> str | None:
 def paper_sheet(
     result: CrossViewResult, recognizer: GaitRecognizer, data: GaitDataModule
 ) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows of the paper's table: ours, the published row where it may stand,
-    the difference.
-    """
+    """Return columns and rows of the paper's table: ours, the published one where it may stand, points."""
     config = recognizer.config or {}
     dataset, methods = config["dataset"], {method_name(config): result}
     paper = published(data, config, recognizer.trained, dataset, config.get("baselines", ()))
@@ -192,9 +186,7 @@ def paper_sheet(
 
 
 def view_sheet(result: CrossViewResult, probe: str) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows of rank-1 in percent, a row for each probe view and a column for
-    each gallery view.
-    """
+    """Return columns and rows of rank-1 in percent, a row for each probe view, a column for each gallery."""
     cells = result.accuracy[probe][:, :, 0]
     rows = [[None if value != value else value for value in row] for row in cells.tolist()]
     return ["probe view", *result.views], [[view, *row] for view, row in zip(result.views, rows, strict=True)]

@@ -177,9 +177,7 @@ def write_report(folder: Path) -> None:
 
 
 def network_cost(recognizer: GaitRecognizer, data: GaitDataModule) -> Plain:
-    """Return what the network costs on one sequence of as many frames as a clip of the training
-    has, at most.
-    """
+    """Return what the network costs on one sequence of as many frames as a training clip has at most."""
     frames = data.frames if isinstance(data.frames, int) else max(data.frames)
     shape = (1, frames, data.store.height, data.store.width)
     silhouettes = torch.full(shape, 0.5, device=recognizer.device).to(recognizer.dtype)

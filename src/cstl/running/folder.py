@@ -1,6 +1,4 @@
-"""Make a run's folder before Hydra writes into it, and refuse one that is not this command's or
-would be lost.
-"""
+"""A run's folder is made before Hydra writes into it; another command's or a finished one is refused."""
 
 import os
 import shutil
@@ -100,9 +98,7 @@ def refuse(error: object) -> None:
 
 
 def check_name(name: object, runs: str = "runs") -> None:
-    """Refuse what cannot be the name of one folder in that of the runs, everywhere: ValueError
-    with the reason.
-    """
+    """Refuse what cannot be the name of one folder in the runs', everywhere: ValueError with the reason."""
     text = str(name)
     if name is None or text == "":
         reason = "is empty, and a run needs a folder of its own; leave it out to have it named after the time"

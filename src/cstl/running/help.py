@@ -1,6 +1,4 @@
-"""Help that is made from the files: a command's docstring, the comments of its YAML, the files
-of each group.
-"""
+"""Help that is made from the files: a command's docstring, its YAML's comments, the files of each group."""
 
 import ast
 import re
@@ -32,9 +30,7 @@ class Key:
 
 
 def commands() -> dict[str, tuple[str, list[str]]]:
-    """Return name → (what it does, examples of arguments) of every command, as the docstrings
-    of the modules say.
-    """
+    """Return name → (what it does, examples of arguments) of every command, by the modules' docstrings."""
     commands = {}
     for file in sorted(Path(cstl.__file__).parent.glob("[!_]*.py")):
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
@@ -193,9 +189,7 @@ def keys_of(file: Path, conf: Path = Path(CONFIG_PATH)) -> list[Key]:
 
 
 def comment_of(lines: list[str], line: int, start: int, own: bool) -> str:
-    """Return the comment that begins on a line at or after a column, with the lines of its
-    column that follow it.
-    """
+    """Return the comment that begins on a line at or after a column, with the lines below that follow it."""
     column = lines[line].find("#", start)
     if column < 0 or lines[line][start:column].strip():
         return ""

@@ -1,6 +1,4 @@
-"""A recogniser and its data out of a checkpoint, whose settings come from a file and are
-trusted with nothing.
-"""
+"""A recogniser and its data out of a checkpoint, whose settings are trusted with nothing."""
 
 from contextlib import suppress
 from pathlib import Path

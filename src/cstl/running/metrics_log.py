@@ -1,6 +1,4 @@
-"""Where scalars, tables and pictures go: a file, Weights & Biases, TensorBoard; a run that goes
-on continues each.
-"""
+"""Where scalars, tables and pictures go: a file, Weights & Biases, TensorBoard; each goes on with its run."""
 
 import csv
 import io
@@ -252,9 +250,7 @@ Dashboard = WandbLog | TensorBoardLog
 
 
 def loggers_of(config: DictConfig) -> list[DictConfig]:
-    """Return the entries of the configuration's `logger` that are to be made, without one that
-    `mode` disables.
-    """
+    """Return the entries of the configuration's `logger` that are made, not one that `mode` disables."""
     nodes = [node for node in config.values() if isinstance(node, DictConfig)]
     return [node for node in nodes if node.get("mode") != "disabled"]
 

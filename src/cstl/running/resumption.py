@@ -114,9 +114,7 @@ def open_run(folder: Path, settings: Plain) -> Path | None:
 
 
 def missing_files(folder: Path, settings: Plain) -> list[str]:
-    """Return the files that a finished run has and this one lacks: it may have been killed
-    while it wrote them.
-    """
+    """Return the files that a finished run has and this one lacks: killed while it wrote them, perhaps."""
     names = [RESULTS, *(f"table.{ending}" for ending in TEXT_FORMATS), PROBES]
     names += [EMBEDDINGS] if settings["keep_embeddings"] else []
     names += [REPORT] if settings["report"] else []
@@ -134,9 +132,7 @@ def prolong(config: DictConfig) -> None:
 
 
 def resume_logs(loggers: Iterable[Logger], last: Path | None) -> None:
-    """Cut the logs back to the checkpoint a run goes on from; None: a run may have been killed
-    before its first one.
-    """
+    """Cut the logs back to the checkpoint a run goes on from; None: killed before its first one, perhaps."""
     for logger in loggers:
         if isinstance(logger, CSVLog | TensorBoardLog):
             logger.resume(step=int(last.stem.removeprefix("step-")) if last else 0)

@@ -100,9 +100,7 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str] = ()) -> ValueError:
-    """Return the error for a word that there is not: with the nearest of the choices or of
-    further ones, and all.
-    """
+    """Return the error for a word that there is not: with the nearest choice, or a further one, and all."""
     choices = sorted({choice for choice in choices if not choice.startswith("_")})
     further = [choice for choice in further if choice.rpartition(".")[0]]
     elsewhere = min(
@@ -115,9 +113,7 @@ def unknown(what: str, word: str, choices: Iterable[str], further: Iterable[str]
 
 
 def refuse_unknown(config: DictConfig, command: str) -> None:
-    """Raise ValueError for keys that nothing reads, wherever they come from, with the nearest
-    key and the list.
-    """
+    """Raise ValueError for keys that nothing reads, wherever they come from, with the nearest and all."""
     read_elsewhere = _references(config)
     every = [key for key, _ in leaves(config)]
 

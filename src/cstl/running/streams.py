@@ -1,6 +1,4 @@
-"""Outputs that a run cannot fail on, whatever their encoding or reader; and options answered in
-a sentence.
-"""
+"""Outputs that a run cannot fail on, whatever their encoding or reader; options answered in a sentence."""
 
 import argparse
 import codecs
@@ -21,9 +19,7 @@ _SIGNS = str.maketrans("−–×…→±·─│•█░’“”", '--x.>~.-|*
 
 
 class _Unfailing(io.FileIO):
-    """A file descriptor that drops what it cannot write: a closed pipe (`| head`), a full disk,
-    a lost terminal.
-    """
+    """A file descriptor that drops what it cannot write: a closed pipe (`| head`), a full disk."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -35,9 +31,7 @@ class _Unfailing(io.FileIO):
 
 
 def never_fail() -> None:
-    """Make standard output and error take every sign and survive their reader; silence
-    matplotlib's first run.
-    """
+    """Make standard output and error take every sign and survive their reader; silence matplotlib."""
     codecs.register_error("cstl", _in_other_signs)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -1,6 +1,4 @@
-"""Sweeps: a job that fails does not end them, a search is scored on held-out subjects, and the
-end says what failed.
-"""
+"""Sweeps: a failing job does not end them, a search is scored on held-out subjects, the end sums up."""
 
 import atexit
 import logging
@@ -36,9 +34,7 @@ class Sweep(Callback):
             refuse("a search is a sweep, add -m: python -m cstl.train -m hparams_search=optuna")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a search without held-out subjects; keep all jobs in one folder, whatever
-        their names are.
-        """
+        """Refuse a search without held-out subjects; keep all jobs in one folder, whatever their names."""
         if is_search(config.hydra):
             # Optuna's storage, of which nothing is used
             logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -65,9 +65,7 @@ class RunProgress(RichProgressBar):
             self.progress.speed_estimate_period = 120
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Note what the bar shows; nothing is left for Lightning's own column, which would be a
-        second line.
-        """
+        """Note what the bar shows; Lightning's own column, a second line, gets nothing."""
         metrics = trainer.callback_metrics
         if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in metrics:  # type: ignore[attr-defined]
             self.metrics["loss"] = f"{float(metrics['train/loss']):.3f}"

@@ -1,6 +1,4 @@
-"""What was typed after a command: made fit for Hydra's grammar, tried before anything starts,
-refused in a sentence.
-"""
+"""What was typed after a command: made fit for Hydra's grammar, tried first, refused in a sentence."""
 
 import os
 import re
@@ -103,9 +101,7 @@ def help_asked(command: str, words: list[str]) -> str:
 
 
 def composed(command: str, words: list[str]) -> DictConfig:
-    """Return the configuration of `conf/COMMAND.yaml` with these words, `read` before; nothing
-    global is set for it.
-    """
+    """Return the configuration of `conf/COMMAND.yaml` with these words, once `read`; nothing is global."""
     flags = _options_of(words)
     return _composed(command, flags.overrides, _loader(flags))
 
@@ -185,9 +181,7 @@ def _check_flags(command: str, words: list[str]) -> None:
 
 
 def _readable(word: str, command: str, loader: ConfigLoaderImpl, sweeps: bool) -> str:
-    """Return a word as Hydra's grammar takes it: with quotes where a value has its signs or
-    other alphabets'.
-    """
+    """Return a word as Hydra's grammar takes it: quoted where a value has its signs or other alphabets'."""
     if word.startswith("~") and "=" not in word:
         if not re.fullmatch(_KEY, word[1:], re.ASCII):
             raise ValueError(
@@ -282,9 +276,7 @@ def _no_setting(word: str, command: str, loader: ConfigLoaderImpl) -> str:
 
 
 def _jobs(words: list[str], loader: ConfigLoaderImpl) -> tuple[list[list[str]], list[str]]:
-    """Return the overrides of every job of a sweep, without what a search draws itself, and the
-    keys of that.
-    """
+    """Return the overrides of every job of a sweep, without what a search draws itself, and their keys."""
     parsed = OverridesParser.create(loader).parse_overrides(words)
     for override in parsed:
         if (
