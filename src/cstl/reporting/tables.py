@@ -242,7 +242,7 @@ def to_terminal(table: Table, width: int = 80) -> Group:
     names = (
         max(len(row.probe) for row in table.rows)
         + 1
-        + max(len("method"), *(len(row.method) for row in table.rows))
+        + min(34, max(len("method"), *(len(row.method) for row in table.rows)))  # longer ones take two lines
     )
     column = 1 + max(len("mean"), *map(len, table.views), *(len(cell) for line in numbers for cell in line))
     # a column is left for the mean
@@ -256,11 +256,18 @@ def to_terminal(table: Table, width: int = 80) -> Group:
         if some[-1] == len(table.views) - 1:
             some.append(len(table.views))  # the mean
         columns = ["", "method", *([*table.views, "mean"][i] for i in some)]
-        lines = [
-            [row.probe if i in firsts else "", row.method, *(numbers[i][k] for k in some)]
-            for i, row in enumerate(table.rows)
+        # what was published without its views stands beside the mean alone
+        there = [
+            i
+            for i in range(len(table.rows))
+            if i in firsts or any(table.rows[i].numbers[k] is not None for k in some)
         ]
-        block = render(columns, lines, "terminal", words=(0, 1), rules=firsts, quiet=quiet, tight=True)
+        lines = [
+            [table.rows[i].probe if i in firsts else "", table.rows[i].method, *(numbers[i][k] for k in some)]
+            for i in there
+        ]
+        rules, dim = ([at for at, i in enumerate(there) if i in which] for which in (firsts, quiet))
+        block = render(columns, lines, "terminal", words=(0, 1), rules=rules, quiet=dim, tight=True)
         parts += [Text(), block]
     return Group(*parts)
 
