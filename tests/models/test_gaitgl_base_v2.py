@@ -13,15 +13,22 @@ import torch
 from torch import Tensor
 
 from cstl.losses import CrossEntropy, TripletLoss
-from cstl.models import GaitBase, Output
+from cstl.models import DeepGaitV2, GaitBase, Output
 from cstl.models.published import PublishedNetwork, recognise
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
 from recipe import draw, silhouettes  # noqa: E402
 
-NETWORKS: dict[str, type[PublishedNetwork]] = {"gaitbase": GaitBase, "gaitbase_128": GaitBase}
-QUICK = ["gaitbase_128"]  # in double precision
+NETWORKS: dict[str, type[PublishedNetwork]] = {
+    "gaitbase": GaitBase,
+    "gaitbase_128": GaitBase,
+    "deepgaitv2_p3d": DeepGaitV2,
+    "deepgaitv2_p3d_deep": DeepGaitV2,
+    "deepgaitv2_2d": DeepGaitV2,
+    "deepgaitv2_3d": DeepGaitV2,
+}
+QUICK = ["gaitbase_128", "deepgaitv2_p3d_deep"]  # in double precision
 PUBLISHED = json.loads((GOLDEN / "state_dicts_gaitgl_base_v2.json").read_text())
 ENTRIES = [entry for entry in PUBLISHED if any(name.startswith(entry.split("_")[0]) for name in NETWORKS)]
 OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}

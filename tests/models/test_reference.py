@@ -64,6 +64,7 @@ def _inputs(*shapes: tuple[int, ...]) -> list[Tensor]:
     (gradients.windows, gradients.windows_plainly, [(2, 2, 3, 2)], (3,)),
     (gradients.windows, gradients.windows_plainly, [(2, 2, 1, 2)], (5,)),
     (gradients.weighted_mean, gradients.weighted_mean_plainly, [(2, 2, 3, 2), (2, 2, 3, 1)], ((2,),)),
+    (gradients.add_neighbours, gradients.add_neighbours_plainly, [(7, 6, 2, 2)], ([1, 4, 2],)),
     (gradients.moments, gradients.moments_plainly, [(2, 2, 3, 4, 5)], ()),
 ])  # fmt: skip
 def test_hand_written_gradients_are_those_of_their_formulas(fast, plain, shapes, more) -> None:  # type: ignore[no-untyped-def]

@@ -33,6 +33,7 @@ class Output(NamedTuple):
 
 from cstl.models.cstl.ablations import AblatedCSTL  # noqa: E402  (they need Output)
 from cstl.models.cstl.network import CSTL, Attention  # noqa: E402
+from cstl.models.deepgaitv2 import DeepGaitV2  # noqa: E402
 from cstl.models.gaitbase import GaitBase  # noqa: E402
 from cstl.models.gaitpart import GaitPart  # noqa: E402
 from cstl.models.gaitset import GaitSet  # noqa: E402
@@ -45,6 +46,7 @@ __all__ = [
     "NETWORKS",
     "AblatedCSTL",
     "Attention",
+    "DeepGaitV2",
     "GaitBase",
     "GaitPart",
     "GaitSet",

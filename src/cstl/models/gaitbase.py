@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cstl.models import Output
@@ -51,7 +50,6 @@ class GaitBase(PublishedNetwork):
         self.embedding = part_matrix(PARTS, channels[-1], embedding_dim)
         self.neck = BNNeck(PARTS, embedding_dim, num_classes)
         self.test_neck = test_neck
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, silhouettes: Tensor, lengths: Tensor | None = None) -> Output:
         """Embed sequences.

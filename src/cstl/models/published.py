@@ -53,7 +53,7 @@ class PublishedNetwork(nn.Module):
     """A network whose weights others share.
 
     Attributes:
-        forms: name → form of these weights; the first one is written where none is named.
+        forms: name → form of these weights; where none is named the first that fits is written.
     """
 
     forms: ClassVar[Mapping[str, Form]] = {}
@@ -85,6 +85,8 @@ class PublishedNetwork(nn.Module):
         Raises:
             ValueError: there is no such form, or it has no place for this network.
         """
+        if form is None and len(self.forms) > 1:
+            return self._in_the_first_form()
         chosen = _form(type(self), form)
         weights = published(chosen, self.state_dict())
         _, arguments, _, _ = recognise(weights, [type(self)], form)  # what is written can be read
@@ -93,6 +95,16 @@ class PublishedNetwork(nn.Module):
         if lost := [f"{key}={value}" for key, value in _settings(self).items() if again.get(key) != value]:
             raise ValueError(f"{chosen.origin} do not say {first_of(lost)}: read again, they differ")
         return weights
+
+    def _in_the_first_form(self) -> StateDict:
+        """Write the first form that fits this network; ValueError: what is wrong with the first one."""
+        errors = []
+        for form in self.forms:
+            try:
+                return self.to_published(form)
+            except ValueError as error:
+                errors.append(error)
+        raise errors[0]
 
 
 class Recognised(NamedTuple):

@@ -146,3 +146,47 @@ class _Moments(torch.autograd.Function):
         count = x.shape[2] * x.shape[3]
         to_mean, slope = to_mean[:, :, None, None] / count, to_variance[:, :, None, None] * (2 / count)
         return torch.addcmul(to_mean - slope * mean, x, slope)
+
+
+def add_neighbours(z: Tensor, lengths: list[int]) -> Tensor:
+    """Add what comes from the frame before, from a frame itself and from the next: (n, 3·C, …) → (n, C, …).
+
+    Frames of each sequence lie one after another; beyond its ends there are zeros. `lengths` sums to n.
+    """
+    return _AddNeighbours.apply(z, lengths)
+
+
+def add_neighbours_plainly(z: Tensor, lengths: list[int]) -> Tensor:
+    """Write `add_neighbours` as its formula, sequence by sequence."""
+    sums = []
+    for frames in z.split(lengths):
+        before, here, after = torch.nn.functional.pad(frames, (0, 0, 0, 0, 0, 0, 1, 1)).chunk(3, dim=1)
+        sums.append(before[:-2] + here[1:-1] + after[2:])
+    return torch.cat(sums)
+
+
+class _AddNeighbours(torch.autograd.Function):
+    """Two additions in place, whose backward is three copies."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, lengths: list[int]) -> Tensor:
+        before, here, after = z.chunk(3, dim=1)
+        total, ctx.seams = here.clone(), torch.tensor(lengths).cumsum(0)[:-1].tolist()
+        total[1:] += before[:-1].index_fill(0, _rows(z, ctx.seams, -1), 0)
+        total[:-1] += after[1:].index_fill(0, _rows(z, ctx.seams, -1), 0)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        before = torch.zeros_like(grad)
+        after = torch.zeros_like(grad)
+        before[:-1] = grad[1:]
+        after[1:] = grad[:-1]
+        before.index_fill_(0, _rows(grad, ctx.seams, -1), 0)
+        after.index_fill_(0, _rows(grad, ctx.seams, 0), 0)
+        return torch.cat([before, grad, after], dim=1), None
+
+
+def _rows(x: Tensor, seams: list[int], shift: int) -> Tensor:
+    """Name the frames at the seams, where another sequence begins, or those before them, shift −1."""
+    return torch.tensor([seam + shift for seam in seams], dtype=torch.int64, device=x.device)

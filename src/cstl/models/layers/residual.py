@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cstl.models.layers.convolutions import conv2d
+from cstl.models.layers.convolutions import Convolution3D, conv2d
 
 RESIDUAL_NAMES = {  # in OpenGait's files
     "conv1": "conv1",
@@ -32,8 +32,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1, self.norm1 = conv2d(inputs, outputs, stride=stride), batch_norm(outputs)
-        self.conv2, self.norm2 = conv2d(outputs, outputs), batch_norm(outputs)
+        self.conv1: nn.Module = conv2d(inputs, outputs, stride=stride)
+        self.conv2: nn.Module = conv2d(outputs, outputs)
+        self.norm1, self.norm2 = batch_norm(outputs), batch_norm(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
             self.shortcut = nn.Sequential(conv2d(inputs, outputs, 1, stride), batch_norm(outputs))
@@ -41,6 +42,32 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
         """Take frames and how many each sequence has, which only blocks that see time look at."""
         a = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(a)) + self.shortcut(x), inplace=True)
+
+
+class ResidualBlock3D(ResidualBlock):
+    """The same with 3×3×3 convolutions; the stride is one of rows and columns."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, stride)
+        self.conv1 = Convolution3D(inputs, outputs, stride=stride)
+        self.conv2 = Convolution3D(outputs, outputs)
+
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        a = F.relu(self.norm1(self.conv1(x, lengths)), inplace=True)
+        return F.relu(self.norm2(self.conv2(a, lengths)) + self.shortcut(x), inplace=True)
+
+
+class ResidualBlockP3D(ResidualBlock):
+    """The same with ReLU(a + BN(3×1×1 convolution of a)) between the two convolutions of frames."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, stride)
+        self.time, self.time_norm = Convolution3D(outputs, outputs, kernel=1), batch_norm(outputs)
+
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        a = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        a = F.relu(a + self.time_norm(self.time(a, lengths)), inplace=True)
         return F.relu(self.norm2(self.conv2(a)) + self.shortcut(x), inplace=True)
 
 
