@@ -100,6 +100,8 @@ def test_a_run_that_was_only_to_train_is_finished_after_its_last_step(
     assert "stopped at step 4 of 6" in lines["half"]
     assert compare.main(["runs/trained"]) == 1
     assert capsys.readouterr().err.startswith("error: no finished run in runs/trained: 1 trained")
+    report.main(["runs/trained"])
+    assert "trained and not evaluated" in (trained / "report.html").read_text()
 
 
 def test_no_run_yet(

@@ -125,13 +125,15 @@ def _find_store(run: ShownRun) -> None:
 def _explain(run: ShownRun) -> None:
     """Notes on what is not there as a whole."""
     done, asked = run.steps
-    if not run.is_finished:
-        if done:
-            progress = (
-                f"{done:,} of {asked:,} iterations are logged" if asked else f"{done:,} iterations are logged"
-            )
-        else:
-            progress = "no iteration is logged yet"
+    if run.state == "finished" and not run.is_finished:
+        run.notes.insert(
+            0,
+            "This run was trained and not evaluated, as evaluate=false asked; the same command without it "
+            "evaluates its model.",
+        )
+    elif not run.is_finished:
+        logged = f"{done:,}{f' of {asked:,}' if asked else ''} iterations are logged"
+        progress = logged if done else "no iteration is logged yet"
         if run.error is not None:
             run.notes.insert(0, f"It failed: {run.error or 'no message'}")
         run.notes.insert(
@@ -140,11 +142,7 @@ def _explain(run: ShownRun) -> None:
             "with it; this page shows what there is.",
         )
     elif run.probes is None and not (run.folder / PROBES).exists():
-        again = (
-            f"python -m cstl.evaluate checkpoint='{run.checkpoint}'"
-            if run.checkpoint
-            else "python -m cstl.evaluate"
-        )
+        again = "python -m cstl.evaluate" + (f" checkpoint='{run.checkpoint}'" if run.checkpoint else "")
         run.notes.append(
             "Heat maps, confusions and the hardest probes are left out: probes.npz is not there, as in runs "
             f"of older versions. {again} writes it."

@@ -26,6 +26,7 @@ from cstl.reporting.entry import FEW_SUBJECTS
 from cstl.reporting.entry import ShownRun as Run
 from cstl.reporting.findings import HardProbe, Interval
 from cstl.reporting.folder import read_run
+from cstl.reporting.leaderboard import state
 from cstl.reporting.remarks import remarks_of
 from cstl.reporting.tables import MISSING
 
@@ -308,12 +309,10 @@ def _tiles(run: Run, between: Mapping[str, Interval]) -> list[dict[str, str]]:
 
 def state_of(run: Run) -> str:
     """Return how far a run has come, in a few words."""
-    done, asked = run.steps
     if not run.is_finished:
-        return f"not finished, {done:,}" + (f" of {asked:,}" if asked else "") + " iterations logged"
-    return f"{run.results.get('test_subjects', MISSING)} test subjects" + (
-        f", {done:,} iterations" if done else ""
-    )
+        return state(run)
+    steps = f", {run.steps[0]:,} iterations" if run.steps[0] else ""
+    return f"{run.results.get('test_subjects', MISSING)} test subjects{steps}"
 
 
 def _reported(run: Run) -> str:

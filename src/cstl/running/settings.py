@@ -307,21 +307,24 @@ def _references(config: DictConfig) -> set[str]:
 @cache
 def choices(command: str) -> dict[str, str | None]:
     """Return group → name of the file that a command takes unless another is named."""
-    root: Any = OmegaConf.to_container(OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml")), resolve=False)
+    root: Any = OmegaConf.to_container(_root(command), resolve=False)
     pairs = [pair for entry in root["defaults"] if isinstance(entry, dict) for pair in entry.items()]
     return {str(group).rpartition(" ")[2]: name for group, name in pairs if "hydra/" not in str(group)}
 
 
 def _own_keys(command: str, node: str) -> list[str]:
     """Return the keys that a command's own file has at a node."""
-    root: Any = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
-    return list(map(str, root[node]))
+    return list(map(str, _root(command)[node]))
 
 
 @cache
-def _root_keys(command: str) -> tuple[str, ...]:
-    root = OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
-    return tuple(key for key in [*choices(command), *map(str, root)] if key not in ("defaults", "hydra"))
+def _root(command: str) -> Any:
+    return OmegaConf.load(Path(CONFIG_PATH, f"{command}.yaml"))
+
+
+def _root_keys(command: str) -> list[str]:
+    keys = [*choices(command), *map(str, _root(command))]
+    return [key for key in keys if key not in ("defaults", "hydra")]
 
 
 def _dispensable(command: str) -> list[str]:
