@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml.nodes import MappingNode, Node
+from yaml.nodes import CollectionNode, MappingNode, Node
 
 import cstl
 from cstl.config import CONFIG_PATH
@@ -172,7 +172,7 @@ def keys_of(file: Path, conf: Path = Path(CONFIG_PATH)) -> list[Key]:
                 continue
             name = f"{prefix}{key.value}"
             if not isinstance(value, MappingNode) or key.value in WHOLE or not value.value:
-                block = isinstance(value, MappingNode) and not value.flow_style
+                block = isinstance(value, CollectionNode) and not value.flow_style
                 end = key.end_mark if block else value.end_mark
                 yield Key(name, written(value), comment_of(lines, end.line, end.column + block, block))
             else:
