@@ -4,13 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
 from cstl.config import CONFIG_PATH, differences, digest, plain, translated
 from cstl.data.protocol import Protocol, protocol_of
+from cstl.running.settings import refuse_impossible
 
 CONF = Path(CONFIG_PATH)
 DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
@@ -120,6 +124,27 @@ def test_a_recipe_is_beaten_by_the_command_line_and_by_an_experiment(own: Path) 
     assert taken("experiment=both", conf=own) == OUMVLP | {"batch": (32, 8, 7)}
     assert taken("experiment=demo")["widths"] == [16, 32, 64]
     assert taken("experiment=ablation", "ablation=frame_only")["milestones"] == [75]
+
+
+MODELS = sorted((path.stem for path in (CONF / "model").glob("*.yaml")), key=len, reverse=True)
+RECIPES = [
+    (next(model for model in MODELS if path.stem.startswith(f"{model}_")), path.stem)
+    for path in sorted((CONF / "recipe").glob("*_*.yaml"))
+    if path.stem not in MODELS
+]
+
+
+@pytest.mark.parametrize(("model", "recipe"), RECIPES)
+def test_every_recipe_is_one_that_can_be_trained(model: str, recipe: str) -> None:
+    """On its data set, or in the experiment of its name; optimiser and schedule are made."""
+    where = recipe.removeprefix(f"{model}_")
+    group = "dataset" if where in DATASETS else "experiment"
+    config = composed("train", f"model={model}", f"{group}={where}")
+    refuse_impossible(config, "train")
+    optimizer = instantiate(config.model.optimizer)([nn.Parameter(torch.zeros(2))])
+    if config.model.scheduler is not None:
+        instantiate(config.model.scheduler)(optimizer)
+        assert all(milestone < config.trainer.max_steps for milestone in config.model.scheduler.milestones)
 
 
 def test_an_ablation_keeps_the_recipe() -> None:

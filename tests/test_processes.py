@@ -92,6 +92,21 @@ def test_parameters_are_those_of_one_process(runs: Path, processes: int) -> None
 
 
 @pytest.mark.slow
+def test_what_the_network_drops_is_that_of_one_process(
+    start: Callable[..., subprocess.Popen[str]], folder: Path
+) -> None:
+    sizes = [f"model.network.{key}=4" for key in ("lateral_dim", "embedding_dim", "compact_dim")]
+    gln = ("model=gln_phase2", "model.network.channels=[2,2,4]", *sizes, "model.network.dropout=0.5")
+    for processes in (1, 2):
+        several = (f"trainer.devices={processes}", "trainer.precision=64-true", f"name=gln-{processes}")
+        output, _ = start("train", *TINY, *gln, *several, "evaluate=false").communicate(timeout=240)
+        assert "trained for 5 steps" in output
+    one, two = (weights(folder / "runs" / f"gln-{processes}") for processes in (1, 2))
+    for name, value in one.items():
+        assert (two[name] - value).double().norm() <= 1e-8 * value.double().norm(), name
+
+
+@pytest.mark.slow
 def test_losses_in_float32_are_those_of_one_process(runs: Path) -> None:
     one, two = rows(runs / "32-1"), rows(runs / "32-2")
     assert [row["step"] for row in one if "train/loss" in row] == [1, 2, 3, 4, 5]

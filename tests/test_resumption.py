@@ -18,11 +18,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import open_dict
 
 from cstl.config import CONFIG_PATH
 from cstl.running.checkpoints import checkpoints
-from cstl.train import train as train_here
 
 TINY = (
     "dataset=tiny",
@@ -412,26 +411,3 @@ def test_a_signal_at_the_end_is_obeyed(when: str, start: Start, whole: Path) -> 
     assert start(name, None, *overrides).exitcode == 0
     if not overrides:
         assert_same(whole, run)
-
-
-GLN = (
-    "model=gln_phase2", "data.clip=thinned", "model.network.channels=[2,2,4]", "model.network.lateral_dim=4",
-    "model.network.embedding_dim=4", "model.network.compact_dim=4", "model.network.dropout=0.5",
-    "data.subjects=2", "data.sequences=2", "data.frames=4", "evaluate_every=null", "evaluate=false",
-)  # fmt: skip
-
-
-def test_what_the_network_draws_follows_from_the_seed_and_the_step(
-    configured: Callable[..., DictConfig],
-) -> None:
-    """Dropout of a run that goes on is that of one that was never interrupted; another seed, another one."""
-
-    def trained(folder: str, steps: int, *overrides: str) -> dict[str, torch.Tensor]:
-        config = configured("train", *TINY, *GLN, f"trainer.max_steps={steps}", *overrides, folder=folder)
-        return torch.load(train_here(config)["checkpoint"], weights_only=True)["state_dict"]
-
-    whole = trained("whole", 4)
-    trained("parts", 2)
-    parts = trained("parts", 2, "extend=4")
-    assert list(_tensors(whole)) == list(_tensors(parts))
-    assert int(whole["network.compact.norm.num_batches_tracked"]) == 4

@@ -111,7 +111,7 @@ def trained(name: str) -> SimpleNamespace:
         total(each).backward()
         optimizer.step()
         trajectory.append([term.item() for term in each])
-    change = {key: p.detach() - before[key] for key, p in net.named_parameters() if key in gradients}
+    change = {key: p.detach() - before[key] for key, p in net.named_parameters()}
     with torch.no_grad():
         after = net.eval()(walkers(name, about.train_sequences, about.train_frames, 100)[:1]).embeddings
     return SimpleNamespace(
