@@ -293,6 +293,8 @@ def _is_plain(value: Any, default: Any, most: int) -> bool:
     if isinstance(default, tuple):
         kind = default[0]
         return type(value) is list and 1 <= len(value) <= 16 and all(_is_plain(v, kind, most) for v in value)
+    if default is Parameter.empty:  # has to be said, as the number of classes has
+        default = 1
     if default is None:
         return value is None or _is_plain(value, 1, most)
     if isinstance(default, float):

@@ -1,11 +1,14 @@
 """What `cstl.models` promises of every network, of each of its variants, and of networks still to come."""
 
+from inspect import signature
+
 import pytest
 import torch
 from tiny_networks import CLASSES, VARIANTS, tiny
 from torch import Tensor
 
-from cstl.models import Output
+from cstl.checkpoint import Weights, build_network
+from cstl.models import AblatedCSTL, Output
 
 LENGTHS = (1, 7, 2, 5, 3)
 each = pytest.mark.parametrize("name", VARIANTS)
@@ -82,3 +85,17 @@ def test_both_resolutions_where_the_network_is_made_for_none(name: str) -> None:
                 net(torch.rand(1, 3, 128, 88)).embeddings.shape
                 == net(torch.rand(1, 3, 64, 44)).embeddings.shape
             )
+
+
+@each
+def test_a_checkpoint_makes_the_network_again(name: str) -> None:
+    """Of the settings that a file of ours has, which are looked at before anything is made of them."""
+    network, arguments = VARIANTS[name]
+    target = {"_target_": f"cstl.models.{network.__name__}"}
+    net = tiny(name)
+    defaults = {key: parameter.default for key, parameter in signature(network).parameters.items()}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+    settings = {"network": target | plain | arguments, "_target_": "cstl.recognizer.GaitRecognizer"}
+    again = build_network(Weights(net.state_dict(), {"model": settings}))
+    assert type(again) is network or network is AblatedCSTL
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in net.state_dict().items())

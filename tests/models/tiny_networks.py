@@ -21,7 +21,7 @@ def variants(network: type[PublishedNetwork]) -> list[dict[str, Any]]:
     hints = get_type_hints(network.__init__)
     for name, parameter in signature(network).parameters.items():
         default = parameter.default
-        if isinstance(default, tuple | list) and all(type(value) is int for value in default):
+        if name == "channels":
             plain[name] = [max(value // SMALLER, 1) for value in default]
         elif name == "num_classes":
             plain[name] = CLASSES if default is not None else None

@@ -28,8 +28,8 @@ class GaitPart(PublishedNetwork):
 
     Args:
         channels: widths of the blocks; (32, 64, 128, 256) on OU-MVLP.
-        strips: into how many strips each block cuts its maps, 1 for an ordinary convolution; None: (1, 4, 8),
-            with four blocks (1, 1, 8, 8). The paper has (2, 2, 8, 8) there, by its author's correction.
+        strips: into how many strips each block cuts its maps, 1 for an ordinary convolution; (1, 1, 8, 8) on
+            OU-MVLP, where the paper has (2, 2, 8, 8) by its author's correction.
         embedding_dim: values D of an embedding a part; 256 on OU-MVLP.
 
     Source: as OpenGait has it, which shares the first author.
@@ -43,15 +43,15 @@ class GaitPart(PublishedNetwork):
     def __init__(
         self,
         channels: Sequence[int] = (32, 64, 128),
-        strips: Sequence[int] | None = None,
+        strips: Sequence[int] = (1, 4, 8),
         embedding_dim: int = 128,
     ) -> None:
         super().__init__()
-        self.strips = tuple(strips or STRIPS.get(len(channels), ()))
-        if len(self.strips) != len(channels):
+        self.strips = tuple(strips)
+        if len(self.strips) != len(channels) or min(self.strips) < 1:
             raise ValueError(
-                f"strips must be one number for each of the {len(channels)} blocks of channels="
-                f"{tuple(channels)}, found {strips}"
+                f"strips must be one number, at least 1, for each of the {len(channels)} blocks of channels="
+                f"{tuple(channels)}, found {self.strips}"
             )
         first = channels[0]
         self.blocks = nn.ModuleList([leaky_convolutions(1, first, first, first_kernel=5, pool=True)])
@@ -84,7 +84,11 @@ class GaitPart(PublishedNetwork):
         """Read the arguments off the shapes of a state dict; the strips are those of as many blocks."""
         blocks = {key.split(".")[1] for key in weights if key.startswith("blocks.")}
         channels = [len(weights[f"blocks.{i}.0.weight"]) for i in range(max(len(blocks), min(STRIPS)))]
-        return {"channels": channels, "embedding_dim": weights["embedding"].shape[2]}
+        return {
+            "channels": channels,
+            "strips": STRIPS[len(channels)],
+            "embedding_dim": weights["embedding"].shape[2],
+        }
 
 
 class TemporalFeatureAggregator(nn.Module):
