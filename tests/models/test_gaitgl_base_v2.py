@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cstl.losses import CrossEntropy, TripletLoss
-from cstl.models import DeepGaitV2, GaitBase, Output
+from cstl.models import DeepGaitV2, GaitBase, GaitGL, Output
 from cstl.models.published import PublishedNetwork, recognise
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -27,8 +27,12 @@ NETWORKS: dict[str, type[PublishedNetwork]] = {
     "deepgaitv2_p3d_deep": DeepGaitV2,
     "deepgaitv2_2d": DeepGaitV2,
     "deepgaitv2_3d": DeepGaitV2,
+    "gaitgl_casiab": GaitGL,
+    "gaitgl_oumvlp": GaitGL,
+    "gaitgl_bnneck": GaitGL,
+    "gaitgl_authors": GaitGL,
 }
-QUICK = ["gaitbase_128", "deepgaitv2_p3d_deep"]  # in double precision
+QUICK = ["gaitbase_128", "deepgaitv2_p3d_deep", "gaitgl_bnneck"]  # in double precision
 PUBLISHED = json.loads((GOLDEN / "state_dicts_gaitgl_base_v2.json").read_text())
 ENTRIES = [entry for entry in PUBLISHED if any(name.startswith(entry.split("_")[0]) for name in NETWORKS)]
 OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}

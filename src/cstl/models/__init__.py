@@ -35,6 +35,7 @@ from cstl.models.cstl.ablations import AblatedCSTL  # noqa: E402  (they need Out
 from cstl.models.cstl.network import CSTL, Attention  # noqa: E402
 from cstl.models.deepgaitv2 import DeepGaitV2  # noqa: E402
 from cstl.models.gaitbase import GaitBase  # noqa: E402
+from cstl.models.gaitgl import GaitGL  # noqa: E402
 from cstl.models.gaitpart import GaitPart  # noqa: E402
 from cstl.models.gaitset import GaitSet  # noqa: E402
 from cstl.models.gln import GLN  # noqa: E402
@@ -48,6 +49,7 @@ __all__ = [
     "Attention",
     "DeepGaitV2",
     "GaitBase",
+    "GaitGL",
     "GaitPart",
     "GaitSet",
     "Output",

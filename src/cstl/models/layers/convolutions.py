@@ -70,7 +70,7 @@ class Convolution3D(nn.Module):
         weight = self.weight.permute(2, 0, 1, 3, 4).flatten(0, 1)  # (3·out, in, k, k)
         weight = weight.contiguous(memory_format=torch.channels_last)
         z = F.conv2d(_cut(x, strips), weight, None, self.stride, padding)
-        return add_neighbours(_cut(z, 1 / strips), lengths)
+        return add_neighbours(_joined(z, strips), lengths)
 
 
 def _neighbours(x: Tensor, lengths: list[int], by: int) -> Tensor:
@@ -78,8 +78,11 @@ def _neighbours(x: Tensor, lengths: list[int], by: int) -> Tensor:
     return torch.cat([F.pad(frames, (0, 0) * 3 + (by, -by)) for frames in x.split(lengths)])
 
 
-def _cut(x: Tensor, strips: float) -> Tensor:
-    """Cut pictures (n, C, H, W) into strips (n·strips, C, H/strips, W), or put 1/strips of them together."""
-    n, channels, height, width = x.shape
-    rows = x.permute(0, 2, 3, 1).reshape(int(n * strips), int(height / strips), width, channels)
-    return rows.permute(0, 3, 1, 2)  # channels last
+def _cut(x: Tensor, strips: int) -> Tensor:
+    """Cut pictures (n, C, H, W) into strips (n·strips, C, H/strips, W), channels last."""
+    return x.permute(0, 2, 3, 1).unflatten(1, (strips, -1)).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _joined(x: Tensor, strips: int) -> Tensor:
+    """Put strips together again: (n·strips, C, H/strips, W) → (n, C, H, W)."""
+    return x.permute(0, 2, 3, 1).unflatten(0, (-1, strips)).flatten(1, 2).permute(0, 3, 1, 2)
