@@ -354,6 +354,34 @@ def test_many_settings_still_fit(write_run: WriteRun, capsys: pytest.CaptureFixt
     assert any(line.split()[:1] == ["mining=hard"] for line in lines)
 
 
+def test_networks_are_compared_with_what_they_cost(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = {"small": (1_000_000, 2_000_000), "large": (5_000_000, 40_000_000)}
+    for name, (parameters, flops) in costs.items():
+        for seed in (1, 2):
+            target = {
+                "model__network": {"_target_": f"nets.{name.title()}"},
+                "data__clip": name,
+                "seed": seed,
+            }
+            results = write_run(f"{name}{seed}", 1.5, **target) / "results.json"
+            network = {
+                "parameters": parameters,
+                "flops": flops,
+                "frames": 2,
+                "seconds_a_sequence": 0.01 * seed,
+            }
+            write_json(results, json.loads(results.read_text()) | {"network": network})
+    assert main(["small1", "small2", "large1", "large2", "--out", "out"]) == 0
+    told = capsys.readouterr().out
+    costs_of_small = ["Small", "1", "1", "15"]  # million parameters and operations a frame, milliseconds
+    assert any(line.split()[1:] == costs_of_small for line in told.splitlines())
+    assert "beside itself: data.clip" in " ".join(told.split())
+    assert (tmp_path / "out" / "accuracy_cost.png").stat().st_size > 10_000
+    assert "Accuracy against cost" in (tmp_path / "out" / "comparison.html").read_text()
+
+
 def test_held_out_scores_are_shown_to_choose_by(
     write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

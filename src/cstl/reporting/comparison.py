@@ -175,7 +175,7 @@ def _table(
         if probes:
             means["mean"] = [fmean(run.means[probe] for probe in probes) for run in group]
         rows.append(Row(tuple(group), means))
-    settings, same = _differing(runs, pair)
+    settings, same, with_network = _differing(runs, pair)
 
     number = _baseline(rows, settings, asked, folders)
     if number is not None and probes:
@@ -184,6 +184,8 @@ def _table(
     place = order.index(number) if number is not None else None
     rows = [rows[i] for i in order]
     notes = _notes(rows, settings, probes, all_probes, place, resamples)
+    if with_network:
+        notes.append(f"other with each network, beside itself: {listed(with_network)}")
     if place is None and finished and asked and several:
         notes.append(f"no differences: --baseline {' '.join(asked)} is in another table")
     rows += [Row((run,)) for run in runs if not run.is_finished]
@@ -249,26 +251,33 @@ def _notes(
     return notes
 
 
-def _differing(runs: Sequence[ShownRun], pair: bool) -> tuple[list[str], dict[str, Any]]:
+def _differing(runs: Sequence[ShownRun], pair: bool) -> tuple[list[str], dict[str, Any], list[str]]:
     """Return the keys of the settings that differ, and the settings that do not; of two runs the seed is one
     of them.
 
-    What the names of the networks tell already is in neither.
+    What the names of the networks tell already is in neither. Of more than two runs the third list has what
+    goes with the network, the same in all runs of one.
     """
     known = [run for run in runs if run.known]
     methods = {run.method for run in known if run.results or "network" in run.known.get("model", {})}
-    differing, same = ["method"] if len(methods) > 1 else [], {}
+    classes, same = {_class(run) for run in known}, dict[str, Any]()
+    differing, with_network = (["method"] if len(methods) > 1 else []), list[str]()
     for key in dict.fromkeys(key for run in known for key in run.settings):
         if key == "method" or (_is_ignored(key) and not (pair and key == "seed")):
             continue
         values = {run: json.dumps(run.settings.get(key), default=str) for run in known}
         if len({value for run, value in values.items() if key in run.settings or run.config}) < 2:
             same[key] = next(run.settings[key] for run in known if key in run.settings)
-        elif not key.startswith("model.network.") or len({(run.method, values[run]) for run in known}) > len(
-            methods
-        ):
+        elif len({(run.method, values[run]) for run in known}) > len(methods):
             differing.append(key)
-    return differing, same
+        elif not key.startswith("model.network."):
+            of_class = len(classes) > 1 and len({(_class(run), values[run]) for run in known}) == len(classes)
+            (with_network if of_class and not pair else differing).append(key)
+    return differing, same, with_network
+
+
+def _class(run: ShownRun) -> str:
+    return str(run.known.get("model", {}).get("network", {}).get("_target_"))
 
 
 def _baseline(

@@ -89,6 +89,9 @@ def _group(table: Table) -> dict[str, Any]:
         "baseline": base,
         "notes": table.notes,
         "same": [(key, typed_value(value)) for key, value in table.same.items()],
+        "costs": pictures.inlined(figures.to_png(leaderboard.draw_costs(table)))
+        if leaderboard.costs_differ(table)
+        else None,
         "line_charts": [replace(chart, tall=len(shown) > 3) for chart in line_charts],  # room for the legend
         "still_lines": _still(line_charts),
         "differences": difference_charts,

@@ -5,7 +5,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 import matplotlib
@@ -22,6 +22,7 @@ from cstl.reporting.tables import MISSING, decimal, escaped, render
 from cstl.run_folder import EVALUATED, Run
 
 _MARKERS = "osD^vP"
+COSTS = ("M params", "MFLOP/frame", "ms/sequence")
 
 
 def is_pair(table: Table) -> bool:
@@ -45,13 +46,14 @@ def differing(table: Table) -> list[list[str]]:
     return [[key, *(setting(row, key) for row in table.rows)] for key in table.settings]
 
 
-def numbers(table: Table) -> tuple[list[str], list[list[str]]]:
+def numbers(table: Table, costs: bool = True) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells of what a table says in numbers; the last is the difference
     with its interval.
     """
     finished = [row for row in table.rows if row.finished]
     held_out = bool(finished) and all(run.held_out is not None for row in finished for run in row.runs)
-    columns, lines = [*table.probes, "mean", *(["held-out"] if held_out else []), "difference"], []
+    priced = COSTS if costs and costs_differ(table) else ()
+    columns, lines = [*table.probes, "mean", *(["held-out"] if held_out else []), *priced, "difference"], []
     for i, row in enumerate(table.rows):
         cells = [f"{fmean(row.means[probe]):.1f}" if row.finished else "" for probe in table.probes]
         cells.append(
@@ -59,8 +61,27 @@ def numbers(table: Table) -> tuple[list[str], list[list[str]]]:
         )
         if held_out:
             cells.append(f"{fmean(run.held_out or 0.0 for run in row.runs):.1f}" if row.finished else "")
+        cells += [f"{value:.3g}" for value in _costs(row)] if priced and row.finished else [""] * len(priced)
         lines.append([*cells, "baseline" if i == table.baseline else _difference(row)])
     return columns, lines
+
+
+def costs_differ(table: Table) -> bool:
+    """Say whether what the networks cost is known of every finished row, and not the same."""
+    costs = [_costs(row) for row in table.rows if row.finished]
+    return all(costs) and len({cost[:2] for cost in costs}) > 1
+
+
+def _costs(row: Row) -> tuple[float, ...]:
+    """Return a row's `COSTS`, the time a median of its runs; nothing: one of them is not known."""
+    known = [run.results.get("network", {}) for run in row.runs]
+    if not all(
+        {"parameters", "flops", "frames", "seconds_a_sequence"} <= network.keys() for network in known
+    ):
+        return ()
+    first = known[0]
+    seconds = median(network["seconds_a_sequence"] for network in known)
+    return first["parameters"] / 1e6, first["flops"] / first["frames"] / 1e6, 1e3 * seconds
 
 
 def state(run: Run) -> str:
@@ -113,7 +134,7 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
     Of two runs first what differs. Else a leaderboard, in which settings are columns where they fit, or lines
     of one.
     """
-    names, (columns, lines) = titles(table), numbers(table)
+    names, (columns, lines) = titles(table), numbers(table, costs=False)
     parts: list[Text | rich.table.Table] = [Text(table.title, style="bold"), Text()]
     if is_pair(table):
         if table.settings:
@@ -152,6 +173,13 @@ def to_terminal(table: Table, width: int = 80) -> list[Text | rich.table.Table]:
     parts.append(
         render(["#", *settings, "runs", *columns], rows, "terminal", words=words, quiet=quiet, tight=True)
     )
+    if costs_differ(table):
+        priced = [
+            [str(i), row.runs[0].method, *(f"{value:.3g}" for value in _costs(row))]
+            for i, row in enumerate(table.rows, 1)
+            if row.finished
+        ]
+        parts += [Text(), render(["#", "network", *COSTS], priced, "terminal", words=(1,))]
     return [*parts, Text(), *map(Text, wrapped(_further(table), width))]
 
 
@@ -199,7 +227,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     """Return all tables in one, as CSV: a line a row, numbers in full; what a row has not stays empty."""
     keys = list(dict.fromkeys(key for table in tables for key in table.settings))
     probes = [*dict.fromkeys(probe for table in tables for probe in table.probes), "mean"]
-    head = ["table", "place", "state", "message", *keys, "runs", "seeds", "held_out"]
+    head = ["table", "place", "state", "message", *keys, "runs", "seeds", "held_out", *COSTS]
     for probe in probes:
         head += [f"{probe}", f"{probe} deviation", f"{probe} difference", f"{probe} low", f"{probe} high"]
     text = io.StringIO()
@@ -213,6 +241,7 @@ def to_csv(tables: Sequence[Table]) -> str:
             line["seeds"] = " ".join(str(run.known["seed"]) for run in row.runs if "seed" in run.known)
             if all(run.held_out is not None for run in row.runs):
                 line["held_out"] = f"{fmean(run.held_out or 0.0 for run in row.runs):.4f}"
+            line |= {name: f"{value:.6g}" for name, value in zip(COSTS, _costs(row), strict=False)}
             for probe, means in row.means.items():
                 line[probe] = f"{fmean(means):.4f}"
                 line[f"{probe} deviation"] = f"{stdev(means):.4f}" if len(means) > 1 else ""
@@ -277,13 +306,39 @@ def draw(tables: Sequence[Table]) -> Figure:
     return figure
 
 
+def draw_costs(table: Table) -> Figure:
+    """Draw accuracy against cost, a point a row: mean rank-1 with its deviation over operations a frame."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    rows = [row for row in table.rows if row.finished]
+    for row in rows:
+        parameters, operations, _ = _costs(row)
+        means = row.means["mean"]
+        deviation = stdev(means) if len(means) > 1 else 0.0
+        axes.errorbar(operations, fmean(means), yerr=deviation, color=COLOURS[0], marker="o", capsize=3)
+        label = label_of(row, table.settings).removeprefix("method=") or row.runs[0].title
+        text = f"{textwrap.shorten(label, 40, placeholder=' …')} ({parameters:.2g} M)"
+        at = (operations, fmean(means))
+        axes.annotate(text, at, xytext=(7, 5), textcoords="offset points", fontsize="small")
+    axes.set_xscale("log")
+    axes.margins(x=0.3, y=0.15)
+    axes.set_xlabel("operations a frame (million; in brackets million parameters)")
+    axes.set_ylabel("mean rank-1 (%)")
+    axes.set_title(table.title.partition(": ")[0], fontsize="medium", loc="left")
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def write(tables: Sequence[Table], remarks: Sequence[str], folder: Path) -> None:
-    """Write `comparison.csv`, `.md`, `.png` and `.pdf`."""
+    """Write `comparison.csv`, `.md`, `.png` and `.pdf`; of networks `accuracy_cost.png` and `.pdf`, too."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "comparison.csv", to_csv(tables))
     text = "\n".join([*map(to_markdown, tables), *(f"{escaped(remark)}\n" for remark in remarks)])
     write_text(folder / "comparison.md", text)
     with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is a $
-        figure = draw([table for table in tables if any(row.finished for row in table.rows)])
-        for ending in ("png", "pdf"):
-            figure.savefig(folder / f"comparison.{ending}", dpi=150)
+        figures = {"comparison": draw([table for table in tables if any(row.finished for row in table.rows)])}
+        for i, table in enumerate(filter(costs_differ, tables), 1):
+            figures["accuracy_cost" + f"_{i}" * (i > 1)] = draw_costs(table)
+        for name, figure in figures.items():
+            for ending in ("png", "pdf"):
+                figure.savefig(folder / f"{name}.{ending}", dpi=150)
