@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cstl.data import Protocol, open_store
 from cstl.evaluate import evaluate
@@ -23,6 +23,7 @@ from cstl.preparation.prepare import prepare
 from cstl.prepare import prepare as prepare_command
 from cstl.recognizer import GaitRecognizer
 from cstl.running.checkpoints import AtomicCheckpoints, checkpoints
+from cstl.running.trainer import precision_of
 from cstl.synthesize import make_missing_walkers
 from cstl.train import train
 
@@ -495,3 +496,11 @@ def test_the_commands_speak_to_people(tiny_cli: list[str], raw_tree: Path, tmp_p
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: no store at none")
     assert "Traceback" not in refused.stderr
+
+
+def test_precision_is_that_of_the_device(configured: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = configured("train", "experiment=demo", "trainer.accelerator=cpu").trainer
+    for capabilities, precision in (({"avx512_bf16": True}, "bf16-mixed"), ({"avx2": True}, "32-true")):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda of=capabilities: of)
+        assert precision_of(trainer) == precision
+    assert precision_of(OmegaConf.create({"precision": "16-mixed"})) == "16-mixed"

@@ -3,7 +3,7 @@
 python -m cstl.evaluate checkpoint=runs/NAME/checkpoints/step-0000200.ckpt
 python -m cstl.evaluate checkpoint=PATH dataset=casiab
 python -m cstl.evaluate checkpoint=AUTHORS.ptm dataset=casiab res=128
-python -m cstl.evaluate checkpoint=GaitBase-60000.pt model=gaitbase dataset=casiab res=64
+python -m cstl.evaluate checkpoint=OTHERS.pt model=gaitset dataset=casiab res=64
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from cstl.running.folder import check_kind, is_finished
 from cstl.running.loading import load_recognizer, trained_dataset
 from cstl.running.processes import as_one_run, check_processes, is_first, naming_what_was_lost, owned
 from cstl.running.settings import refuse_impossible
-from cstl.running.trainer import check_device, make_data, make_trainer, saved_settings
+from cstl.running.trainer import check_device, make_data, make_trainer, precision_of, saved_settings
 from cstl.trained import met, refuse_seen
 
 
@@ -84,6 +84,7 @@ def take_from_training(config: DictConfig, path: Path, trained: Plain) -> None:
         config.trainer.precision = config.trainer.precision or trained.get("trainer", {}).get(
             "precision", "32-true"
         )
+        config.trainer.precision = precision_of(config.trainer)
         config.logger = config.callbacks = {}
         config.pop("model", None)
         if dataset is not None:

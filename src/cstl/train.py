@@ -30,7 +30,7 @@ from cstl.running.processes import as_one_run, check_processes, naming_what_was_
 from cstl.running.resumption import missing_files, open_run, prolong, resume_logs
 from cstl.running.settings import refuse_impossible
 from cstl.running.terminal import leftovers
-from cstl.running.trainer import check_device, make_data, make_trainer, saved_settings
+from cstl.running.trainer import check_device, make_data, make_trainer, precision_of, saved_settings
 from cstl.synthesize import make_missing_walkers
 from cstl.trained import NOBODY, Trained, met, refuse_seen, trained_by, training_of
 
@@ -47,6 +47,7 @@ def train(config: DictConfig) -> Plain:
         prolong(config)
         check_device(config.trainer.accelerator)
         refuse_impossible(config, "train")
+        config.trainer.precision = precision_of(config.trainer)
         make_missing_walkers(config)  # where the data set is synthetic
         data = make_data(config)
         settings = saved_settings(config, data)

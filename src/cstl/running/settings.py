@@ -475,7 +475,7 @@ _RULES = {  # keys → what their values must be
         "true, false or warn", lambda value: isinstance(value, bool) or value == "warn"
     ),
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"),
-    "trainer.precision": _choice(*_precision).or_(None, "as in training"),
+    "trainer.precision": _choice(*_precision, "auto").or_(None, "as in training"),
     "logger.mode": _choice("online", "offline", "disabled"),
     "baselines": Rule(
         "names of published methods or tables, such as [GaitSet,GaitPart] or [table1]", _are_words
