@@ -40,10 +40,12 @@ from cstl.models.gaitpart import GaitPart  # noqa: E402
 from cstl.models.gaitset import GaitSet  # noqa: E402
 from cstl.models.gln import GLN  # noqa: E402
 from cstl.models.layers.batch_norm import set_batch_norm  # noqa: E402
+from cstl.models.mt3d import MT3D  # noqa: E402
 
 __all__ = [
     "CSTL",
     "GLN",
+    "MT3D",
     "NETWORKS",
     "AblatedCSTL",
     "Attention",

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstl.models import Output
-from cstl.models.layers.convolutions import Convolution3D
-from cstl.models.layers.frames import check_silhouettes, largest_over_time, valid_frames
+from cstl.models.layers.convolutions import Convolution3D, merge_thirds
+from cstl.models.layers.frames import check_silhouettes, largest_over_time, lengthened, valid_frames
 from cstl.models.layers.neck import NECK_NAMES, BNNeck, read_neck, write_neck
 from cstl.models.layers.parts import at_least_float32, map_parts, part_matrix
 from cstl.models.layers.pooling import strips
@@ -109,10 +109,11 @@ class GaitGL(PublishedNetwork):
             first; no logits with variant "authors".
         """
         check_silhouettes(silhouettes, lengths, rows=64, columns=2)
-        x, frames = _lengthened(*valid_frames(silhouettes, lengths), _VARIANTS[self.variant].shortest)
+        x, frames = lengthened(*valid_frames(silhouettes, lengths), _VARIANTS[self.variant].shortest)
         for convolution in self.first:
             x = F.leaky_relu(convolution(x, frames), inplace=True)
-        x, frames = self._thirds(x, frames)
+        x, frames = merge_thirds(x, frames, self.time)
+        x = F.leaky_relu(x, inplace=True)
         first, second, last = self.layers
         for layer in first:  # type: ignore[attr-defined]
             x = layer(x, frames)
@@ -127,17 +128,6 @@ class GaitGL(PublishedNetwork):
             return Output(g.transpose(0, 1), self.neck(g).transpose(0, 1))
         f = self.norm(g.permute(1, 2, 0))  # (B, C, P): statistics over sequences and parts
         return Output(f.transpose(1, 2), map_parts(f.permute(2, 0, 1), self.classes).transpose(0, 1))
-
-    def _thirds(self, x: Tensor, lengths: list[int]) -> tuple[Tensor, list[int]]:
-        """Make one frame of three, without the one or two that are left over: (n, C, H, W) → (≤ n/3, …)."""
-        counts = [length // 3 for length in lengths]
-        if any(length % 3 for length in lengths):
-            sequences = zip(x.split(lengths), counts, strict=True)
-            x = torch.cat([frames[: 3 * count] for frames, count in sequences])
-        together = x.permute(0, 2, 3, 1).unflatten(0, (-1, 3)).permute(0, 2, 3, 1, 4).flatten(3)
-        weight = self.time.transpose(1, 2).flatten(1, 2)  # (out, 3·in, 1, 1)
-        x = F.conv2d(together.permute(0, 3, 1, 2), weight)  # three frames' channels beside each other
-        return F.leaky_relu(x, inplace=True), counts
 
     def _pooled(self, x: Tensor) -> Tensor:
         """Take the generalised mean of every strip, in float32, where half precision overflows."""
@@ -178,18 +168,6 @@ class GlobalLocal(nn.Module):
         whole = F.leaky_relu(self.whole(x, lengths), inplace=True)
         local = F.leaky_relu(self.local(x, lengths, self.strips), inplace=True)
         return torch.cat([whole, local], dim=2) if stacked else whole + local
-
-
-def _lengthened(x: Tensor, lengths: list[int], shortest: int) -> tuple[Tensor, list[int]]:
-    """Repeat one frame three times and two twice; of three, where they are too few, the first at the end."""
-    if min(lengths) >= shortest:
-        return x, lengths
-    repeated = {1: [0, 0, 0], 2: [0, 1, 0, 1], 3: [0, 1, 2, 0]}
-    each = [
-        frames[repeated[length]] if length < shortest else frames
-        for frames, length in zip(x.split(lengths), lengths, strict=True)
-    ]
-    return torch.cat(each), [len(frames) for frames in each]
 
 
 def _names(first: Mapping[str, str], layers: Mapping[str, str], whole: str, local: str) -> dict[str, str]:

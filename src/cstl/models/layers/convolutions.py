@@ -42,8 +42,7 @@ class Convolution3D(nn.Module):
     products of a frame are one convolution of it, whose results are then added with those of its neighbours:
     in float32 on one core of an AVX2 processor 0.65 of the time of PyTorch's best 3-D convolution at
     64 → 64 channels of 32×22 pixels, as long at 128 of 16×11, 1.4 times at 32 of 64×44, and 0.8 for 3×1×1. Of
-    a single channel the neighbours are laid beside it instead: 0.3 of the time. Without bf16 in hardware bf16
-    took minutes in every form.
+    a single channel the neighbours are laid beside it instead: 0.3 of the time.
 
     Args:
         inputs, outputs: channels.
@@ -71,6 +70,26 @@ class Convolution3D(nn.Module):
         weight = weight.contiguous(memory_format=torch.channels_last)
         z = F.conv2d(_cut(x, strips), weight, None, self.stride, padding)
         return add_neighbours(_joined(z, strips), lengths)
+
+
+def merge_thirds(x: Tensor, lengths: list[int], weight: Tensor) -> tuple[Tensor, list[int]]:
+    """Make one frame of three by a 3×1×1 convolution of stride 3; the one or two left over are dropped.
+
+    Args:
+        x: frames (n, C, H, W), those of each sequence one after another.
+        lengths: how many each sequence has.
+        weight: (out, C, 3, 1, 1).
+
+    Returns:
+        (m, out, H, W), and how many of the m each sequence has.
+    """
+    counts = [length // 3 for length in lengths]
+    if any(length % 3 for length in lengths):
+        sequences = zip(x.split(lengths), counts, strict=True)
+        x = torch.cat([frames[: 3 * count] for frames, count in sequences])
+    together = x.permute(0, 2, 3, 1).unflatten(0, (-1, 3)).permute(0, 2, 3, 1, 4).flatten(3)
+    # Three frames' channels lie beside each other: (out, 3·in, 1, 1).
+    return F.conv2d(together.permute(0, 3, 1, 2), weight.transpose(1, 2).flatten(1, 2)), counts
 
 
 def _neighbours(x: Tensor, lengths: list[int], by: int) -> Tensor:

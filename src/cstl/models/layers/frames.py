@@ -92,3 +92,21 @@ def largest_over_time(x: Tensor, lengths: list[int]) -> Tensor:
     if len(set(lengths)) == 1:
         return x.unflatten(0, (len(lengths), -1)).max(dim=1).values
     return torch.stack([frames.max(dim=0).values for frames in x.split(lengths)])
+
+
+def lengthened(x: Tensor, lengths: list[int], shortest: int) -> tuple[Tensor, list[int]]:
+    """Repeat one frame three times and two twice; of three, where four are needed, the first at the end.
+
+    Args:
+        x: frames (n, …), those of each sequence one after another.
+        lengths: how many each has.
+        shortest: 3 or 4, what the network needs.
+    """
+    if min(lengths) >= shortest:
+        return x, lengths
+    repeated = {1: [0, 0, 0], 2: [0, 1, 0, 1], 3: [0, 1, 2, 0]}
+    each = [
+        frames[repeated[length]] if length < shortest else frames
+        for frames, length in zip(x.split(lengths), lengths, strict=True)
+    ]
+    return torch.cat(each), [len(frames) for frames in each]
