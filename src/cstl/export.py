@@ -21,18 +21,19 @@ def export(config: DictConfig) -> None:
     path = asked_checkpoint(config, "export")
     try:
         network = build_network(load_weights(path))
-        weights = network.to_published(config.form)
+        name = config.form or network.usual_form()
+        weights = network.to_published(name)
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from None
-    form = network.forms[config.form or next(iter(network.forms))]
-    of_the_toolbox = form.origin.startswith(OPENGAIT)
+    origin = network.forms[name].origin
+    of_the_toolbox = origin.startswith(OPENGAIT)
     out = Path(config.out or path.with_suffix(".pt" if of_the_toolbox else ".ptm"))
     if out.exists():
         raise FileExistsError(f"{out} is there already; name another file with out=PATH")
     # The toolbox saves a dictionary, the authors what DataParallel names.
     content = {"model": weights} if of_the_toolbox else {PREFIX + key: weights[key] for key in weights}
     AtomicCheckpoints().save_checkpoint(content, out)
-    say(f"{out}: {type(network).__name__} in the form of {form.origin}")
+    say(f"{out}: {type(network).__name__} in the form of {origin}")
 
 
 main = command(export)

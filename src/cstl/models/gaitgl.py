@@ -198,6 +198,11 @@ def _write(weights: StateDict) -> StateDict:
     return write_neck(weights) if "neck.weight" in weights else weights
 
 
+_OUMVLP = _names(
+    {"first.0": "conv3d.0.conv3d", "first.1": "conv3d.2.conv3d", **_OPENGAIT},
+    {f"layers.{i}.{{}}": f"{step}.{{}}" for i, step in enumerate(_STEPS)},
+    *_CONVOLUTIONS,
+)
 GaitGL.forms = {
     "opengait": Form(
         OPENGAIT,
@@ -212,14 +217,16 @@ GaitGL.forms = {
     ),
     "opengait_oumvlp": Form(
         OPENGAIT,
-        _names(
-            {"first.0": "conv3d.0.conv3d", "first.1": "conv3d.2.conv3d", **_OPENGAIT},
-            {f"layers.{i}.{{}}": f"{step}.{{}}" for i, step in enumerate(_STEPS)},
-            *_CONVOLUTIONS,
-        ),
+        _OUMVLP,
         _read,
         _write,
         {"variant": "oumvlp"},
+    ),
+    # Only its name tells: keys and shapes are the same, the neck's flat embedding is in our order.
+    "opengait_1_1": Form(
+        "OpenGait's weights of before 28 June 2022",
+        _OUMVLP,
+        arguments={"variant": "oumvlp"},
     ),
     "authors": Form(
         "the authors' weights for OU-MVLP",

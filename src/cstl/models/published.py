@@ -85,8 +85,8 @@ class PublishedNetwork(nn.Module):
         Raises:
             ValueError: there is no such form, or it has no place for this network.
         """
-        if form is None and len(self.forms) > 1:
-            return self._in_the_first_form()
+        if form is None:
+            return self.to_published(self.usual_form())
         chosen = _form(type(self), form)
         weights = published(chosen, self.state_dict())
         _, arguments, _, _ = recognise(weights, [type(self)], form)  # what is written can be read
@@ -96,14 +96,17 @@ class PublishedNetwork(nn.Module):
             raise ValueError(f"{chosen.origin} do not say {first_of(lost)}: read again, they differ")
         return weights
 
-    def _in_the_first_form(self) -> StateDict:
-        """Write the first form that fits this network; ValueError: what is wrong with the first one."""
+    def usual_form(self) -> str:
+        """Return the name of the first form that fits; ValueError: what is wrong with the first of all."""
+        _form(type(self), None)  # there is one
         errors = []
         for form in self.forms:
             try:
-                return self.to_published(form)
+                self.to_published(form)
             except ValueError as error:
                 errors.append(error)
+            else:
+                return form
         raise errors[0]
 
 
