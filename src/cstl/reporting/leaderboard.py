@@ -320,7 +320,9 @@ def draw_costs(table: Table) -> Figure:
         text = f"{textwrap.shorten(label, 40, placeholder=' …')} ({parameters:.2g} M)"
         at = (operations, fmean(means))
         axes.annotate(text, at, xytext=(7, 5), textcoords="offset points", fontsize="small")
-    axes.set_xscale("log")
+    axes.set_xscale("log", subs=(2, 5))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(x=0.3, y=0.15)
     axes.set_xlabel("operations a frame (million; in brackets million parameters)")
     axes.set_ylabel("mean rank-1 (%)")
