@@ -329,9 +329,7 @@ def test_weights_of_the_toolbox_go_in_and_out(configured: Configure, tmp_path: P
     optimizer.step()
     content = {"model": network.to_published(), "optimizer": optimizer.state_dict()}
     torch.save(content | {"scheduler": schedule.state_dict(), "iteration": 3}, tmp_path / "GaitSet-3.pt")
-    export(
-        configured("export", f"checkpoint={tmp_path}/GaitSet-3.pt", "form=authors", f"out={tmp_path}/a.ptm")
-    )
+    export(configured("export", f"checkpoint={tmp_path}/GaitSet-3.pt", "to=authors", f"out={tmp_path}/a.ptm"))
 
     def tested(file: str, *overrides: str) -> dict:
         settings = (f"checkpoint={tmp_path}/{file}", "trainer=cpu", "dataset=tiny", *overrides)

@@ -143,7 +143,7 @@ SLIPS = [  # what is typed, what is answered
     ("train -m hparams_search=optuna model.margn=interval(0.1,0.4)",
      r"no key margn; did you mean .*margin\?"),
     ("prepare datasets=casiab", r"did you mean dataset\?"),
-    ("export checkpont=x", r"did you mean checkpoint\? There are: checkpoint, form, out"),
+    ("export checkpont=x", r"did you mean checkpoint\? There are: checkpoint, form, out, to"),
     ("train --config-dir={conf} dataset=recipe", r"dataset\.recipe is a file of its own since 0\.2"),
     ("prepare --config-dir={conf} dataset=recipe", r"dataset\.recipe is a file of its own"),
     ("train --config-dir={conf} experiment=old", r"model\.margin is model\.triplet\.margin since 0\.2"),

@@ -1,6 +1,7 @@
 """Weights in and out: files read as tensors only, others' keys, starting from other weights."""
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -125,6 +126,9 @@ def load_weights(
         found = recognise(own, NETWORKS.values() if networks is None else networks, form)
     except ValueError as error:
         if networks is not None or form is not None:
+            with suppress(ValueError):
+                other = recognise(own, NETWORKS.values()).network.__name__
+                error = ValueError(f"{error}. It is a file of {other}: model={other.lower()}")
             raise ValueError(f"{path} is refused: {error}") from None
         # A file of torch.save(network.state_dict(), …), any network's.
         return Weights(own, None, "weights without a configuration")
@@ -132,7 +136,12 @@ def load_weights(
 
 
 def load_network(
-    path: str | Path, network: nn.Module | None = None, *, model: str | None = None, form: str | None = None
+    path: str | Path,
+    network: nn.Module | None = None,
+    *,
+    model: str | None = None,
+    form: str | None = None,
+    **arguments: Any,
 ) -> nn.Module:
     """Return the network of a checkpoint, on the CPU and in evaluation mode, without Hydra and Lightning.
 
@@ -145,6 +154,7 @@ def load_network(
         model: which network it is, such as "gaitbase"; its variant, widths and classes are read off the
             file. None: which, too.
         form: in which form it is shared, where sizes cannot tell: a name in the class's `forms`.
+        arguments: of the class, which others' file cannot say, such as test_neck=True or strips=(2, 4, 8).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -157,12 +167,38 @@ def load_network(
     """
     weights = load_weights(path, None if model is None else [network_named(model)], form)
     try:
+        if arguments:
+            weights = completed(weights, arguments)
         made = build_network(weights) if network is None else fill(network, weights.state_dict)
         if model is not None and type(made) is not network_named(model):
             raise ValueError(f"it holds a {type(made).__name__}, not model={model}")
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     return made.eval()
+
+
+def completed(weights: Weights, arguments: Mapping[str, Any]) -> Weights:
+    """Add arguments that others' file cannot say to those that its shapes tell.
+
+    Raises:
+        ValueError: the class has no such argument, its shapes say another one, or the file is one of ours.
+    """
+    if weights.network is None:
+        raise ValueError(
+            f"it is no file of others: what it was trained with stands, {', '.join(arguments)} too"
+        )
+    known_keys(arguments, weights.network, "arguments")
+    for key, value in arguments.items():
+        try:
+            with torch.device("meta"):
+                shapes = weights.network(**weights.arguments | {key: value}).state_dict()
+            fits = not different_tensors(weights.state_dict, shapes)
+        except (TypeError, ValueError, ArithmeticError, RuntimeError):
+            fits = False
+        if not fits:
+            own = f", {weights.arguments[key]}" if key in weights.arguments else ""
+            raise ValueError(f"{key}={shown(value, 60)} is not what the file has{own}")
+    return weights._replace(arguments=weights.arguments | dict(arguments))
 
 
 def network_named(model: str) -> type[PublishedNetwork]:

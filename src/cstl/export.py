@@ -1,7 +1,7 @@
 """Write a checkpoint's weights in the form in which others share them.
 
 python -m cstl.export checkpoint=PATH
-python -m cstl.export checkpoint=PATH form=authors out=GaitSet-encoder.ptm
+python -m cstl.export checkpoint=PATH to=authors out=GaitSet-encoder.ptm
 """
 
 from pathlib import Path
@@ -20,8 +20,8 @@ def export(config: DictConfig) -> None:
     """Write a checkpoint's network as a file that the authors' code or the field's toolbox loads."""
     path = asked_checkpoint(config, "export")
     try:
-        network = build_network(load_weights(path))
-        name = config.form or network.usual_form()
+        network = build_network(load_weights(path, form=config.form))
+        name = config.to or network.usual_form()
         weights = network.to_published(name)
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from None

@@ -252,3 +252,11 @@ def test_the_neck_is_tested_where_one_asks_for_it() -> None:
     assert torch.allclose(u.norm(dim=-1), torch.ones(2, 16))
     classes = torch.nn.functional.normalize(net.neck.weight, dim=1)  # type: ignore[union-attr]
     assert torch.allclose(torch.einsum("bpd,pdk->bpk", u, classes), logits, atol=1e-6)
+
+
+def test_a_narrow_network_trains() -> None:
+    """Of few channels PyTorch's strided 1×1 convolution wrote beyond its memory in the backward pass."""
+    net = GaitBase(5, channels=(4, 4, 8, 8), embedding_dim=6)
+    for _ in range(3):
+        net(torch.rand(2, 2, 64, 44)).embeddings.square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())

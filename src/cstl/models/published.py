@@ -139,6 +139,7 @@ def recognise(
     Raises:
         ValueError: none fits; the message says which it looks most like and what differs.
     """
+    networks = list(networks)
     tried: list[tuple[int, str, list[str]]] = []
     for network in networks:
         for name, chosen in network.forms.items():
@@ -150,6 +151,9 @@ def recognise(
                 arguments = {**network.arguments_of(weights), **chosen.arguments}
                 with torch.device("meta"):  # shapes without numbers
                     expected = network(**arguments).state_dict()
+                absent = [key for key in expected if key not in weights]
+                counts = [key for key in absent if key.endswith("num_batches_tracked")]
+                weights |= {key: torch.tensor(0) for key in counts}  # some files are without them
                 if not unknown and not different_tensors(weights, expected):
                     return Recognised(network, arguments, weights, chosen.origin)
                 differing = different_tensors(state_dict, published(chosen, expected))
@@ -158,15 +162,15 @@ def recognise(
                 differing += [f"{key} is not known" for key in unknown]
             except (ValueError, ArithmeticError, IndexError, TypeError, RuntimeError):
                 differing = ["its sizes do not belong together", *(f"{key} is not known" for key in unknown)]
-            tried.append((len(ours), f"{network.__name__} ({chosen.origin})", differing))
+            tried.append((len(ours) - len(unknown), f"{network.__name__} ({chosen.origin})", differing))
     if not tried:
         raise ValueError(
             "no weights of this network are shared in a form that is known"
             if form is None
             else f"form={form}: these networks have no such form"
         )
-    known, nearest, differing = max(tried, key=lambda each: each[0])
-    if known == 0:
+    _, nearest, differing = max(tried, key=lambda each: (each[0], -len(each[2])))
+    if not any(form.to_ours(state_dict)[0] for network in networks for form in network.forms.values()):
         raise ValueError(f"it is no file of {_names(tried)}: it has {first_of(state_dict)}")
     if len(tried) == 1:
         raise ValueError(f"it is no file of {nearest}: {first_of(differing)}")
@@ -207,8 +211,9 @@ def unstacked(weights: StateDict, module: str, parts: int) -> StateDict:
 
 
 def _settings(network: nn.Module) -> dict[str, Any]:
-    """Return what a network keeps of its arguments beside its tensors."""
-    return {key: value for key, value in vars(network).items() if key[0] != "_" and key != "training"}
+    """Return what a network keeps of its arguments beside its tensors, but for its way of testing."""
+    told = vars(network).items()
+    return {key: value for key, value in told if key[0] != "_" and key not in ("training", "test_neck")}
 
 
 def _form(network: type[PublishedNetwork], name: str | None) -> Form:

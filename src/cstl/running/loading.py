@@ -1,6 +1,7 @@
 """A recogniser and its data out of a checkpoint, whose settings are trusted with nothing."""
 
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cstl.checkpoint import (
     OURS,
     Weights,
     build_network,
+    completed,
     fill,
     known_keys,
     load_weights,
@@ -48,7 +50,7 @@ def load_recognizer(
     Args:
         path: of the checkpoint.
         model: the user's own, as composed: its network is made of these settings, and takes the file's
-            weights. Of one of ours, whose weights others share, the file says the arguments.
+            weights. Of one of ours, whose weights others share, the file says the arguments that shapes tell.
         form: in which form they are shared, where sizes cannot tell.
 
     Raises:
@@ -57,9 +59,9 @@ def load_recognizer(
     target = str(model.network.get("_target_")) if model is not None else ""
     ours = target in OURS["model.network"]
     weights = load_weights(path, [network_named(target.rpartition(".")[2].lower())] if ours else None, form)
-    if ours and weights.config is None:
-        model = None  # its variant, widths and classes are the file's
     try:
+        if ours and model is not None and weights.network is not None:
+            weights, model = completed(weights, _typed(model, weights)), None  # the file says the rest
         network = build_network(weights) if model is None else own_network(model, weights)
         if weights.config is not None:
             known_keys(own_class(weights.config, "model"), GaitRecognizer, "model")
@@ -89,6 +91,19 @@ def load_recognizer(
         training_of(weights.config, weights.kept, str(path), weights.origin),
     )
     return recognizer, settings
+
+
+def _typed(model: DictConfig, weights: Weights) -> Plain:
+    """Return the arguments of one of our networks that were typed, those that its class has not by itself."""
+    composed: Any = OmegaConf.to_container(model.network, resolve=True)
+    defaults = {key: parameter.default for key, parameter in signature(weights.network).parameters.items()}  # type: ignore[arg-type]
+    return {
+        key: value
+        for key, value in composed.items()
+        if key in defaults
+        and value not in ("???", None, weights.arguments.get(key))
+        and value != (list(default) if isinstance(default := defaults[key], tuple) else default)
+    }
 
 
 def own_network(model: DictConfig, weights: Weights) -> nn.Module:
