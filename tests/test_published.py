@@ -299,6 +299,8 @@ def test_each_method_has_its_own_rows(casiab: dict[str, Any]) -> None:
     oumvlp = composed("dataset=oumvlp")
     of_oumvlp = lambda config: decide(config, keep=lambda s, c, v: (int(s) + int(v)) % 14 > 0)  # noqa: E731
     assert of_oumvlp(ran("GaitSet", oumvlp, channels=[64, 128, 256])).compared == "GaitSet (paper)"
+    assert of_oumvlp(ran("GaitGL", oumvlp, variant="oumvlp")).compared == "GaitGL (paper)"
+    assert "variant casiab" in of_oumvlp(ran("GaitGL", oumvlp)).left_out
     assert of_oumvlp(ran("DeepGaitV2", oumvlp, kind="3d")).compared == "DeepGaitV2-3D (OpenGait)"
     assert of_oumvlp(ran("DeepGaitV2", oumvlp)).left_out == (
         "the network is not the published DeepGaitV2-3D but one with kind: p3d"
