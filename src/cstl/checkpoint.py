@@ -130,8 +130,12 @@ def load_weights(
                 other = recognise(own, NETWORKS.values()).network.__name__
                 error = ValueError(f"{error}. It is a file of {other}: model={other.lower()}")
             raise ValueError(f"{path} is refused: {error}") from None
-        # A file of torch.save(network.state_dict(), …), any network's.
-        return Weights(own, None, "weights without a configuration")
+        # A file of torch.save(network.state_dict(), …), any network's, ours among them.
+        bare = Weights(own, None, "weights without a configuration")
+        for network in (network for network in NETWORKS.values() if network.forms):
+            with suppress(KeyError, ValueError, ArithmeticError, IndexError, TypeError, RuntimeError):
+                return bare._replace(network=network, arguments=network.arguments_of(own))
+        return bare
     return Weights(found.weights, None, found.origin, {}, found.network, found.arguments)
 
 
