@@ -3,7 +3,7 @@
 python -m cstl.evaluate checkpoint=runs/NAME/checkpoints/step-0000200.ckpt
 python -m cstl.evaluate checkpoint=PATH dataset=casiab
 python -m cstl.evaluate checkpoint=AUTHORS.ptm dataset=casiab res=128
-python -m cstl.evaluate checkpoint=OTHERS.pt model=gaitset dataset=casiab res=64
+python -m cstl.evaluate checkpoint=SET.pt model=gaitset dataset=casiab res=64
 """
 
 from pathlib import Path
