@@ -2,7 +2,10 @@
 
 The files have outputs alone; weights are `recipe.draw` of the keys and shapes in the .json. What holds the
 distance of a sequence to itself is compared more loosely: 0 here, rounding noise of 1e-4 there with a large
-gradient, so that gradients and what follows from them differ by some 1e-4, their sums by up to 0.12 of it.
+gradient, so that gradients and what follows from them differ by some 1e-4.
+
+A gradient's sum is the least certain: where two frames are nearly the same at a pixel, rounding decides which of
+them has the gradient, and between float32 and float64 of our own network one sum moves by 0.07 of its norm.
 """
 
 import copy
@@ -196,8 +199,9 @@ def test_gradients_and_running_statistics(name: str) -> None:
     assert ours.gradients.keys() == theirs.keys()
     norms = [float(ours.gradients[key].double().norm()) for key in theirs]
     assert_near(norms, [norm for norm, _ in theirs.values()], 1e-3)
+    share = 0.15 if name == "gaitset_oumvlp" else 0.1  # one of its sums is 0.11 off, in float64 too
     for key, (norm, total) in theirs.items():
-        assert float(ours.gradients[key].double().sum()) == pytest.approx(total, abs=0.15 * norm), key
+        assert float(ours.gradients[key].double().sum()) == pytest.approx(total, abs=share * norm), key
     assert ours.running.keys() == about.running_stats_norm_and_sum.keys()
     for key, (norm, total) in about.running_stats_norm_and_sum.items():
         statistic = ours.running[key].double()

@@ -5,11 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cstl.models import Output
-from cstl.models.layers.frames import check_silhouettes, largest_over_time, valid_frames
-from cstl.models.layers.neck import NECK_NAMES, BNNeck, read_neck, write_neck
-from cstl.models.layers.parts import map_parts, part_matrix
-from cstl.models.layers.pooling import pool_strips
+from cstl.models.gaitbase import GaitBase
+from cstl.models.layers.neck import NECK_NAMES, read_neck, write_neck
 from cstl.models.layers.residual import (
     RESIDUAL_NAMES,
     ResidualBlock,
@@ -17,27 +14,20 @@ from cstl.models.layers.residual import (
     ResidualBlockP3D,
     ResidualEncoder,
 )
-from cstl.models.published import OPENGAIT, Form, PublishedNetwork, StateDict
+from cstl.models.published import OPENGAIT, Form, StateDict
 
-PARTS = 16
 _BLOCKS = {"2d": ResidualBlock, "3d": ResidualBlock3D, "p3d": ResidualBlockP3D}
 
 
-class DeepGaitV2(PublishedNetwork):
-    """Embed sequences of silhouettes by a residual network: P = 16 parts, cosines as logits.
-
-    The largest values over the frames of the encoder's maps are pooled strip by strip, and every strip has a
-    matrix of its own, whose result is the embedding. Behind it a batch-norm neck compares with the classes.
+class DeepGaitV2(GaitBase):
+    """Embed sequences of silhouettes as `GaitBase` does, by an encoder that is deeper or sees time.
 
     Args:
-        num_classes: training subjects K.
+        num_classes, channels, embedding_dim, test_neck: those of `GaitBase`.
         kind: what the blocks of the last three stages see: each frame alone ("2d", with one block a stage
             GaitBase), three neighbours in each convolution ("3d"), or three neighbours between the two
             convolutions of frames ("p3d").
         blocks: of each stage; 1, 4, 4, 1 on Gait3D and GREW.
-        channels: widths of the stages.
-        embedding_dim: values D of an embedding a part.
-        test_neck: compare, in evaluation, the neck's unit vectors in place of the embeddings before it.
 
     Source: as OpenGait has it, whose weights it equals.
 
@@ -57,33 +47,11 @@ class DeepGaitV2(PublishedNetwork):
         embedding_dim: int = 256,
         test_neck: bool = False,
     ) -> None:
-        super().__init__()
         if kind not in _BLOCKS:
             raise ValueError(f"kind is {kind!r}; choose one of {', '.join(_BLOCKS)}")
-        self.kind, self.test_neck = kind, test_neck
+        super().__init__(num_classes, channels, embedding_dim, test_neck)
+        self.kind = kind
         self.encoder = ResidualEncoder(channels, blocks, (ResidualBlock, *[_BLOCKS[kind]] * 3))
-        self.embedding = part_matrix(PARTS, channels[-1], embedding_dim)
-        self.neck = BNNeck(PARTS, embedding_dim, num_classes)
-
-    def forward(self, silhouettes: Tensor, lengths: Tensor | None = None) -> Output:
-        """Embed sequences.
-
-        Args:
-            silhouettes: float (B, T, H, W) in [0, 1]; H is a multiple of 64, W of 4.
-            lengths: int (B,), valid frames of each sequence; None: all T.
-
-        Returns:
-            embeddings (B, 16, D) and cosines (B, 16, K), at least float32, the topmost strip first.
-        """
-        check_silhouettes(silhouettes, lengths, rows=64, columns=4)
-        frames, lengths_ = valid_frames(silhouettes, lengths)
-        x = largest_over_time(self.encoder(frames, lengths_), lengths_)  # (B, C, H/4, W/4)
-        v = pool_strips(x, PARTS)  # (B, P, C)
-        e = map_parts(v.transpose(0, 1), self.embedding)  # (P, B, D)
-        logits = self.neck(e)
-        if self.test_neck and not self.training:
-            e = self.neck.unit_vectors(e)
-        return Output(e.transpose(0, 1), logits.transpose(0, 1))
 
     @staticmethod
     def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -95,11 +63,9 @@ class DeepGaitV2(PublishedNetwork):
         in_time = weights["encoder.stages.1.0.conv1.weight"].ndim == 5
         in_between = "encoder.stages.1.0.time.weight" in weights
         return {
-            "num_classes": weights["neck.weight"].shape[2],
+            **GaitBase.arguments_of(weights),
             "kind": "3d" if in_time else "p3d" if in_between else "2d",
             "blocks": [len(blocks) for blocks in stages],
-            "channels": [len(weights[f"encoder.stages.{stage}.0.conv1.weight"]) for stage in range(4)],
-            "embedding_dim": weights["embedding"].shape[2],
         }
 
 

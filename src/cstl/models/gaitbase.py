@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from cstl.models import Output
-from cstl.models.layers.frames import check_silhouettes, largest_over_time, valid_frames
+from cstl.models.layers.frames import largest_over_time, valid_frames
 from cstl.models.layers.neck import NECK_NAMES, BNNeck, read_neck, write_neck
 from cstl.models.layers.parts import map_parts, part_matrix
 from cstl.models.layers.pooling import pool_strips
@@ -61,9 +61,8 @@ class GaitBase(PublishedNetwork):
         Returns:
             embeddings (B, 16, D) and cosines (B, 16, K), at least float32, the topmost strip first.
         """
-        check_silhouettes(silhouettes, lengths, rows=64, columns=4)
-        frames, lengths_ = valid_frames(silhouettes, lengths)
-        x = largest_over_time(self.encoder(frames, lengths_), lengths_)  # (B, C, H/4, W/4)
+        frames, counts = valid_frames(silhouettes, lengths)
+        x = largest_over_time(self.encoder(frames, counts), counts)  # (B, C, H/4, W/4)
         v = pool_strips(x, PARTS)  # (B, P, C)
         e = map_parts(v.transpose(0, 1), self.embedding)  # (P, B, D)
         logits = self.neck(e)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cstl.models import Output
 from cstl.models.layers.convolutions import Convolution3D, merge_thirds
-from cstl.models.layers.frames import check_silhouettes, largest_over_time, lengthened, valid_frames
+from cstl.models.layers.frames import largest_over_time, lengthened, valid_frames
 from cstl.models.layers.neck import NECK_NAMES, BNNeck, read_neck, write_neck
 from cstl.models.layers.parts import at_least_float32, map_parts, part_matrix
 from cstl.models.layers.pooling import strips
@@ -108,8 +108,9 @@ class GaitGL(PublishedNetwork):
             embeddings (B, 64, C) and logits (B, 64, K), at least float32, the global map's topmost strip
             first; no logits with variant "authors".
         """
-        check_silhouettes(silhouettes, lengths, rows=64, columns=2)
-        x, frames = lengthened(*valid_frames(silhouettes, lengths), _VARIANTS[self.variant].shortest)
+        x, frames = lengthened(
+            *valid_frames(silhouettes, lengths, columns=2), _VARIANTS[self.variant].shortest
+        )
         for convolution in self.first:
             x = F.leaky_relu(convolution(x, frames), inplace=True)
         x, frames = merge_thirds(x, frames, self.time)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cstl.models import Output
 from cstl.models.layers.convolutions import leaky_convolutions
-from cstl.models.layers.frames import check_silhouettes, parts_in_time, valid_frames, valid_mask
+from cstl.models.layers.frames import parts_in_time, valid_frames, valid_mask
 from cstl.models.layers.parts import PartConv, map_parts, part_matrix
 from cstl.models.layers.pooling import pool_strips
 from cstl.models.published import OPENGAIT, Form, PublishedNetwork, StateDict, stacked, unstacked
@@ -71,8 +71,8 @@ class GaitPart(PublishedNetwork):
         Returns:
             embeddings (B, 16, D), at least float32, the topmost part first.
         """
-        check_silhouettes(silhouettes, lengths, math.lcm(64, *(4 * n for n in self.strips)), columns=4)
-        x = valid_frames(silhouettes, lengths).images
+        rows = math.lcm(64, *(4 * n for n in self.strips))
+        x = valid_frames(silhouettes, lengths, rows).images
         for block, strips in zip(self.blocks, self.strips, strict=True):
             x = _joined(block(_cut(x, strips)), strips)
         mask = None if lengths is None else valid_mask(silhouettes, lengths)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cstl.models import Output
 from cstl.models.layers.convolutions import leaky_convolutions
-from cstl.models.layers.frames import check_silhouettes, largest_over_time, valid_frames
+from cstl.models.layers.frames import largest_over_time, valid_frames
 from cstl.models.layers.parts import map_parts, part_matrix
 from cstl.models.layers.pooling import PYRAMID, pool_pyramid
 from cstl.models.published import OPENGAIT, Form, PublishedNetwork, StateDict
@@ -70,13 +70,12 @@ class GaitSet(PublishedNetwork):
             embeddings (B, 62, D), at least float32: the frames' map from the 16 topmost strips to the whole,
             then the set's.
         """
-        check_silhouettes(silhouettes, lengths, rows=64, columns=4)
-        frames, lengths_ = valid_frames(silhouettes, lengths)
+        frames, counts = valid_frames(silhouettes, lengths)
         x = self.a1(frames * self.scale if self.scale != 1 else frames)
-        g = self.b2(largest_over_time(x, lengths_))
+        g = self.b2(largest_over_time(x, counts))
         x = self.a2(x)
-        g = self.b3(g + largest_over_time(x, lengths_))
-        s = largest_over_time(self.a3(x), lengths_)
+        g = self.b3(g + largest_over_time(x, counts))
+        s = largest_over_time(self.a3(x), counts)
         g = g + s
         f = torch.cat([pool_pyramid(s), pool_pyramid(g)], dim=1)  # (B, P, C)
         return Output(map_parts(f.transpose(0, 1), self.embedding).transpose(0, 1), None)

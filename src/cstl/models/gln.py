@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from cstl.models import Output
 from cstl.models.layers.convolutions import conv2d, leaky_convolutions
 from cstl.models.layers.dropout import Dropout
-from cstl.models.layers.frames import check_silhouettes, largest_over_time, valid_frames
+from cstl.models.layers.frames import largest_over_time, valid_frames
 from cstl.models.layers.neck import channels_first, parts_first
 from cstl.models.layers.parts import at_least_float32, map_parts, part_matrix
 from cstl.models.layers.pooling import PYRAMID, pool_pyramid
@@ -82,13 +82,12 @@ class GLN(PublishedNetwork):
             embeddings (B, 93, D), at least float32: 31 parts of the finest map, from the 16 topmost strips to
             the whole, then those of the middle and of the coarsest one. Logits (B, 1, K) in the second phase.
         """
-        check_silhouettes(silhouettes, lengths, rows=64, columns=4)
-        frames, lengths_ = valid_frames(silhouettes, lengths)
+        frames, counts = valid_frames(silhouettes, lengths)
         x = self.s0(frames)
-        p0 = largest_over_time(x, lengths_)
+        p0 = largest_over_time(x, counts)
         x = self.s1(F.max_pool2d(x, 2))
-        p1 = largest_over_time(x, lengths_)
-        p2 = largest_over_time(self.s2(F.max_pool2d(x, 2)), lengths_)
+        p1 = largest_over_time(x, counts)
+        p2 = largest_over_time(self.s2(F.max_pool2d(x, 2)), counts)
         u1 = self.g1(F.max_pool2d(p0, 2)) + p1  # maxima over pixels and over frames change places
         u2 = self.g2(F.max_pool2d(u1, 2)) + p2
         l1, l2, l3 = self.lateral

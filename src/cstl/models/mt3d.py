@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cstl.models import Output
 from cstl.models.layers.convolutions import Convolution3D, merge_thirds
-from cstl.models.layers.frames import check_silhouettes, largest_over_time, lengthened, valid_frames
+from cstl.models.layers.frames import largest_over_time, lengthened, valid_frames
 from cstl.models.layers.parts import map_parts, part_matrix
 from cstl.models.layers.pooling import pool_strips
 from cstl.models.published import PublishedNetwork
@@ -58,8 +58,7 @@ class MT3D(PublishedNetwork):
         Returns:
             embeddings (B, 64, D), at least float32: the strips of the small scale, then of the large.
         """
-        check_silhouettes(silhouettes, lengths, rows=64, columns=2)
-        x, frames = lengthened(*valid_frames(silhouettes, lengths), shortest=3)
+        x, frames = lengthened(*valid_frames(silhouettes, lengths, columns=2), shortest=3)
         x = F.leaky_relu(self.small[0](x, frames), inplace=True)
         y, intervals = self.transformed(0, x, frames)
         for stage in (1, 2):

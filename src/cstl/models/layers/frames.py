@@ -60,8 +60,13 @@ def valid_mask(silhouettes: Tensor, lengths: Tensor) -> Tensor:
     return frames < lengths[:, None].to(silhouettes.device)
 
 
-def valid_frames(silhouettes: Tensor, lengths: Tensor | None) -> Frames:
-    """Lay the valid frames of silhouettes (B, T, H, W) one after another."""
+def valid_frames(silhouettes: Tensor, lengths: Tensor | None, rows: int = 64, columns: int = 4) -> Frames:
+    """Lay the valid frames of silhouettes (B, T, H, W) one after another, once they are checked.
+
+    Args:
+        silhouettes, lengths, rows, columns: those of `check_silhouettes`.
+    """
+    check_silhouettes(silhouettes, lengths, rows, columns)
     if lengths is None:
         images, counts = silhouettes.flatten(0, 1), [silhouettes.shape[1]] * len(silhouettes)
     else:
