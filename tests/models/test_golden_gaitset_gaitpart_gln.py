@@ -4,8 +4,8 @@ The files have outputs alone; weights are `recipe.draw` of the keys and shapes i
 distance of a sequence to itself is compared more loosely: 0 here, rounding noise of 1e-4 there with a large
 gradient, so that gradients and what follows from them differ by some 1e-4.
 
-A gradient's sum is the least certain: where two frames are nearly the same at a pixel, rounding decides which of
-them has the gradient, and between float32 and float64 of our own network one sum moves by 0.07 of its norm.
+A gradient's sum is the least certain: where two frames are nearly the same at a pixel, rounding decides which
+of them has the gradient, and from float32 to float64 of our own network one sum moves by 0.07 of its norm.
 """
 
 import copy
