@@ -147,6 +147,13 @@ def test_every_recipe_is_one_that_can_be_trained(model: str, recipe: str) -> Non
         assert all(milestone < config.trainer.max_steps for milestone in config.model.scheduler.milestones)
 
 
+@pytest.mark.parametrize("model", [model for model in MODELS if model not in ("base", "gln_phase2")])
+@pytest.mark.parametrize("where", ["synthetic", "synthetic_large", "demo", "peers"])
+def test_every_network_has_a_recipe_for_the_walkers(model: str, where: str) -> None:
+    """Without one it would take its published widths and 10,000 iterations, and say nothing."""
+    assert (CONF / "recipe" / f"{model}_{where}.yaml").is_file()
+
+
 def test_an_ablation_keeps_the_recipe() -> None:
     assert taken("dataset=oumvlp", "ablation=frame_only") == OUMVLP
     assert composed("train", "dataset=oumvlp", "ablation=frame_only").model.network.scales == ["frame"]
