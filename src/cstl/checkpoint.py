@@ -158,7 +158,8 @@ def load_network(
         model: which network it is, such as "gaitbase"; its variant, widths and classes are read off the
             file. None: which, too.
         form: in which form it is shared, where sizes cannot tell: a name in the class's `forms`.
-        arguments: of the class, which others' file cannot say, such as test_neck=True or strips=(2, 4, 8).
+        arguments: of the class, in place of the file's, that leave its shapes as they are, such as
+            test_neck=True or strips=(2, 4, 8).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -171,38 +172,12 @@ def load_network(
     """
     weights = load_weights(path, None if model is None else [network_named(model)], form)
     try:
-        if arguments:
-            weights = completed(weights, arguments)
-        made = build_network(weights) if network is None else fill(network, weights.state_dict)
+        made = build_network(weights, **arguments) if network is None else fill(network, weights.state_dict)
         if model is not None and type(made) is not network_named(model):
             raise ValueError(f"it holds a {type(made).__name__}, not model={model}")
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     return made.eval()
-
-
-def completed(weights: Weights, arguments: Mapping[str, Any]) -> Weights:
-    """Add arguments that others' file cannot say to those that its shapes tell.
-
-    Raises:
-        ValueError: the class has no such argument, its shapes say another one, or the file is one of ours.
-    """
-    if weights.network is None:
-        raise ValueError(
-            f"it is no file of others: what it was trained with stands, {', '.join(arguments)} too"
-        )
-    known_keys(arguments, weights.network, "arguments")
-    for key, value in arguments.items():
-        try:
-            with torch.device("meta"):
-                shapes = weights.network(**weights.arguments | {key: value}).state_dict()
-            fits = not different_tensors(weights.state_dict, shapes)
-        except (TypeError, ValueError, ArithmeticError, RuntimeError):
-            fits = False
-        if not fits:
-            own = f", {weights.arguments[key]}" if key in weights.arguments else ""
-            raise ValueError(f"{key}={shown(value, 60)} is not what the file has{own}")
-    return weights._replace(arguments=weights.arguments | dict(arguments))
 
 
 def network_named(model: str) -> type[PublishedNetwork]:
@@ -212,27 +187,48 @@ def network_named(model: str) -> type[PublishedNetwork]:
     return NETWORKS[model]
 
 
-def build_network(weights: Weights) -> PublishedNetwork:
+def network_of(target: str) -> type[PublishedNetwork] | None:
+    """Return the network of `cstl.models` that a `_target_` names; None: it is another class."""
+    return NETWORKS[target.rpartition(".")[2].lower()] if target in OURS["model.network"] else None
+
+
+def described(weights: Weights) -> tuple[type[PublishedNetwork], dict[str, Any]]:
+    """Return the network of a file and its arguments, as its configuration or its shapes tell.
+
+    Raises:
+        ValueError: a network of another class, or settings that are not its.
+    """
+    if weights.config is not None:
+        return _settings(weights.config)
+    if weights.network is not None:
+        return weights.network, weights.arguments
+    found = recognise(weights.state_dict, NETWORKS.values())
+    return found.network, found.arguments
+
+
+def build_network(weights: Weights, **typed: Any) -> PublishedNetwork:
     """Make the network of a file, with its weights in it; no more memory is asked for than these take.
+
+    Args:
+        typed: arguments in place of the file's that leave its shapes as they are, such as test_neck=True.
 
     Raises:
         ValueError: a network of another class, settings that are not its, or weights that do not fit it or
             are no finite numbers.
     """
-    if weights.config is not None:
-        kind, arguments = _settings(weights.config)
-    elif weights.network is not None:
-        kind, arguments = weights.network, weights.arguments
-    else:
-        kind, arguments, *_ = recognise(weights.state_dict, NETWORKS.values())
+    kind, arguments = described(weights)
+    known_keys(typed, kind, "arguments")
     try:
         with torch.device("meta"):  # shapes without numbers
-            shapes = kind(**arguments).state_dict()
+            shapes = kind(**arguments | typed).state_dict()
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"the network of its configuration cannot be made ({shown(error, 200)})") from None
     if wrong := different_tensors(weights.state_dict, shapes):
-        raise ValueError(f"its weights do not fit the network of its own configuration: {first_of(wrong)}")
-    return fill(kind(**arguments), weights.state_dict)
+        asked = f" with {', '.join(f'{k}={shown(v, 40)}' for k, v in typed.items())}" if typed else ""
+        raise ValueError(
+            f"its weights do not fit the network of its own configuration{asked}: {first_of(wrong)}"
+        )
+    return fill(kind(**arguments | typed), weights.state_dict)
 
 
 def fill(network: N, state_dict: Mapping[str, Tensor], name: str | None = None) -> N:
@@ -309,7 +305,8 @@ def _settings(config: Mapping[str, Any]) -> tuple[type[PublishedNetwork], dict[s
     """Return a file's network and its arguments, all of them plain and of a possible size."""
     own_class(config, "model")
     arguments = own_class(config, "model.network")
-    network = NETWORKS[str(config["model"]["network"]["_target_"]).rpartition(".")[2].lower()]
+    network = network_of(config["model"]["network"]["_target_"])
+    assert network is not None  # as `own_class` saw
     widest = AblatedCSTL if network is CSTL else network  # which 0.1 wrote as CSTL
     known_keys(arguments, widest, "model.network")
     for key, value in arguments.items():

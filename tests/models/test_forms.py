@@ -11,9 +11,11 @@ import torch
 from tiny_networks import VARIANTS, tiny
 from torch import Tensor
 
+from cstl.api import compose
 from cstl.checkpoint import load_network
 from cstl.models import GLN, NETWORKS, GaitBase, GaitPart, GaitSet
 from cstl.models.published import PublishedNetwork, recognise
+from cstl.running.loading import load_recognizer
 
 
 @cache
@@ -115,10 +117,37 @@ def test_what_a_file_cannot_say_is_added_and_what_it_says_stands(tmp_path: Path)
     x = torch.rand(2, 3, 64, 44)
     assert not torch.allclose(plain(x).embeddings, by_neck(x).embeddings)
     assert by_neck.to_published().keys() == plain.to_published().keys()  # type: ignore[operator]
-    with pytest.raises(ValueError, match=r"GaitBase-60000\.pt is refused: num_classes=9 is not what .*, 5"):
+    with pytest.raises(ValueError, match=r"GaitBase-60000\.pt is refused: .*num_classes=9.*, not "):
         load_network(file, model="gaitbase", num_classes=9)
     with pytest.raises(ValueError, match="It is a file of GaitBase: model=gaitbase"):
         load_network(file, model="deepgaitv2")
+
+
+def test_a_checkpoint_of_ours_is_tested_by_its_neck(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = GaitBase(5, (4, 4, 8, 8), 6).eval()
+    network = {
+        "_target_": "cstl.models.GaitBase",
+        "num_classes": 5,
+        "channels": [4, 4, 8, 8],
+        "embedding_dim": 6,
+    }
+    config = {"model": {"_target_": "cstl.recognizer.GaitRecognizer", "network": network}, "res": 64}
+    weights = {f"network.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": weights, "config": config}, tmp_path / "a.ckpt")
+    typed = compose("model=gaitbase", "model.network.test_neck=true", "checkpoint=x", command="evaluate")
+    recognizer, settings = load_recognizer(tmp_path / "a.ckpt", typed.model)
+    x = torch.rand(1, 3, 64, 44)
+    expected = load_network(tmp_path / "a.ckpt", test_neck=True)(x).embeddings
+    assert torch.equal(recognizer.network.eval()(x).embeddings, expected)
+    assert not torch.allclose(net(x).embeddings, expected)
+    assert settings["model"]["network"]["test_neck"]
+    with pytest.raises(
+        ValueError, match=r"a\.ckpt is refused: it holds a GaitBase, the model is a DeepGaitV2"
+    ):
+        load_recognizer(
+            tmp_path / "a.ckpt", compose("model=deepgaitv2", "checkpoint=x", command="evaluate").model
+        )
 
 
 def test_a_file_without_counts_of_batches_is_read() -> None:

@@ -1,5 +1,6 @@
 """A recogniser and its data out of a checkpoint, whose settings are trusted with nothing."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from inspect import signature
 from pathlib import Path
@@ -11,14 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from cstl.checkpoint import (
-    OURS,
     Weights,
     build_network,
-    completed,
+    described,
     fill,
     known_keys,
     load_weights,
-    network_named,
+    network_of,
     own_class,
     plain_keys,
     transfer,
@@ -26,6 +26,7 @@ from cstl.checkpoint import (
 from cstl.config import Plain
 from cstl.data.protocol import protocol_of
 from cstl.files import shown
+from cstl.models import CSTL, AblatedCSTL
 from cstl.recognizer import GaitRecognizer
 from cstl.running.console import say
 from cstl.running.settings import arguments
@@ -50,19 +51,22 @@ def load_recognizer(
     Args:
         path: of the checkpoint.
         model: the user's own, as composed: its network is made of these settings, and takes the file's
-            weights. Of one of ours, whose weights others share, the file says the arguments that shapes tell.
+            weights. Of one of ours the file says the arguments, but for those typed that leave its shapes as
+            they are.
         form: in which form they are shared, where sizes cannot tell.
 
     Raises:
         FileNotFoundError, ValueError: no such file, a damaged one, or one that holds something else.
     """
-    target = str(model.network.get("_target_")) if model is not None else ""
-    ours = target in OURS["model.network"]
-    weights = load_weights(path, [network_named(target.rpartition(".")[2].lower())] if ours else None, form)
+    ours = network_of(str(model.network.get("_target_"))) if model is not None else None
+    weights, typed = load_weights(path, [ours] if ours else None, form), Plain()
     try:
-        if ours and model is not None and weights.network is not None:
-            weights, model = completed(weights, _typed(model, weights)), None  # the file says the rest
-        network = build_network(weights) if model is None else own_network(model, weights)
+        if model is not None and ours:
+            typed = _typed(model, ours, described(weights))
+        if model is not None and not ours:
+            network = own_network(model, weights)
+        else:
+            network = build_network(weights, **typed)
         if weights.config is not None:
             known_keys(own_class(weights.config, "model"), GaitRecognizer, "model")
             plain_keys(weights.config.get("data", {}), "data")
@@ -70,7 +74,7 @@ def load_recognizer(
         raise ValueError(f"{path} is refused: {error}") from None
     settings: Plain
     if weights.config is None:
-        made = {"_target_": f"cstl.models.{type(network).__name__}", **weights.arguments}
+        made = {"_target_": f"cstl.models.{type(network).__name__}", **weights.arguments, **typed}
         settings = {"model": {"network": made}, "trainer": {"precision": "32-true"}, "origin": weights.origin}
     else:
         settings = weights.config
@@ -82,6 +86,7 @@ def load_recognizer(
             )
         if "dataset" in settings and not settings["dataset"].get("name"):
             raise ValueError(f"{path} is refused: its data set has no name")
+        settings["model"]["network"].update(typed)
     height = getattr(network, "height", None)  # where the network is made for one
     if settings.setdefault("res", height) != height and height is not None and model is None:
         raise ValueError(f"{path} is refused: its res is {settings['res']}, its network's {height}")
@@ -93,17 +98,30 @@ def load_recognizer(
     return recognizer, settings
 
 
-def _typed(model: DictConfig, weights: Weights) -> Plain:
-    """Return the arguments of one of our networks that were typed, those that its class has not by itself."""
+def _typed(
+    model: DictConfig, network: type[nn.Module], found: tuple[type[nn.Module], Mapping[str, Any]]
+) -> Plain:
+    """Return the arguments of one of our networks that were typed: what neither its class nor the file says.
+
+    Raises:
+        ValueError: the file is of another network.
+    """
+    kind, arguments = found
+    if kind is not network and not {kind, network} <= {CSTL, AblatedCSTL}:
+        raise ValueError(f"it holds a {kind.__name__}, the model is a {network.__name__}")
     composed: Any = OmegaConf.to_container(model.network, resolve=True)
-    defaults = {key: parameter.default for key, parameter in signature(weights.network).parameters.items()}  # type: ignore[arg-type]
+    usual = {key: parameter.default for key, parameter in signature(network).parameters.items()}
     return {
         key: value
         for key, value in composed.items()
-        if key in defaults
-        and value not in ("???", None, weights.arguments.get(key))
-        and value != (list(default) if isinstance(default := defaults[key], tuple) else default)
+        if key in usual
+        and value not in ("???", None, arguments.get(key), _as_list(arguments.get(key)))
+        and value != _as_list(usual[key])
     }
+
+
+def _as_list(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def own_network(model: DictConfig, weights: Weights) -> nn.Module:
