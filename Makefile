@@ -1,4 +1,4 @@
-# make demo    the synthetic walkers: made, prepared, trained on, evaluated; a few minutes on two cores
+# make demo    the synthetic walkers: made, prepared, trained on, evaluated; minutes on two cores
 # make test    the tests, without the long ones
 # make test-all  all tests
 # make check   lint, format and types
